@@ -1,0 +1,49 @@
+# Everything runs inside .venv, which 'make setup' (or any other target) creates from requirements.lock.
+PYTHON ?= python3
+TRACK ?= digits
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce-table test test-slow check views lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(READY) ## create .venv with pinned dependencies
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "erk-bench needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(READY)
+
+reproduce-table: $(READY) ## compute the table of TRACK (digits) and compare it with the committed records
+	$(BIN)/erk-bench table table=$(TRACK) $(ARGS)
+
+test: $(READY) ## run the fast tests
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-slow: $(READY) ## run the slow tests
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+check: $(READY) ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+views: $(READY) ## draw the committed tables and figures again from the committed records
+	$(BIN)/erk-bench table table=$(TRACK) from=results/records/$(TRACK) to=results/tables
+
+lock: ## pin the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet uv
+	{ echo "# Pinned versions, for Linux, macOS and Windows, Python 3.11 and newer. Made by 'make lock'."; \
+	  $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --extra dev pyproject.toml; } > requirements.lock.new && mv requirements.lock.new requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## remove the environment and computed runs
+	rm -rf $(VENV) results/runs

@@ -1,0 +1,35 @@
+"""The digits feature network: a small classifier whose 64-d penultimate layer measures FD-digits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from erk_bench.digits.data import NUM_CLASSES
+
+FEATURE_DIM = 64
+
+
+class DigitsClassifier(nn.Module):
+    """uint8 or float images [B, 1, 8, 8] in 0..255 -> (features [B, 64], logits [B, 10]), float32.
+
+    Features are bounded: with unbounded ones the spread between classes swamps the distance, and few
+    images tell less about the solver.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
+        self.hidden = nn.Linear(64 * 4, FEATURE_DIM)
+        self.head = nn.Linear(FEATURE_DIM, NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.float() / 127.5 - 1
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.relu(self.conv2(x))
+        x = F.max_pool2d(F.relu(self.conv3(x)), 2)
+        features = torch.tanh(self.hidden(x.flatten(1)))
+        return features, self.head(features)

@@ -1,0 +1,22 @@
+"""Errors that a user can cause; the command line prints them without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user can put right; the message names the value, the valid ones, the next step."""
+
+
+class UnknownNameError(UserError, TypeError):
+    """A name that is not in its table (also raised for an unknown keyword argument)."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for `name`, which is not one of `known`, suggesting the nearest."""
+    names = list(known)
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{nearest[0]}'?" if nearest else "."
+    return UnknownNameError(f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}")

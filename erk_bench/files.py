@@ -1,0 +1,45 @@
+"""Files that are complete under their final name, or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from erk_bench.errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write `path` into one clear UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"disk full while writing '{path}'; free some space or choose another folder, then run the "
+                "same command again: finished files are kept"
+            ) from error
+        raise UserError(f"cannot write '{path}': {error.strerror}; check the folder") from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name in the same folder, then rename.
+
+    Raises UserError when the disk is full or the folder cannot be written; the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except UserError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,104 @@
+"""Help texts of the command line, drawn from the configuration files so that they cannot go stale."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from erk_bench.config_files import config_folder
+
+if TYPE_CHECKING:
+    from erk_bench.cli import Command
+
+EXAMPLES = {
+    "run": """\
+  erk-bench run                                             # Heun, 32 steps, 1000 digits
+  erk-bench run schedule.num_steps=8 correction=erk_guid correction.w_stiff=0.75 correction.w_con=0.3
+  erk-bench run guidance=cfg guidance.weight=1.5 guidance.interval=[0.2,2.0] seeds=0-4999
+  erk-bench run model.weights.path=my.safetensors model.name=mine model.decoder=rgb
+  torchrun --nproc_per_node=8 -m erk_bench.cli run seeds=0-49999""",
+    "generate": """\
+  erk-bench generate seeds=0-9999                           # later 0-49999 goes on from there
+  torchrun --nproc_per_node=2 -m erk_bench.cli generate device=cpu""",
+    "evaluate": """\
+  erk-bench evaluate seeds=0-9999 metrics.names=[fd_digits,recall_digits]""",
+    "table": """\
+  erk-bench table                                           # the digits table
+  erk-bench table seeds=5000-5999                           # the same rows on other seeds
+  erk-bench table from=results/records/digits to=results/tables   # views from records, nothing computed
+  erk-bench table records=results/records/digits            # make these results the reference""",
+    "plan": """\
+  erk-bench plan seeds=0-49999 schedule.num_steps=16
+  erk-bench plan table=digits""",
+    "export": """\
+  erk-bench export format=png to=digits-png seeds=0-99
+  erk-bench export format=npz to=digits.npz""",
+    "convert": """\
+  erk-bench convert edm2-img512-s-2147483-0.130.pkl edm2-s.safetensors""",
+    "train-digits": """\
+  erk-bench train-digits                                    # about half an hour on 2 cores
+  erk-bench train-digits networks=[weaker] weaker.iterations=2000 out=my-weights""",
+    "doctor": """\
+  erk-bench doctor""",
+}
+
+
+def main_help(commands: Mapping[str, Command]) -> str:
+    """What `erk-bench --help` prints."""
+    rows = "\n".join(f"  {name:13} {command.summary}" for name, command in commands.items())
+    return f"""\
+usage: erk-bench COMMAND [KEY=VALUE ...]
+
+Samples diffusion models with chosen solvers and guidance, and measures the result. Everything is kept
+under results/runs: stop at any time, and the same command goes on where it was.
+
+commands:
+{rows}
+
+first steps:
+  erk-bench table                    # the embedded benchmark, start to end, in minutes
+  erk-bench run --help               # every setting of a run
+"""
+
+
+def command_help(name: str, command: Command, groups: Mapping[str, list[str]]) -> str:
+    """What `erk-bench NAME --help` prints: usage, settings with their meaning, examples."""
+    parts = [f"usage: erk-bench {name} {command.usage}\n\n{command.summary[0].upper()}{command.summary[1:]}."]
+    if name == "train-digits":
+        text = (config_folder() / "train_digits.yaml").read_text()
+        parts.append("settings and their defaults (configs/train_digits.yaml):\n" + _indent(text))
+    elif "KEY=VALUE" in command.usage:
+        choices = "\n".join(
+            f"  {f'{group}={choice}':24} {_first_comment(group, choice)}"
+            for group, names in groups.items()
+            for choice in names
+        )
+        parts.append(f"choices (their settings: configs/GROUP/CHOICE.yaml):\n{choices}")
+        text = (config_folder() / "run.yaml").read_text()
+        parts.append("settings and their defaults:\n" + _indent(text[text.index("# These change") :]))
+        parts.append("settings of a choice: GROUP.KEY=VALUE, with these defaults:\n" + _group_defaults())
+    parts.append(f"examples:\n{EXAMPLES[name]}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _first_comment(group: str, choice: str) -> str:
+    lines = (config_folder() / group / f"{choice}.yaml").read_text().splitlines()
+    comments = [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
+    return comments[0] if comments else ""
+
+
+def _group_defaults() -> str:
+    shown = []
+    for group, choice in (
+        ("solver", "heun"), ("schedule", "polynomial"), ("guidance", "cfg"), ("correction", "erk_guid"),
+        ("metrics", "digits"),
+    ):  # fmt: skip
+        for line in (config_folder() / group / f"{choice}.yaml").read_text().splitlines():
+            if line and not line.startswith(("#", "name:")):
+                shown.append(f"  {group}.{line}")
+    return "\n".join(shown)
+
+
+def _indent(text: str) -> str:
+    return textwrap.indent(text.rstrip(), "  ")

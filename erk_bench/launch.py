@@ -1,0 +1,136 @@
+"""Runs the workers of a launch: this process alone, one of a launcher's, or several local ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
+
+import torch
+
+from erk_bench import stages
+from erk_bench.errors import UserError
+from erk_bench.reporting.progress import progress_bar
+from erk_bench.spec import RunSpec
+from erk_bench.storage.blocks import Worker
+
+STALL_S = 1800.0  # rank 0 gives up when the other ranks finish nothing for so long
+
+
+def compute(groups: Sequence[Sequence[RunSpec]], *, features: bool, title: str) -> bool:
+    """Finish all images (and features) of groups of specs; True where the results may be scored.
+
+    Under a launcher (RANK and WORLD_SIZE set) this process does its own share; rank 0 then waits for the
+    others' files and alone returns True. Without one, local workers share the work.
+    """
+    specs = [spec for group in groups for spec in group]
+    left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
+    worker = Worker.from_environment()
+    if worker.world_size > 1:
+        share = sum(len(block.seeds) for blocks in left.values() for block in blocks)
+        with progress_bar(title, share // worker.world_size, shown=worker.rank == 0) as advance:
+            stages.generate(groups, worker, advance, features=features)
+        if worker.rank == 0:
+            _wait_for_others(specs, features)
+        return worker.rank == 0
+    total = sum(len(block.seeds) for blocks in left.values() for block in blocks)
+    if total == 0:
+        return True
+    num_workers = min(default_workers(specs[0]), sum(map(len, left.values())))
+    with progress_bar(title, total, shown=True) as advance:
+        if num_workers == 1:
+            stages.generate(groups, worker, advance, features=features)
+        else:
+            _run_local(groups, num_workers, features, advance)
+    return True
+
+
+def default_workers(spec: RunSpec) -> int:
+    """Local workers where the spec leaves it open: one per GPU, or per CPU core that we may use."""
+    if spec.workers is not None:
+        return spec.workers
+    if spec.device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_local(
+    groups: Sequence[Sequence[RunSpec]], num_workers: int, features: bool, advance: stages.Progress
+) -> None:
+    """Spawn workers, pass on their progress, and report the first failure once all have ended."""
+    context = multiprocessing.get_context("spawn")
+    links: dict[Connection, tuple[Any, Worker]] = {}
+    for rank in range(num_workers):
+        mine, theirs = context.Pipe(duplex=False)
+        worker = Worker(rank, num_workers, rank)
+        process = context.Process(target=_local_worker, args=(groups, worker, features, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        links[mine] = (process, worker)
+    failures: list[str] = []
+    while links:
+        for ready in wait(list(links)):
+            link = cast("Connection", ready)
+            process, worker = links[link]
+            try:
+                message = link.recv()
+            except EOFError:
+                process.join()
+                if process.exitcode != 0 and not failures:
+                    failures.append(_ending(worker, process.exitcode))
+                del links[link]
+                continue
+            if isinstance(message, int):
+                advance(message)
+            else:
+                failures.insert(0, message)
+    if failures:
+        raise UserError(failures[0])
+
+
+def _ending(worker: Worker, exitcode: int) -> str:
+    how = f"was killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
+    return (
+        f"worker {worker.rank} of {worker.world_size} {how}; finished blocks are kept: run the same command "
+        "again (if it was killed for memory, with a smaller block_size and another out=...)"
+    )
+
+
+def _local_worker(
+    groups: Sequence[Sequence[RunSpec]], worker: Worker, features: bool, link: Connection
+) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        stages.generate(groups, worker, link.send, features=features)
+    except UserError as error:
+        link.send(str(error))
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:
+    """Wait until the other ranks' files are there, or nothing new has come for STALL_S."""
+    left, since = -1, time.monotonic()
+    while True:
+        missing = [block for spec in specs for block in stages.unfinished(spec, features=features)]
+        if not missing:
+            return
+        if len(missing) != left:
+            left, since = len(missing), time.monotonic()
+        if time.monotonic() - since > STALL_S:
+            raise UserError(
+                f"rank 0 is done, but {left} blocks of other ranks are missing (first: {missing[0]}) and "
+                f"none came in {STALL_S:.0f} s; see those ranks' output, then run the same command again"
+            )
+        time.sleep(0.5)

@@ -1,0 +1,171 @@
+"""Checkpoint files: published EDM2 pickles and the project's safetensors format.
+
+A checkpoint is a class name, constructor arguments and named tensors; `build_denoiser` makes the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from erk_bench.errors import UserError, unknown_name
+from erk_bench.files import write_atomic
+from erk_bench.networks import edm2
+from erk_bench.networks.pickles import Container, PersistentObject, load_pickle
+
+FORMAT = "erk-bench checkpoint 1"
+METADATA_KEY = "erk_bench"  # one key: safetensors does not keep the order of several
+
+# Network classes by the name that published checkpoints give them.
+NETWORKS = {"Precond": edm2.Precond}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network at rest.
+
+    class_name: key of NETWORKS. init: constructor arguments. weights: state dict in stored dtypes.
+    encoder: class name of the published image encoder, or "". source_sha256: of the original file.
+    note: free text, for example a training record.
+    """
+
+    class_name: str
+    init: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    source_sha256: str
+    encoder: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.class_name not in NETWORKS:
+            raise unknown_name("network class", self.class_name, NETWORKS)
+        known = list(inspect.signature(NETWORKS[self.class_name]).parameters)
+        for name in self.init:
+            if name not in known:
+                raise unknown_name(f"constructor argument of {self.class_name}", name, known)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}; check the path") from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a published pickle (.pkl) or one of our .safetensors files; nothing in it is run."""
+    if not path.is_file():
+        raise UserError(f"checkpoint '{path}' does not exist; check the path or the model's config")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write our safetensors format, atomically."""
+    meta = {
+        "format": FORMAT,
+        "class_name": checkpoint.class_name,
+        "init": dict(checkpoint.init),
+        "source_sha256": checkpoint.source_sha256,
+        "encoder": checkpoint.encoder,
+        "note": checkpoint.note,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
+    write_atomic(path, safetensors_bytes(tensors, {METADATA_KEY: json.dumps(meta, sort_keys=True)}))
+
+
+def build_denoiser(
+    checkpoint: Checkpoint,
+    device: torch.device | str = "cpu",
+    compute_dtype: torch.dtype = torch.float32,
+) -> edm2.Precond:
+    """The network ready for inference: weights loaded, normalised once, no gradients."""
+    try:
+        network = NETWORKS[checkpoint.class_name](**checkpoint.init)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cannot build {checkpoint.class_name} from {dict(checkpoint.init)}: {error}"
+        ) from error
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in checkpoint.weights.items()}
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()))
+        name = wrong[0][0]
+        raise UserError(
+            f"checkpoint does not fit {checkpoint.class_name}: tensor '{name}' is "
+            f"{found.get(name, 'missing')} in the file, {expected.get(name, 'unknown')} in the network "
+            f"({len({key for key, _ in wrong})} tensors differ)"
+        )
+    # assign keeps the stored dtypes: float16 gains must stay so until they are folded in.
+    network.load_state_dict(dict(checkpoint.weights), assign=True)
+    # channels_last: the layout in which convolution kernels are fastest, on CPUs and GPUs alike.
+    return network.fold(compute_dtype).to(device).to(memory_format=torch.channels_last)
+
+
+def convert(source: Path, target: Path) -> Checkpoint:
+    """Turn any readable checkpoint into our safetensors format, keeping the source's sha256."""
+    if target.suffix != ".safetensors":
+        raise UserError(f"'{target}' must end in .safetensors, the format that convert writes")
+    checkpoint = read_checkpoint(source)
+    build_denoiser(checkpoint)  # fail now rather than at the first run
+    write_checkpoint(target, checkpoint)
+    return checkpoint
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"'{path}' is no readable safetensors file ({error}); it may be truncated: copy it again"
+        ) from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise UserError(
+            f"'{path}' has no erk-bench metadata (format '{FORMAT}'), so the network's constructor "
+            "arguments are unknown; make it with 'erk-bench convert SOURCE.pkl TARGET.safetensors'"
+        )
+    return Checkpoint(
+        meta["class_name"], meta["init"], weights, meta["source_sha256"], meta["encoder"], meta["note"]
+    )
+
+
+def _read_published(path: Path) -> Checkpoint:
+    content = load_pickle(path)
+    if not isinstance(content, dict) or not isinstance(content.get("ema"), PersistentObject):
+        keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"'{path}' holds no network under the key 'ema'; it holds: {keys}")
+    network = content["ema"]
+    encoder = content.get("encoder")
+    return Checkpoint(
+        class_name=network.class_name,
+        init=network.init_kwargs,
+        weights=dict(_named_tensors(network)),
+        source_sha256=file_sha256(path),
+        encoder=encoder.class_name if isinstance(encoder, PersistentObject) else "",
+    )
+
+
+def _named_tensors(module: PersistentObject | Container, prefix: str = "") -> dict[str, Tensor]:
+    """The state dict of a module tree: parameters, buffers, then children, as torch orders them."""
+    tensors = {}
+    for group in ("_parameters", "_buffers"):
+        for name, value in module.state.get(group, {}).items():
+            if isinstance(value, Tensor):
+                tensors[prefix + name] = value
+    for name, child in module.state.get("_modules", {}).items():
+        if isinstance(child, (PersistentObject, Container)):
+            tensors |= _named_tensors(child, f"{prefix}{name}.")
+    return tensors

@@ -1,0 +1,379 @@
+"""The EDM2 denoiser: magnitude-preserving U-Net with EDM preconditioning.
+
+Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models"
+(arXiv 2312.02696), configuration G of Table 1, and its appendix B for the building blocks.
+Module and parameter names are those of published state dicts, so that weights load by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-4
+SILU_GAIN = 0.596  # root mean square of silu(x) for a standard normal x
+
+
+def normalize(x: Tensor, dim: int | None = None) -> Tensor:
+    """Scale x to unit root mean square over `dim`, or over all dimensions but the first.
+
+    The mean square is taken in float32; as a mean it is several times faster on a CPU than a vector norm.
+    """
+    dims = [dim] if dim is not None else list(range(1, x.ndim))
+    rms = x.float().square().mean(dims, keepdim=True).sqrt()
+    return x / (NORM_EPS + rms).to(x.dtype)
+
+
+def mp_silu(x: Tensor) -> Tensor:
+    """silu that keeps the magnitude of a standard normal input (eq. 81)."""
+    return F.silu(x) / SILU_GAIN
+
+
+def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Magnitude-preserving blend of a and b (eq. 88)."""
+    return a.lerp(b, t) / math.sqrt((1 - t) ** 2 + t**2)
+
+
+def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Magnitude-preserving concatenation over channels (eq. 103)."""
+    num_a, num_b = a.shape[1], b.shape[1]
+    scale = math.sqrt((num_a + num_b) / ((1 - t) ** 2 + t**2))
+    return torch.cat([a * (scale * (1 - t) / math.sqrt(num_a)), b * (scale * t / math.sqrt(num_b))], dim=1)
+
+
+def resample(x: Tensor, taps: Sequence[float], mode: str) -> Tensor:
+    """Halve ("down") or double ("up") the resolution with a separable filter; "keep" does nothing."""
+    if mode == "keep":
+        return x
+    row = torch.tensor(taps, dtype=torch.float32)
+    row = row / row.sum()
+    padding = (len(taps) - 1) // 2
+    channels = x.shape[1]
+    kernel = torch.outer(row, row).to(x).expand(channels, 1, -1, -1)
+    if mode == "down":
+        return F.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
+    return F.conv_transpose2d(x, kernel * 4, stride=2, padding=padding, groups=channels)
+
+
+class MPFourier(nn.Module):
+    """Random Fourier features of a noise level, [B] -> [B, channels]."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 2 * math.pi * torch.randn(channels))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        angle = torch.outer(x.float(), self.freqs.float()) + self.phases.float()
+        return (angle.cos() * math.sqrt(2)).to(x.dtype)
+
+
+class MPConv(nn.Module):
+    """Convolution (or linear layer, for an empty kernel) whose weight rows have unit norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
+        self.folded = False
+
+    def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
+        """The float32 weight that multiplies the input.
+
+        gain / sqrt(fan_in) is computed in the gain's own dtype: published snapshots hold float16
+        gains, and their product is rounded to half precision even in a float32 run.
+        """
+        return normalize(self.weight.float()) * (gain / math.sqrt(self.weight[0].numel()))
+
+    @torch.no_grad()
+    def fold(self, gain: Tensor | float, dtype: torch.dtype) -> None:
+        """Replace the weight by its effective value, once, for inference in `dtype`."""
+        self.weight = nn.Parameter(self.effective_weight(gain).to(dtype), requires_grad=False)
+        self.folded = True
+
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        weight = self.weight if self.folded else self.effective_weight(gain)
+        weight = weight.to(x.dtype)
+        if weight.ndim == 2:
+            return F.linear(x, weight)
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+class BlockOptions(NamedTuple):
+    """What all blocks of one network share."""
+
+    dropout: float = 0.0
+    res_balance: float = 0.3
+    attn_balance: float = 0.3
+    clip_act: float | None = 256
+    channels_per_head: int = 64
+    resample_filter: tuple[float, ...] = (1, 1)
+
+
+class Block(nn.Module):
+    """One encoder or decoder block: resampling, residual branch, optional self-attention."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        *,
+        flavor: str,
+        resample_mode: str = "keep",
+        attention: bool = False,
+        options: BlockOptions,
+    ) -> None:
+        super().__init__()
+        self.flavor = flavor
+        self.resample_mode = resample_mode
+        self.options = options
+        self.num_heads = out_channels // options.channels_per_head if attention else 0
+        if attention and out_channels % options.channels_per_head != 0:
+            raise ValueError(
+                f"attention over {out_channels} channels cannot be split into heads of "
+                f"{options.channels_per_head}; choose channels_per_head that divides it"
+            )
+        residual_in = out_channels if flavor == "enc" else in_channels
+        self.emb_gain = nn.Parameter(torch.zeros([]))
+        self.conv_res0 = MPConv(residual_in, out_channels, (3, 3))
+        self.emb_linear = MPConv(emb_channels, out_channels, ())
+        self.conv_res1 = MPConv(out_channels, out_channels, (3, 3))
+        needs_skip = in_channels != out_channels
+        self.conv_skip = MPConv(in_channels, out_channels, (1, 1)) if needs_skip else None
+        self.attn_qkv = MPConv(out_channels, out_channels * 3, (1, 1)) if attention else None
+        self.attn_proj = MPConv(out_channels, out_channels, (1, 1)) if attention else None
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        options = self.options
+        x = resample(x, options.resample_filter, self.resample_mode)
+        if self.flavor == "enc":
+            if self.conv_skip is not None:
+                x = self.conv_skip(x)
+            x = normalize(x, dim=1)
+        y = self.conv_res0(mp_silu(x))
+        scale = self.emb_linear(emb, gain=self.emb_gain) + 1
+        y = mp_silu(y * scale[:, :, None, None].to(y.dtype))
+        if self.training and options.dropout:
+            y = F.dropout(y, p=options.dropout)
+        y = self.conv_res1(y)
+        if self.flavor == "dec" and self.conv_skip is not None:
+            x = self.conv_skip(x)
+        x = mp_sum(x, y, options.res_balance)
+        if self.num_heads:
+            x = mp_sum(x, self.attend(x), options.attn_balance)
+        if options.clip_act is not None:
+            x = x.clip(-options.clip_act, options.clip_act)
+        return x
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Cosine self-attention over pixels; q, k and v interleave inside each head's channels."""
+        assert self.attn_qkv is not None and self.attn_proj is not None
+        batch, channels, height, width = x.shape
+        qkv = self.attn_qkv(x).reshape(batch, self.num_heads, -1, 3, height * width)
+        # [3, B, heads, HW, C_head], contiguous: the fused kernels take nothing else.
+        q, k, v = normalize(qkv, dim=2).permute(3, 0, 1, 4, 2).contiguous().unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.attn_proj(y.transpose(2, 3).reshape(batch, channels, height, width))
+
+
+class UNet(nn.Module):
+    """The raw network F(x; c_noise, label) of EDM2 (figure 21)."""
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int,
+        model_channels: int = 192,
+        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        channel_mult_noise: int | None = None,
+        channel_mult_emb: int | None = None,
+        num_blocks: int = 3,
+        attn_resolutions: Sequence[int] = (16, 8),
+        label_balance: float = 0.5,
+        concat_balance: float = 0.5,
+        options: BlockOptions | None = None,
+    ) -> None:
+        super().__init__()
+        options = BlockOptions() if options is None else options
+        widths = [model_channels * mult for mult in channel_mult]
+        noise_width = model_channels * (channel_mult_noise or channel_mult[0])
+        emb_width = model_channels * channel_mult_emb if channel_mult_emb else max(widths)
+        self.label_balance = label_balance
+        self.concat_balance = concat_balance
+        self.out_gain = nn.Parameter(torch.zeros([]))
+        self.emb_fourier = MPFourier(noise_width)
+        self.emb_noise = MPConv(noise_width, emb_width, ())
+        self.emb_label = MPConv(label_dim, emb_width, ()) if label_dim else None
+
+        def block(in_width: int, out_width: int, flavor: str, **kwargs: object) -> Block:
+            return Block(in_width, out_width, emb_width, flavor=flavor, options=options, **kwargs)  # type: ignore[arg-type]  # kwargs are Block's own
+
+        # Encoder, from full resolution down. The extra input channel is the constant one.
+        self.enc = nn.ModuleDict()
+        skip_widths: list[int] = []
+        width = img_channels + 1
+        for level, level_width in enumerate(widths):
+            res = img_resolution >> level
+            if level == 0:
+                self.enc[f"{res}x{res}_conv"] = MPConv(width, level_width, (3, 3))
+                width = level_width
+            else:
+                self.enc[f"{res}x{res}_down"] = block(width, width, "enc", resample_mode="down")
+            skip_widths.append(width)
+            for index in range(num_blocks):
+                attention = res in attn_resolutions
+                name = f"{res}x{res}_block{index}"
+                self.enc[name] = block(width, level_width, "enc", attention=attention)
+                width = level_width
+                skip_widths.append(width)
+
+        # Decoder, from the lowest resolution up.
+        self.dec = nn.ModuleDict()
+        for level, level_width in reversed(list(enumerate(widths))):
+            res = img_resolution >> level
+            if level == len(widths) - 1:
+                self.dec[f"{res}x{res}_in0"] = block(width, width, "dec", attention=True)
+                self.dec[f"{res}x{res}_in1"] = block(width, width, "dec")
+            else:
+                self.dec[f"{res}x{res}_up"] = block(width, width, "dec", resample_mode="up")
+            for index in range(num_blocks + 1):
+                attention = res in attn_resolutions
+                name = f"{res}x{res}_block{index}"
+                joined = width + skip_widths.pop()
+                self.dec[name] = block(joined, level_width, "dec", attention=attention)
+                width = level_width
+        self.out_conv = MPConv(width, img_channels, (3, 3))
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None) -> Tensor:
+        emb = self.emb_noise(self.emb_fourier(c_noise))
+        if self.emb_label is not None and labels is not None:
+            label_emb = self.emb_label(labels * math.sqrt(labels.shape[1]))
+            emb = mp_sum(emb, label_emb, self.label_balance)
+        emb = mp_silu(emb)
+
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        skips = []
+        for module in self.enc.values():
+            x = module(x) if isinstance(module, MPConv) else module(x, emb)
+            skips.append(x)
+        for name, module in self.dec.items():
+            if "block" in name:
+                x = mp_cat(x, skips.pop(), self.concat_balance)
+            x = module(x, emb)
+        return self.out_conv(x, gain=self.out_gain)
+
+
+class Precond(nn.Module):
+    """EDM2 denoiser D(x; sigma, labels) (EDM preconditioning, arXiv 2206.00364 eq. 7).
+
+    x: NCHW of any float dtype; sigma: a scalar or [B]; labels: one-hot [B, label_dim], or None for
+    an all-zero row. Returns float32 NCHW. The raw network runs in `compute_dtype`.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int,
+        use_fp16: bool = True,
+        sigma_data: float = 0.5,
+        logvar_channels: int = 128,
+        dropout: float = 0.0,
+        res_balance: float = 0.3,
+        attn_balance: float = 0.3,
+        clip_act: float | None = 256,
+        channels_per_head: int = 64,
+        resample_filter: Sequence[float] = (1, 1),
+        model_channels: int = 192,
+        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        channel_mult_noise: int | None = None,
+        channel_mult_emb: int | None = None,
+        num_blocks: int = 3,
+        attn_resolutions: Sequence[int] = (16, 8),
+        label_balance: float = 0.5,
+        concat_balance: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        self.label_dim = label_dim
+        self.sigma_data = sigma_data
+        self.use_fp16 = use_fp16
+        self.compute_dtype = torch.float32
+        taps = tuple(resample_filter)
+        self.unet = UNet(
+            img_resolution,
+            img_channels,
+            label_dim,
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+            channel_mult_noise=channel_mult_noise,
+            channel_mult_emb=channel_mult_emb,
+            num_blocks=num_blocks,
+            attn_resolutions=attn_resolutions,
+            label_balance=label_balance,
+            concat_balance=concat_balance,
+            options=BlockOptions(dropout, res_balance, attn_balance, clip_act, channels_per_head, taps),
+        )
+        self.logvar_fourier = MPFourier(logvar_channels)
+        self.logvar_linear = MPConv(logvar_channels, 1, ())
+
+    def forward(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        x = x.float()
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
+        if self.label_dim == 0:
+            labels = None
+        elif labels is None:
+            labels = torch.zeros([1, self.label_dim], device=x.device)
+        else:
+            labels = labels.float().reshape(-1, self.label_dim)
+        total = sigma**2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / total
+        c_out = sigma * self.sigma_data / total.sqrt()
+        c_in = 1 / total.sqrt()
+        raw = self.unet((c_in * x).to(self.compute_dtype), self.c_noise(sigma), labels)
+        return c_skip * x + c_out * raw.float()
+
+    def logvar(self, sigma: Tensor | float) -> Tensor:
+        """The learned log variance of the training loss at sigma, [B, 1, 1, 1]."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=self.logvar_linear.weight.device)
+        features = self.logvar_fourier(self.c_noise(sigma.reshape(-1, 1, 1, 1)))
+        out: Tensor = self.logvar_linear(features)
+        return out.reshape(-1, 1, 1, 1)
+
+    @staticmethod
+    def c_noise(sigma: Tensor) -> Tensor:
+        return sigma.flatten().log() / 4
+
+    def fold(self, compute_dtype: torch.dtype = torch.float32) -> Precond:
+        """Normalise every weight once and turn to inference; in float32 outputs do not change.
+
+        Convolutions then run in `compute_dtype`; the small embedding layers stay in float32.
+        """
+        self.compute_dtype = compute_dtype
+        gains: dict[MPConv, Tensor] = {self.unet.out_conv: self.unet.out_gain}
+        for module in self.modules():
+            if isinstance(module, Block):
+                gains[module.emb_linear] = module.emb_gain
+        for module in list(self.modules()):
+            if isinstance(module, MPConv) and not module.folded:
+                dtype = compute_dtype if module.weight.ndim == 4 else torch.float32
+                module.fold(gains.get(module, 1.0), dtype)
+        return self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def force_normalize(self) -> None:
+        """Training: put every weight row back to unit root mean square (EDM2's forced weight
+        normalisation, algorithm 1)."""
+        for module in self.modules():
+            if isinstance(module, MPConv):
+                module.weight.copy_(normalize(module.weight))

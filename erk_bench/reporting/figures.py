@@ -1,0 +1,79 @@
+"""Pictures drawn from table rows and from samples."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from erk_bench.reporting.views import TableView
+
+COLORS = ("#4c566a", "#d08770", "#5e81ac", "#a3be8c")
+
+
+def steps_figure(view: TableView) -> Figure:
+    """The headline metric against steps, one panel a guidance, one line a solver, with error bars."""
+    panels = list(dict.fromkeys(row.guidance for row in view.rows))
+    title = next(iter(view.rows[0].metrics.values()))[0]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4 * len(panels), 3.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        rows = [row for row in view.rows if row.guidance == panel]
+        families = list(dict.fromkeys(row.method.split(" ")[0] for row in rows))
+        for color, family in zip(itertools.cycle(COLORS), families, strict=False):
+            points = [row for row in rows if row.method.split(" ")[0] == family]
+            estimates = [next(iter(row.metrics.values()))[1] for row in points]
+            axis.errorbar(
+                [row.steps for row in points],
+                [value for value, _ in estimates],
+                yerr=[error for _, error in estimates],
+                marker="o", capsize=3, label=family, color=color,
+            )  # fmt: skip
+        axis.set(title=panel, xlabel="steps", xscale="log", yscale="log")
+        ticks = sorted({row.steps for row in rows})
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel(f"{title} ({'lower' if view.lower else 'higher'} is better)")
+    axes[0][0].legend()
+    figure.suptitle(view.title, fontsize=11)
+    return figure
+
+
+def sample_sheet(rows: Mapping[str, np.ndarray], title: str, columns: Sequence[str]) -> Figure:
+    """One row of images a method, same seeds side by side. rows: label -> uint8 [N, H, W, C]."""
+    count = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(
+        len(rows), count, figsize=(0.62 * count + 1.6, 0.62 * len(rows) + 0.7), squeeze=False
+    )
+    for line, (label, images) in zip(axes, rows.items(), strict=True):
+        for column, axis in enumerate(line):
+            axis.set(xticks=[], yticks=[])
+            if column < len(images):
+                gray = images.shape[-1] == 1
+                image = images[column, ..., 0] if gray else images[column]
+                axis.imshow(image, cmap="gray" if gray else None, vmin=0, vmax=255)
+            if line is axes[0]:
+                axis.set_title(columns[column], fontsize=7)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def to_bytes(figure: Figure, form: str) -> bytes:
+    """The figure as a PNG or SVG file; the same bytes each time it is drawn with one matplotlib."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "erk-bench"}):
+        figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+    plt.close(figure)
+    return buffer.getvalue()

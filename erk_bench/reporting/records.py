@@ -1,0 +1,149 @@
+"""Records: one small JSON file a result, which explains itself; everything shown is a view of records."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erk_bench.errors import UserError
+from erk_bench.files import write_atomic
+from erk_bench.spec import PROTOCOL, RunSpec, build
+
+FORMAT = "erk-bench record 1"
+PACKAGES = (
+    "erk-bench", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "scikit-learn",
+    "safetensors", "hydra-core",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """A metric's value, its standard error, and the leave-one-group-out values it came from."""
+
+    value: float
+    standard_error: float
+    replicates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One result: what was run, with what, and what was measured.
+
+    spec: every field of the RunSpec. nfe, nfe_guide: counted evaluations of the main and the guiding network
+    per image. seconds_per_block: wall time of each block's sampling by block number, on `device`;
+    blocks that an earlier launch finished without a timing are absent. reference: name and sha256.
+    """
+
+    run_id: str
+    spec: dict[str, Any]
+    seeds: str
+    num_images: int
+    nfe: int
+    nfe_guide: int
+    metrics: dict[str, MetricRecord]
+    seconds_per_block: dict[str, float]
+    reference: dict[str, str]
+    detectors: tuple[str, ...]
+    environment: dict[str, Any]
+    protocol: int = PROTOCOL
+    format: str = FORMAT
+    created: str = field(default="")
+
+    @property
+    def run_spec(self) -> RunSpec:
+        return build(RunSpec, self.spec)
+
+    @property
+    def seconds_per_1000(self) -> float | None:
+        """Median seconds of one worker for 1000 images, or None without timings."""
+        if not self.seconds_per_block:
+            return None
+        times = sorted(self.seconds_per_block.values())
+        middle = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2
+        return 1000 * middle / int(self.spec["block_size"])
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Package and driver versions, device, commit and whether the working tree differs from it."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "packages": versions,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        **_commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the source tree and its dirtiness (null when it is no checkout); results/ does not count."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=folder, capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
+    return {"commit": commit, "dirty": None if commit is None or changes is None else bool(changes)}
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record as JSON, atomically."""
+    text = json.dumps(dataclasses.asdict(record), indent=1)
+    write_atomic(path, (text + "\n").encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read a record, checking its format and fields."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"'{path}' is no readable record ({error}); delete it and run the row again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"'{path}' has format {found!r}; expected '{FORMAT}'")
+    known = {item.name for item in dataclasses.fields(Record)}
+    if set(content) != known:
+        raise UserError(f"'{path}' has other fields than a record: {sorted(set(content) ^ known)}")
+    try:
+        content["metrics"] = {
+            name: MetricRecord(item["value"], item["standard_error"], tuple(item["replicates"]))
+            for name, item in content["metrics"].items()
+        }
+        content["detectors"] = tuple(content["detectors"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"'{path}' has damaged metrics ({error!r}); delete it and run the row again"
+        ) from error
+    return Record(**content)

@@ -1,0 +1,290 @@
+"""What to compute, as frozen values that check themselves, and the identity of a run.
+
+Every field is either identity (it changes the samples and enters `run_id`) or execution detail (it says
+where, how fast or what to measure); the helper that declares a field makes it choose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from erk_bench.errors import UserError, unknown_name
+
+# Raised by every change that alters samples; records of different protocols are never mixed.
+PROTOCOL = 1
+
+T = TypeVar("T")
+
+
+def identity(default: Any = dataclasses.MISSING) -> Any:
+    """A field that changes the samples."""
+    return field(default=default, metadata={"role": "identity"})
+
+
+def execution(default: Any = dataclasses.MISSING) -> Any:
+    """A field that does not change the samples."""
+    return field(default=default, metadata={"role": "execution"})
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSpec:
+    """A checkpoint: where it lies (a path, or package:... for shipped weights) and its sha256."""
+
+    path: str = execution()
+    sha256: str = identity()
+
+    def __post_init__(self) -> None:
+        _check(
+            re.fullmatch("[0-9a-f]{64}", self.sha256) is not None,
+            f"sha256 of '{self.path}' is '{self.sha256}'; expected 64 hex digits",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The main network and how its final state becomes a uint8 image (key of DECODERS)."""
+
+    name: str = identity()
+    weights: WeightsSpec = identity()
+    decoder: str = identity()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverSpec:
+    """The ODE solver (key of SOLVERS) and its stochastic churn (0: deterministic)."""
+
+    name: str = identity()
+    s_churn: float = identity(0.0)
+    s_min: float = identity(0.0)
+    s_max: float = identity(math.inf)
+    s_noise: float = identity(1.0)
+
+    def __post_init__(self) -> None:
+        _check(self.s_churn >= 0, f"solver.s_churn is {self.s_churn}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """The noise levels (key of SCHEDULES), from sigma_max to sigma_min, then zero."""
+
+    name: str = identity()
+    num_steps: int = identity()
+    sigma_min: float = identity()
+    sigma_max: float = identity()
+    rho: float = identity()
+
+    def __post_init__(self) -> None:
+        _check(
+            2 <= self.num_steps <= 10_000,
+            f"schedule.num_steps is {self.num_steps}; it must be 2 to 10000",
+        )
+        _check(
+            0 < self.sigma_min < self.sigma_max < math.inf,
+            f"schedule.sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: "
+            "need 0 < sigma_min < sigma_max",
+        )
+        _check(self.rho > 0, f"schedule.rho is {self.rho}; it must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceSpec:
+    """Model guidance (key of GUIDANCES), its weight, sigma interval (low, high] and guiding network."""
+
+    name: str = identity()
+    weight: float = identity(1.0)
+    interval: tuple[float, float] = identity((0.0, math.inf))
+    guide: WeightsSpec | None = identity(None)
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        _check(0 <= low < high, f"guidance.interval is [{low}, {high}]; need 0 <= low < high")
+        _check(
+            self.weight == 1 or self.guide is not None,
+            f"guidance '{self.name}' with weight {self.weight} needs a guiding network, and the model has "
+            "none for it; choose guidance=none or a model that has one",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionSpec:
+    """The correction (key of CORRECTIONS) with its strength and gate."""
+
+    name: str = identity()
+    w_stiff: float = identity(0.0)
+    w_con: float = identity(0.0)
+
+    def __post_init__(self) -> None:
+        _check(self.w_stiff >= 0, f"correction.w_stiff is {self.w_stiff}; it must be 0 or more")
+        _check(self.w_con >= 0, f"correction.w_con is {self.w_con}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSpec:
+    """What to measure: keys of METRICS, against which reference, with how many jackknife groups."""
+
+    names: tuple[str, ...] = execution()
+    reference: str = execution()
+    num_groups: int = execution(50)
+    kid_subsets: int = execution(100)
+    kid_subset_size: int = execution(1000)
+
+    def __post_init__(self) -> None:
+        _check(len(self.names) > 0, "metrics.names is empty; name at least one metric")
+        _check(self.num_groups >= 2, f"metrics.num_groups is {self.num_groups}; need at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run: everything that decides its samples, and how to compute and measure them.
+
+    seeds: "FIRST-LAST", both included. dtype: of the sampler's state. network_dtype: of the raw network.
+    draw_device: whose generators draw the noise (CPU and CUDA numbers differ). class_label: null draws the
+    label from the seed. block_size: seeds a file, and the network's batch. device: "auto" takes CUDA if
+    there is any. workers: local processes; null is one per GPU, or per CPU core. out: folder of all runs.
+    """
+
+    model: ModelSpec = identity()
+    solver: SolverSpec = identity()
+    schedule: ScheduleSpec = identity()
+    guidance: GuidanceSpec = identity()
+    correction: CorrectionSpec = identity()
+    dtype: str = identity("float32")
+    network_dtype: str = identity("float32")
+    draw_device: str = identity("cpu")
+    class_label: int | None = identity(None)
+    metrics: MetricsSpec = execution()
+    seeds: str = execution("0-999")
+    block_size: int = execution(100)
+    device: str = execution("auto")
+    workers: int | None = execution(None)
+    out: str = execution("results/runs")
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("dtype", ("float32", "float64")),
+            ("network_dtype", ("float32", "float16", "bfloat16")),
+            ("draw_device", ("cpu", "cuda")),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
+        _check(self.block_size >= 1, f"block_size is {self.block_size}; it must be 1 or more")
+        _check(
+            self.workers is None or self.workers >= 1,
+            f"workers is {self.workers}; it must be 1 or more, or null for one per device",
+        )
+        _check(
+            not (self.correction.w_stiff and self.solver.s_churn),
+            f"correction.w_stiff {self.correction.w_stiff} with solver.s_churn {self.solver.s_churn}: "
+            "ERK-Guid needs deterministic sampling; set one of them to 0",
+        )
+        self.seed_range  # noqa: B018 - checks the text
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds as a range."""
+        match = re.fullmatch(r"(\d+)-(\d+)", self.seeds)
+        if match is None or int(match[1]) > int(match[2]):
+            raise UserError(f"seeds is '{self.seeds}'; expected FIRST-LAST, for example 0-1999")
+        return range(int(match[1]), int(match[2]) + 1)
+
+    @property
+    def run_id(self) -> str:
+        """Readable slug and a hash of the identity fields: the name of the run's folder."""
+        parts = [self.model.name, f"{self.solver.name}{self.schedule.num_steps}"]
+        if self.guidance.weight != 1:
+            parts.append(f"{self.guidance.name}{self.guidance.weight:g}")
+        if self.correction.w_stiff:
+            parts.append(f"{self.correction.name}{self.correction.w_stiff:g}c{self.correction.w_con:g}")
+        slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts)
+        return f"{slug}-{self.digest[:10]}"
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the identity fields and PROTOCOL."""
+        content = {"protocol": PROTOCOL, **identity_fields(self)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def identity_fields(value: Any) -> dict[str, Any]:
+    """The identity fields of a spec, nested, as plain JSON values."""
+    return {
+        item.name: _plain(getattr(value, item.name), identity_fields)
+        for item in dataclasses.fields(value)
+        if item.metadata["role"] == "identity"
+    }
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """All fields of a spec, nested, as plain JSON values; `build` is the inverse."""
+    return {item.name: _plain(getattr(value, item.name), to_dict) for item in dataclasses.fields(value)}
+
+
+def _plain(value: Any, nested: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return nested(value)
+    if isinstance(value, tuple):
+        return [_plain(item, nested) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return value
+
+
+def build(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
+    """A spec dataclass from nested plain values, checking names and types.
+
+    Raises UserError naming the field, its value and what was expected.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]  # kind is a dataclass
+    for name in content:
+        if name not in fields:
+            raise unknown_name(f"field in {where or 'the run'}", name, fields)
+    values = {}
+    for name, item in fields.items():
+        path = f"{where}.{name}" if where else name
+        if name in content:
+            values[name] = _convert(hints[name], content[name], path)
+        elif item.default is dataclasses.MISSING:
+            raise UserError(f"{path} is missing; give it a value, for example {path}=...")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(typing.cast("type[Any]", hint), value, path)
+    if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        kinds = typing.get_args(hint)
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        if len(kinds) == len(value):
+            return tuple(
+                _convert(kind, item, f"{path}[{index}]")
+                for index, (kind, item) in enumerate(zip(kinds, value, strict=True))
+            )
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isnan(value):
+            return float(value)
+    elif hint is float and value == "inf":
+        return math.inf
+    elif hint in (int, str, bool) and type(value) is hint:
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise UserError(f"{path} is {value!r}; expected {name if hint in (int, float, str) else hint}")

@@ -1,0 +1,219 @@
+"""The command line: composition, help, suggestions, the commands end to end on a few digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from erk_bench.cli import COMMANDS, compose_config, groups, main, run_spec, table_file
+from erk_bench.config_files import config_folder
+from erk_bench.errors import UserError
+from erk_bench.reporting.records import read_record
+from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
+from erk_bench.sampling.schedules import SCHEDULES
+from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.spec import RunSpec
+from tests.conftest import golden_path
+
+SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",
+         "metrics.num_groups=5", "metrics.kid_subset_size=20"]  # fmt: skip
+
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_config_composes(group: str, choice: str) -> None:
+    spec = run_spec([f"{group}={choice}"])
+    if group in ("model", "solver", "schedule", "guidance", "correction"):
+        assert getattr(spec, group).name == choice
+
+
+TABLES = [file.stem for file in sorted((config_folder() / "table").glob("*.yaml"))]
+
+
+@cache
+def table_specs(name: str) -> list[RunSpec]:
+    """The specs of all rows of a table."""
+    table = table_file(name)
+    return [run_spec([*table["base"], *row]) for row in table["rows"]]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_row_composes(name: str) -> None:
+    assert len({spec.run_id for spec in table_specs(name)}) == len(table_file(name)["rows"]) > 0
+
+
+def test_digits_table_has_all_rows() -> None:
+    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid} x {no guidance, CFG, autoguidance}."""
+    specs = table_specs("digits")
+    found = {(s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name) for s in specs}
+    wanted = {
+        (steps, erk, guidance)
+        for steps in (4, 6, 8, 16, 32)
+        for erk in (False, True)
+        for guidance in ("none", "cfg", "autoguidance")
+    }
+    assert found == wanted and len(specs) == 30
+    for spec in specs:
+        assert (spec.correction.name == "erk_guid") == (spec.correction.w_stiff > 0)
+
+
+def test_digits_table_rows_have_committed_records() -> None:
+    """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""
+    folder = config_folder().parent / table_file("digits")["reference"]
+    for spec in table_specs("digits"):
+        record = read_record(folder / f"{spec.run_id}.json")
+        assert record.run_spec.digest == spec.digest
+        assert record.seeds == spec.seeds
+
+
+def test_tables_and_groups_agree() -> None:
+    """A registry key and its file under configs/ are the same string."""
+    found = groups()
+    assert found["solver"] == sorted(SOLVERS)
+    assert found["schedule"] == sorted(SCHEDULES)
+    assert found["guidance"] == sorted(GUIDANCES)
+    assert found["correction"] == sorted(CORRECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("solver=huen", "unknown solver 'huen'; did you mean 'heun'? Known: euler, heun"),
+        ("num_step=8", "did you mean 'schedule.num_steps'"),
+        ("schedule.num_step=8", "did you mean 'schedule.num_steps'"),
+        ("sovler=heun", "did you mean 'solver'"),
+        ("heun", "'heun' is no setting; write KEY=VALUE"),
+        ("schedule.num_steps=abc", "schedule.num_steps is 'abc'; expected int"),
+        ("seeds=1000", "seeds is 1000; expected str"),
+        ("solver=euler,heun", "unknown solver 'euler,heun'"),
+        ("model.weights.path=absent.pkl", "no file at 'absent.pkl'"),
+        ("model.weights.path=https://example.org/net.pkl", "download the file"),
+        ("model.decoder=rgbb", "did you mean 'rgb'"),
+        ("metrics.names=[fid_digits]", "did you mean 'fd_digits'"),
+        ("metrics.reference=digit", "did you mean 'digits'"),
+        ("guidance.interval=[1,", "cannot read the settings"),
+    ],
+)
+def test_typos_are_named(override: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", override]) == 2
+    printed = capsys.readouterr().err
+    assert named in printed
+    assert "Traceback" not in printed
+
+
+def test_unpaired_solver_refuses_erk_guid() -> None:
+    with pytest.raises(UserError, match="no embedded pair.*heun"):
+        run_spec(["solver=euler", "correction=erk_guid"])
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tabel"]) == 2
+    assert "did you mean 'table'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"]])
+def test_main_help_lists_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Usage, examples and, for runs, every choice and setting."""
+    assert main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"usage: erk-bench {name}" in printed and "examples:" in printed
+    if name in ("run", "generate", "evaluate", "plan", "export", "table"):
+        for group, choice in CHOICES:
+            assert f"{group}={choice}" in printed
+        for field in dataclasses.fields(run_spec([])):
+            assert re.search(rf"\b{field.name}[:.=]", printed), field.name
+
+
+def test_examples_in_help_compose(capsys: pytest.CaptureFixture[str]) -> None:
+    """What --help shows can be typed."""
+    for name in ("run", "generate", "evaluate"):
+        main([name, "--help"])
+        for line in capsys.readouterr().out.split("examples:")[1].splitlines():
+            words = line.split("#")[0].split()
+            if words and "my.safetensors" not in line:
+                settings = words[words.index(name) + 1 :]
+                assert run_spec(settings)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("erk-bench 0.")
+
+
+def test_run_then_evaluate_then_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [*SMALL, f"out={tmp_path / 'runs'}"]
+    assert main(["evaluate", *settings]) == 2
+    assert "5 of 5 blocks are missing" in capsys.readouterr().err
+    assert main(["generate", *settings]) == 0
+    assert main(["evaluate", *settings]) == 0
+    assert "FD-digits" in capsys.readouterr().out
+    assert main(["run", *settings]) == 0
+    assert "record:" in capsys.readouterr().out
+    assert main(["export", *settings, "format=npz", f"to={tmp_path / 'out.npz'}"]) == 0
+    with np.load(tmp_path / "out.npz") as stored:
+        assert stored["arr_0"].shape == (40, 8, 8, 3) and stored["arr_0"].dtype == np.uint8
+        assert stored["arr_1"].shape == (40,)
+        first = stored["arr_0"][3]
+    assert main(["export", *settings, f"to={tmp_path / 'png'}"]) == 0
+    pictures = sorted((tmp_path / "png").rglob("*.png"))
+    assert [path.name for path in pictures] == [f"{seed:06d}.png" for seed in range(40)]
+    assert pictures[0].parent.name == "000000"
+    assert np.array_equal(np.asarray(Image.open(pictures[3])), first[..., 0])
+    assert main(["export", *settings, "format=jpg"]) == 2
+    assert "Known: png, npz" in capsys.readouterr().err
+
+
+def test_plan_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [*SMALL, f"out={tmp_path / 'runs'}", "guidance=cfg"]
+    assert main(["plan", *settings]) == 0
+    printed = capsys.readouterr().out
+    assert "0 / 5" in printed and "5 + 5" in printed and "400 network evaluations" in printed
+    assert not (tmp_path / "runs").exists()
+    assert main(["plan", "table=digits", "seeds=0-124", f"out={tmp_path / 'runs'}"]) == 0
+    assert capsys.readouterr().out.count("0 / 1 ") == 30
+
+
+def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "a.safetensors"
+    assert main(["convert", str(golden_path("a")), str(target)]) == 0
+    assert "Precond, 182,267 values" in capsys.readouterr().out and target.is_file()
+    assert main(["convert", str(golden_path("a"))]) == 2
+    assert "two paths" in capsys.readouterr().err
+
+
+def test_train_digits_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train-digits", "networks=[wekaer]"]) == 2
+    assert "did you mean 'weaker'" in capsys.readouterr().err
+    assert main(["train-digits", "networks=[weaker]", "weaker.iteration=3"]) == 2
+    assert "did you mean 'weaker.iterations'" in capsys.readouterr().err
+    settings = ["networks=[weaker]", "weaker.iterations=3", f"out={tmp_path}"]
+    assert main(["train-digits", *settings]) == 0
+    record = json.loads((tmp_path / "weaker.json").read_text())
+    assert record["recipe"]["iterations"] == 3
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed and "model digits" in printed and "no problems found" in printed
+    assert main(["doctor", "now"]) == 2
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    content = compose_config("run", [])
+    assert content["solver"]["name"] == "heun" and content["schedule"]["num_steps"] == 32

@@ -1,0 +1,166 @@
+"""Workers of a launch: local processes, torchrun, deaths."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from erk_bench import launch, stages
+from erk_bench.errors import UserError
+from erk_bench.spec import RunSpec
+from erk_bench.storage.blocks import Worker
+from erk_bench.storage.store import RunStore
+from tests.test_stages import broken_checkpoint, contents, ignore
+
+MakeSpec = Callable[..., RunSpec]
+
+SETTINGS = ["schedule.num_steps=4", "device=cpu", "metrics.num_groups=5", "metrics.kid_subset_size=20"]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "erk_bench.cli", *words]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This environment without a launcher's variables."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return kept | extra
+
+
+def test_local_workers_give_the_same_bytes(small_run: MakeSpec, tmp_path: Path) -> None:
+    plain = small_run()
+    stages.generate([[plain]], Worker(), ignore, features=True)
+    spec = small_run("workers=2", f"out={tmp_path / 'two'}")
+    assert launch.compute([[spec]], features=True, title="test")
+    assert contents(spec) == contents(plain)
+
+
+def test_local_workers_report_a_users_mistake(small_run: MakeSpec, tmp_path: Path) -> None:
+    spec = small_run(*broken_checkpoint(tmp_path, float("nan")), "workers=2")
+    with pytest.raises(UserError, match="not finite for seeds"):
+        launch.compute([[spec]], features=True, title="test")
+
+
+def test_finished_work_starts_no_workers(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = small_run("workers=2")
+    stages.generate([[spec]], Worker(), ignore, features=True)
+    monkeypatch.setattr(launch, "_run_local", None)
+    assert launch.compute([[spec]], features=True, title="test")
+
+
+def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others finish their share; the error tells what happened and what to do."""
+    spec = small_run("workers=2")
+    monkeypatch.setattr(launch, "_local_worker", die_as_rank_one)
+    with pytest.raises(UserError, match="worker 1 of 2 was killed by signal 9; finished blocks are kept"):
+        launch.compute([[spec]], features=True, title="test")
+    assert len(stages.unfinished(spec, features=True)) == 2
+    monkeypatch.undo()
+    assert launch.compute([[spec]], features=True, title="test")
+
+
+def die_as_rank_one(groups, worker, features, link) -> None:  # type: ignore[no-untyped-def]  # a worker's signature
+    """Stands for a worker of which the second is killed at once."""
+    if worker.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    stages.generate(groups, worker, link.send, features=features)
+
+
+def test_only_rank_zero_scores(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = small_run()
+    for rank, reports in ((1, False), (0, True)):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert launch.compute([[spec]], features=True, title="test") is reports
+
+
+def test_rank_zero_gives_up_on_missing_ranks(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "STALL_S", 0.2)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"2 blocks of other ranks are missing \(first: seeds 8-15\)"):
+        launch.compute([[small_run()]], features=True, title="test")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_torchrun(small_run: MakeSpec, tmp_path: Path, world_size: int) -> None:
+    """The same bytes and one report under torchrun."""
+    plain = small_run()
+    stages.generate([[plain]], Worker(), ignore, features=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world_size}"]
+    words = [
+        "-m",
+        "erk_bench.cli",
+        "run",
+        *SETTINGS,
+        "seeds=0-39",
+        "block_size=8",
+        f"out={tmp_path / 'runs2'}",
+    ]
+    done = subprocess.run(
+        [*torchrun, "--master_port=0", *words], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("FD-digits") == 1
+    assert contents(small_run(f"out={tmp_path / 'runs2'}")) == contents(plain)
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_run(tmp_path: Path) -> None:
+    """The second one is refused by name; the first one finishes undisturbed."""
+    words = ["generate", *SETTINGS, "schedule.num_steps=64", "seeds=0-499", "block_size=50", "workers=1"]
+    run = command(*words, f"out={tmp_path / 'runs'}")
+    first = subprocess.Popen(run, env=environment(), stderr=subprocess.DEVNULL)
+    while not list(tmp_path.rglob("images/*.safetensors")):
+        time.sleep(0.05)
+        assert first.poll() is None
+    second = subprocess.run(run, env=environment(), capture_output=True, text=True, check=False)
+    assert first.poll() is None, "the first run ended too early to tell"
+    assert second.returncode == 2
+    assert "another process works on" in second.stderr and f"process {first.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert first.wait() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigkill_at_random_moments(small_run: MakeSpec, tmp_path: Path, workers: int) -> None:
+    """Killed at least ten times at random; finished blocks never change, and the end is the same bytes."""
+    settings = ["seeds=0-399", "block_size=4", f"workers={workers}"]
+    plain = small_run("seeds=0-399", "block_size=4", f"out={tmp_path / 'plain'}")
+    stages.generate([[plain]], Worker(), ignore, features=True)
+    expected = contents(plain)
+    spec = small_run(*settings, f"out={tmp_path / 'killed'}")
+    run = command("run", *SETTINGS, *settings, f"out={tmp_path / 'killed'}")
+    store = RunStore.folder_of(spec)
+    draw = random.Random(workers)
+    kills, working_kills = 0, 0
+    while kills < 10:
+        before = contents(spec)
+        process = subprocess.Popen(
+            run, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(contents(spec)) == len(before):
+            time.sleep(0.01)  # it has started to write
+        time.sleep(draw.uniform(0.0, 0.25))
+        working_kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        after = contents(spec)
+        assert before.items() <= after.items(), "a finished block changed"
+        assert after.items() <= expected.items(), "a file under its final name is not complete"
+    assert working_kills >= 8, "the run ended before it could be killed"
+    done = subprocess.run(run, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert contents(spec) == expected
+    assert (store / "records" / "0-399.json").is_file()

@@ -1,0 +1,185 @@
+"""The RunSpec: identity, validation, building from plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from erk_bench import spec as spec_module
+from erk_bench.errors import UserError
+from erk_bench.spec import RunSpec, build, identity_fields, to_dict
+
+SHA = "a" * 64
+
+# Every field chooses: it changes the samples, or it does not. A new field must be added here too.
+IDENTITY = {
+    "model.name", "model.weights.sha256", "model.decoder",
+    "solver.name", "solver.s_churn", "solver.s_min", "solver.s_max", "solver.s_noise",
+    "schedule.name", "schedule.num_steps", "schedule.sigma_min", "schedule.sigma_max", "schedule.rho",
+    "guidance.name", "guidance.weight", "guidance.interval", "guidance.guide.sha256",
+    "correction.name", "correction.w_stiff", "correction.w_con",
+    "dtype", "network_dtype", "draw_device", "class_label",
+}  # fmt: skip
+EXECUTION = {
+    "model.weights.path", "guidance.guide.path",
+    "metrics.names", "metrics.reference", "metrics.num_groups", "metrics.kid_subsets",
+    "metrics.kid_subset_size",
+    "seeds", "block_size", "device", "workers", "out",
+}  # fmt: skip
+CHANGED: dict[str, Any] = {
+    "model.weights.sha256": "b" * 64, "guidance.guide.sha256": "c" * 64, "dtype": "float64",
+    "network_dtype": "bfloat16", "draw_device": "cuda", "class_label": 3, "seeds": "0-7",
+    "guidance.interval": [0.1, 5.0], "metrics.names": ["fd_digits"], "workers": 3,
+    "schedule.num_steps": 9, "block_size": 7, "metrics.num_groups": 7, "metrics.kid_subsets": 7,
+    "metrics.kid_subset_size": 7, "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
+}  # fmt: skip
+
+
+def content() -> dict[str, Any]:
+    return {
+        "model": {"name": "m", "weights": {"path": "p", "sha256": SHA}, "decoder": "rgb"},
+        "solver": {"name": "heun"},
+        "schedule": {
+            "name": "polynomial", "num_steps": 8, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0,
+        },
+        "guidance": {"name": "cfg", "weight": 1.5, "guide": {"path": "g", "sha256": SHA}},
+        "correction": {"name": "none"},
+        "metrics": {"names": ["fd_digits", "kid_digits"], "reference": "digits"},
+    }  # fmt: skip
+
+
+def leaves(kind: type, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all plain fields of a spec class."""
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        options = list(typing.get_args(hints[item.name]) or (hints[item.name],))
+        nested = [hint for hint in options if dataclasses.is_dataclass(hint)]
+        if nested:
+            yield from leaves(nested[0], f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name
+
+
+def changed(name: str) -> RunSpec:
+    """The spec of `content` with one field changed."""
+    spec = to_dict(build(RunSpec, content()))
+    *parents, last = name.split(".")
+    place = spec
+    for parent in parents:
+        place = place[parent]
+    old = place[last]
+    new = CHANGED.get(name)
+    if new is None:
+        new = 0.5 if isinstance(old, float) or old == "inf" else f"{old}x"
+    assert new != old
+    place[last] = new
+    return build(RunSpec, spec)
+
+
+def test_every_field_is_classed() -> None:
+    assert set(leaves(RunSpec)) == IDENTITY | EXECUTION
+    assert not IDENTITY & EXECUTION
+
+
+@pytest.mark.parametrize("name", sorted(IDENTITY))
+def test_identity_fields_change_the_run_id(name: str) -> None:
+    assert changed(name).run_id != build(RunSpec, content()).run_id
+
+
+@pytest.mark.parametrize("name", sorted(EXECUTION))
+def test_execution_fields_do_not(name: str) -> None:
+    assert changed(name).run_id == build(RunSpec, content()).run_id
+
+
+def test_protocol_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build(RunSpec, content()).run_id
+    monkeypatch.setattr(spec_module, "PROTOCOL", 999)
+    assert build(RunSpec, content()).run_id != before
+
+
+def test_run_id_is_readable_and_pinned() -> None:
+    """A change here orphans every published record: raise PROTOCOL knowingly instead."""
+    assert build(RunSpec, content()).run_id == "m-heun8-cfg1.5-95f47dae90"
+
+
+def test_round_trip() -> None:
+    spec = build(RunSpec, content())
+    assert build(RunSpec, to_dict(spec)) == spec
+    assert "path" not in identity_fields(spec)["model"]["weights"]
+
+
+def put(path: str, value: Any) -> dict[str, Any]:
+    spec = content()
+    *parents, last = path.split(".")
+    place = spec
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("schedule.num_steps", 1, "num_steps is 1"),
+        ("schedule.num_steps", "eight", "schedule.num_steps is 'eight'; expected int"),
+        ("schedule.num_steps", True, "expected int"),
+        ("schedule.sigma_min", 90.0, "sigma_min < sigma_max"),
+        ("schedule.rho", 0.0, "rho is 0.0"),
+        ("schedule.rh", 1.0, "did you mean 'rho'"),
+        ("solver.s_churn", -1.0, "s_churn is -1.0"),
+        ("correction.w_stiff", -0.5, "w_stiff is -0.5"),
+        ("correction.w_con", float("nan"), "correction.w_con is nan"),
+        ("guidance.interval", [2.0, 1.0], "interval is"),
+        ("guidance.interval", [2.0], "guidance.interval is"),
+        ("guidance.guide", None, "needs a guiding network"),
+        ("model.weights.sha256", "xyz", "expected 64 hex digits"),
+        ("metrics.names", [], "at least one metric"),
+        ("metrics.num_groups", 1, "at least 2"),
+        ("seeds", "5-2", "expected FIRST-LAST"),
+        ("seeds", "all", "expected FIRST-LAST"),
+        ("seeds", 100, "expected str"),
+        ("block_size", 0, "block_size is 0"),
+        ("workers", 0, "workers is 0"),
+        ("dtype", "float23", "did you mean 'float32'"),
+        ("network_dtype", "fp16", "unknown network_dtype 'fp16'"),
+        ("draw_device", "gpu", "unknown draw_device 'gpu'"),
+    ],
+)
+def test_bad_values_are_named(path: str, value: Any, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        build(RunSpec, put(path, value))
+
+
+def test_missing_field_is_named() -> None:
+    spec = content()
+    del spec["schedule"]["num_steps"]
+    with pytest.raises(UserError, match="schedule.num_steps is missing"):
+        build(RunSpec, spec)
+
+
+def test_erk_guid_refuses_churn() -> None:
+    spec = put("correction", {"name": "erk_guid", "w_stiff": 1.0})
+    spec["solver"] = {"name": "heun", "s_churn": 2.0}
+    with pytest.raises(UserError, match="deterministic"):
+        build(RunSpec, spec)
+
+
+@pytest.fixture(params=["0-0", "0-1999", "100000-149999"])
+def seeds(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_seed_range_includes_both_ends(seeds: str) -> None:
+    first, last = map(int, seeds.split("-"))
+    found = build(RunSpec, put("seeds", seeds)).seed_range
+    assert (found[0], found[-1], len(found)) == (first, last, last - first + 1)
+
+
+def test_frozen(small_run: Callable[..., RunSpec]) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        small_run().seeds = "0-1"  # type: ignore[misc]  # must fail

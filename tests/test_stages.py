@@ -1,0 +1,209 @@
+"""The pipeline: blocks, resume, bytes, non-finite output, scores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from erk_bench import stages
+from erk_bench.errors import UserError
+from erk_bench.networks.checkpoint import Checkpoint, file_sha256, read_checkpoint, write_checkpoint
+from erk_bench.spec import RunSpec
+from erk_bench.storage.assets import locate
+from erk_bench.storage.blocks import Worker
+from erk_bench.storage.store import RunStore
+
+MakeSpec = Callable[..., RunSpec]
+
+
+def ignore(count: int) -> None:
+    """A progress callback that shows nothing."""
+
+
+def contents(spec: RunSpec) -> dict[str, bytes]:
+    """All block files of a run by name."""
+    folder = RunStore.folder_of(spec)
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def generated(spec: RunSpec, world_size: int = 1) -> dict[str, bytes]:
+    """Generate with several workers, one after the other, and return all bytes."""
+    for rank in reversed(range(world_size)):
+        stages.generate([[spec]], Worker(rank, world_size, rank), ignore, features=True)
+    return contents(spec)
+
+
+def test_same_bytes_for_every_world_size(small_run: MakeSpec, tmp_path: Path) -> None:
+    runs = [
+        generated(small_run("correction=erk_guid", "guidance=cfg", f"out={tmp_path / str(size)}"), size)
+        for size in (1, 2, 3)
+    ]
+    assert runs[0] == runs[1] == runs[2]
+    assert len(runs[0]) == 2 * 5  # images and features of five blocks
+
+
+def test_a_larger_range_continues(small_run: MakeSpec, tmp_path: Path) -> None:
+    """10 images extend to 40; unaligned ends are computed as whole blocks."""
+    few = small_run("seeds=3-12")
+    first = generated(few)
+    assert len(first) == 2 * 2
+    times = {path: path.stat().st_mtime_ns for path in RunStore.folder_of(few).rglob("*.safetensors")}
+    whole = generated(small_run("seeds=0-39"))
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert whole == generated(small_run("seeds=0-39", f"out={tmp_path / 'at-once'}"))
+
+
+def test_progress_counts_only_new_images(small_run: MakeSpec) -> None:
+    counts: list[int] = []
+    stages.generate([[small_run("seeds=0-15")]], Worker(), counts.append, features=True)
+    stages.generate([[small_run("seeds=0-39")]], Worker(), counts.append, features=True)
+    assert counts == [8, 8, 8, 8, 8]
+
+
+def test_restart_with_another_world_size(small_run: MakeSpec, tmp_path: Path) -> None:
+    """Interrupted under two workers, finished by three."""
+    spec = small_run()
+
+    def stop_after(number: int) -> Callable[[int], None]:
+        done: list[int] = []
+
+        def advance(count: int) -> None:
+            done.append(count)
+            if len(done) == number:
+                raise KeyboardInterrupt
+
+        return advance
+
+    with pytest.raises(KeyboardInterrupt):
+        stages.generate([[spec]], Worker(1, 2, 1), stop_after(1), features=True)
+    assert len(stages.unfinished(spec, features=True)) == 4
+    assert generated(spec, 3) == generated(small_run(f"out={tmp_path / 'plain'}"))
+
+
+def test_sample_depends_on_its_seed_alone(small_run: MakeSpec) -> None:
+    """Samples of one block equal those of another grouping of the same seeds, to rounding."""
+    spec = small_run()
+    eight = stages.sample_block(spec, range(8), torch.device("cpu")).images
+    four = [stages.sample_block(spec, range(k, k + 4), torch.device("cpu")).images for k in (0, 4)]
+    assert (eight.int() - torch.cat(four).int()).abs().max() <= 1
+
+
+def test_class_label_is_fixed_without_moving_the_noise(small_run: MakeSpec) -> None:
+    free = stages.sample_block(small_run(), range(8), torch.device("cpu"))
+    fixed = stages.sample_block(small_run("class_label=7"), range(8), torch.device("cpu"))
+    assert fixed.classes.tolist() == [7] * 8 and free.classes.tolist() != [7] * 8
+    same = free.classes == 7
+    assert torch.equal(free.images[same], fixed.images[same])
+    with pytest.raises(UserError, match="labels 0 to 9"):
+        stages.sample_block(small_run("class_label=10"), range(8), torch.device("cpu"))
+
+
+def test_images_may_be_deleted_once_features_are_there(small_run: MakeSpec) -> None:
+    spec = small_run()
+    before = generated(spec)
+    shutil.rmtree(RunStore.folder_of(spec) / "images")
+    assert stages.unfinished(spec, features=True) == []
+    stages.generate([[spec]], Worker(), ignore, features=True)
+    assert not (RunStore.folder_of(spec) / "images").exists()
+    assert stages.score(spec).num_images == 40
+    assert generated(spec, 1).keys() < before.keys()
+
+
+def broken_checkpoint(tmp_path: Path, value: float) -> list[str]:
+    """Settings of a model whose output is `value` times infinity or not finite."""
+    source = read_checkpoint(locate("package:digits/weights/denoiser.safetensors"))
+    weights = {**source.weights, "unet.out_gain": torch.tensor(value)}
+    path = tmp_path / "broken.safetensors"
+    write_checkpoint(path, Checkpoint(source.class_name, source.init, weights, "0" * 64))
+    return [f"model.weights.path={path}", "model.name=broken"]
+
+
+def test_non_finite_output_stops_the_worker(small_run: MakeSpec, tmp_path: Path) -> None:
+    spec = small_run(*broken_checkpoint(tmp_path, float("nan")))
+    with pytest.raises(UserError, match=r"not finite for seeds 0, 1, 2, 3, 4 and others \(8 of 8\)"):
+        stages.generate([[spec]], Worker(), ignore, features=True)
+    assert contents(spec) == {}
+
+
+def test_changed_weights_are_refused(small_run: MakeSpec, tmp_path: Path) -> None:
+    """A checkpoint that changes after its hash was taken is not used."""
+    settings = broken_checkpoint(tmp_path, 1.0)
+    spec = small_run(*settings)
+    broken_checkpoint(tmp_path, 2.0)
+    with pytest.raises(UserError, match=f"not {spec.model.weights.sha256}; the file changed"):
+        stages.generate([[spec]], Worker(), ignore, features=True)
+
+
+def test_pinned_hash_is_enforced(small_run: MakeSpec) -> None:
+    digest = "d" * 64
+    with pytest.raises(UserError, match=f"not {digest}"):
+        stages.generate([[small_run(f"model.weights.sha256={digest}")]], Worker(), ignore, features=True)
+
+
+def test_guide_of_another_shape_is_refused(small_run: MakeSpec, tmp_path: Path) -> None:
+    other = Path(__file__).parent / "data" / "edm2_c_pixel_cond.pkl"
+    spec = small_run(f"model.unconditional.path={other}", "guidance=cfg")
+    with pytest.raises(UserError, match=r"differ in \(channels, resolution\): \(1, 8\) and \(3, 16\)"):
+        stages.generate([[spec]], Worker(), ignore, features=True)
+
+
+def test_detector_of_another_shape_is_refused(small_run: MakeSpec) -> None:
+    spec = small_run(
+        f"model.weights.path={Path(__file__).parent / 'data' / 'edm2_c_pixel_cond.pkl'}",
+        "model.name=golden",
+        "model.decoder=rgb",
+    )
+    with pytest.raises(UserError, match=r"digits detector takes uint8 images \[B, 1, 8, 8\]"):
+        stages.generate([[spec]], Worker(), ignore, features=True)
+
+
+def test_score_counts_missing_blocks(small_run: MakeSpec) -> None:
+    spec = small_run()
+    stages.generate([[small_run("seeds=0-23")]], Worker(), ignore, features=True)
+    with pytest.raises(UserError, match=r"2 of 5 blocks .* missing \(first: seeds 24-31\)"):
+        stages.score(spec)
+
+
+def test_record_explains_itself(small_run: MakeSpec) -> None:
+    spec = small_run("guidance=autoguidance", "correction=erk_guid", "seeds=3-36")
+    generated(spec)
+    record = stages.score(spec)
+    assert record.run_spec == spec and record.num_images == 34
+    assert (record.nfe, record.nfe_guide) == (7, 7) == stages.count_evaluations(spec)
+    assert set(record.metrics) == set(spec.metrics.names)
+    assert all(len(metric.replicates) == 5 for metric in record.metrics.values())
+    assert all(metric.standard_error > 0 for metric in record.metrics.values())
+    assert set(record.seconds_per_block) == {"0", "1", "2", "3", "4"}
+    weights = locate("package:digits/weights/denoiser.safetensors")
+    assert record.spec["model"]["weights"]["sha256"] == file_sha256(weights)
+    assert stages.finished_record(spec) == record
+    assert stages.finished_record(small_run("guidance=autoguidance", "correction=erk_guid")) is None
+
+
+def test_score_does_not_depend_on_world_size(small_run: MakeSpec, tmp_path: Path) -> None:
+    scores = []
+    for size in (1, 3):
+        spec = small_run(f"out={tmp_path / str(size)}")
+        generated(spec, size)
+        scores.append(stages.score(spec).metrics)
+    assert scores[0] == scores[1]
+
+
+def test_interval_is_counted(small_run: MakeSpec) -> None:
+    spec = small_run("guidance=cfg", "guidance.interval=[0.5,5.0]", "schedule.num_steps=8")
+    nfe, nfe_guide = stages.count_evaluations(spec)
+    assert nfe == 15 and 0 < nfe_guide < 15
+
+
+def test_device_names(small_run: MakeSpec) -> None:
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
+        stages.generate([[small_run("device=gpu")]], Worker(), ignore, features=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="torch sees no GPU"):
+            stages.generate([[small_run("device=cuda")]], Worker(), ignore, features=True)
