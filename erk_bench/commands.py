@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,10 @@ def _compute_rows(content: Mapping[str, Any], specs: Sequence[RunSpec]) -> list[
         title = f"table {content['name']}, {len(todo)} rows"
         if not launch.compute(table_building.pairs(todo), features=True, title=title):
             return None
-        for spec in todo:
-            done[spec.run_id] = stages.score(spec)
+        # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile.
+        with ThreadPoolExecutor(launch.default_workers(specs[0])) as pool:
+            for spec, record in zip(todo, pool.map(stages.score, todo), strict=True):
+                done[spec.run_id] = record
         print(f"computed {len(todo)} of {len(specs)} rows in {time.monotonic() - start:.0f} s")
     return [record for record in done.values() if record is not None]
 

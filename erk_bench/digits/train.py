@@ -1,7 +1,7 @@
 """Trains the networks of the digits track: three EDM2 denoisers and the feature network.
 
 Source of the denoiser recipe: EDM2 (arXiv 2312.02696): loss with learned uncertainty (eq. 21), forced weight
-normalisation, inverse-square-root learning rate, power-function weight average (eq. 121 to 127).
+normalisation, inverse-square-root learning rate, power-function weight average (section 3).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ Report = Callable[[str], None]
 
 
 def ema_exponent(relative_std: float) -> float:
-    """Exponent gamma of a power-function average of that relative width (arXiv 2312.02696, eq. 126)."""
+    """Exponent gamma of a power-function average of that relative width (arXiv 2312.02696, section 3)."""
     inverse = relative_std**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 

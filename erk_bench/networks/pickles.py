@@ -27,7 +27,7 @@ from erk_bench.errors import UserError
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first value of a torch.save stream before zip files
 LEGACY_PROTOCOL = 1001
 STORAGE_DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16}
-MAX_VALUES = 1_000_000  # published networks have some ten thousand, tensors counted as one
+MAX_VALUES = 200_000  # published networks have a few thousand, each tensor counted as one
 NAMED_GROUPS = ("_parameters", "_buffers", "_modules", "_init_kwargs")
 
 
@@ -57,7 +57,7 @@ class Container:
 
 
 class _Held(NamedTuple):
-    """A tensor while the pickle is read: on a bare one, BUILD would run Tensor.__setstate__, which resizes."""
+    """A tensor while the pickle is read: on a bare one, BUILD would call the resizing Tensor.__setstate__."""
 
     value: Tensor
 
@@ -65,7 +65,7 @@ class _Held(NamedTuple):
 class _ArrayDtype:
     """Stands for numpy.dtype: plain numbers only, never Python objects."""
 
-    def __init__(self, code: str, *flags: object) -> None:
+    def __init__(self, code: str, *_: object) -> None:
         if not re.fullmatch(r"[biuf][0-9]{1,2}", code):
             raise UnsafePickleError(f"numpy dtype '{code}' is not a plain number type")
         self.dtype = np.dtype(code)

@@ -61,9 +61,9 @@ def sample_sheet(rows: Mapping[str, np.ndarray], title: str, columns: Sequence[s
                 gray = images.shape[-1] == 1
                 image = images[column, ..., 0] if gray else images[column]
                 axis.imshow(image, cmap="gray" if gray else None, vmin=0, vmax=255)
-            if line is axes[0]:
-                axis.set_title(columns[column], fontsize=7)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    for axis, column_title in zip(axes[0], columns, strict=False):
+        axis.set_title(column_title, fontsize=7)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout(pad=0.3)
     return figure

@@ -56,7 +56,7 @@ def no_correction(step: Step) -> Corrected:
 
 
 def erk_guid(w_stiff: float, w_con: float) -> Correction:
-    """ERK-Guid (arXiv 2603.03692, algorithm 1): remove the error along the stiff direction.
+    """ERK-Guid (arXiv 2603.03692; formulas in docs/method.md): remove the error along the stiff direction.
 
     With dx, df the differences of the pair's points and slopes, rho = |df| / |dx| estimates the dominant
     eigenvalue and v = df / |df| its eigenvector; where rho > w_con, x_next loses h z^2 <v, f> v with

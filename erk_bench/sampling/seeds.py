@@ -13,7 +13,7 @@ class SeededDraws:
     """One random generator a seed; draws keep their order: noise, then label, then any fresh noise.
 
     seeds: any integers, taken modulo 2^32. CPU and CUDA generators give different numbers.
-    Source of the convention: the published EDM2 sampler (METHOD: a sample depends on its seed alone).
+    Source of the convention: the published EDM2 sampler.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:

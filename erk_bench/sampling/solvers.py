@@ -52,7 +52,7 @@ def heun_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history:
     """Heun's second-order method, with an Euler step to zero (arXiv 2206.00364, algorithm 1).
 
     The Euler prediction of the previous step and the present state lie at the same sigma: they are the
-    embedded pair of ERK-Guid (arXiv 2603.03692, section 4).
+    embedded pair of ERK-Guid (arXiv 2603.03692).
     """
     h = sigma - sigma_next
     node = Node(x, slope(x, sigma))

@@ -1,0 +1,73 @@
+"""The digits feature network as a torch-fidelity feature extractor, for digits from elsewhere.
+
+register()
+torch_fidelity.calculate_metrics(
+    input1="my/pngs", input2="real/pngs", feature_extractor="erk-bench-digits", isc=True, fid=True
+)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+from erk_bench.digits.data import RESOLUTION
+from erk_bench.errors import UserError, unknown_name
+from erk_bench.evaluation.detectors import digits_key, digits_network
+
+NAME = "erk-bench-digits"
+LAYERS = ("64", "logits")
+DEFAULT_LAYERS = {"isc": "logits", "fid": "64", "kid": "64", "prc": "64"}
+
+
+class DigitsFeatureExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity is untyped
+    """uint8 images [B, 1, 8, 8], or [B, 3, 8, 8] with equal channels -> '64' [B, 64], 'logits' [B, 10], float32."""
+
+    def __init__(self, name: str, features_list: Sequence[str], **_options: Any) -> None:
+        # torch-fidelity hands every option of calculate_metrics to every extractor.
+        super().__init__(name, list(features_list))
+        self.network = digits_network()
+
+    def get_name(self) -> str:
+        """Name and key of the weights; torch-fidelity's cache must not mix features of different weights."""
+        return f"{self.name}-{digits_key()}"
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return LAYERS
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        if metric not in DEFAULT_LAYERS:
+            raise unknown_name("metric of the digits features", metric, DEFAULT_LAYERS)
+        return DEFAULT_LAYERS[metric]
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The requested layers, in the order of their request."""
+        sizes = [(channels, RESOLUTION, RESOLUTION) for channels in (1, 3)]
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) not in sizes:
+            raise UserError(
+                f"'{NAME}' takes uint8 images [B, 1, 8, 8] or [B, 3, 8, 8]; got {images.dtype} "
+                f"{list(images.shape)}; resize them before, or choose another feature_extractor"
+            )
+        gray = images[:, :1]
+        if not (images == gray).all():
+            raise UserError(f"'{NAME}' takes gray images; the three channels differ; convert them to gray")
+        features, logits = self.network(gray)
+        found = {"64": features, "logits": logits}
+        return tuple(found[layer] for layer in self.features_list)
+
+
+def register() -> None:
+    """Make the extractor known to torch-fidelity as 'erk-bench-digits'; once is enough, twice does no harm."""
+    if NAME not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(NAME, DigitsFeatureExtractor)
