@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 import erk_bench
-from erk_bench import launch, stages
+from erk_bench import launch, planning, stages
 from erk_bench import tables as table_building
 from erk_bench.config_files import config_folder
 from erk_bench.digits.train import DenoiserRecipe, FeaturesRecipe, Recipe, train_all
@@ -106,7 +106,7 @@ def _show_record(record: Record, path: Path) -> None:
 
 def table(content: Mapping[str, Any], specs: Sequence[RunSpec], options: Mapping[str, str]) -> int:
     """Compute what is missing of a table, show it, write its views; status 1 if a row is off."""
-    references = table_building.read_folder(Path(content["reference"]))
+    references = table_building.read_folder(config_folder().parent / content["reference"])
     to = Path(options["to"] or Path(specs[0].out) / "tables")
     if options["from"]:
         found = table_building.read_folder(Path(options["from"]))
@@ -149,6 +149,8 @@ def _compute_rows(content: Mapping[str, Any], specs: Sequence[RunSpec]) -> list[
     start = time.monotonic()
     done = {spec.run_id: stages.finished_record(spec) for spec in specs}
     todo = [spec for spec in specs if done[spec.run_id] is None]
+    if Worker.from_environment().rank != 0 and not todo:
+        return None
     if todo:
         title = f"table {content['name']}, {len(todo)} rows"
         if not launch.compute(table_building.pairs(todo), features=True, title=title):
@@ -193,8 +195,8 @@ def plan(specs: Sequence[RunSpec]) -> int:
     for spec in specs:
         blocks = blocks_of(spec.seed_range, spec.block_size)
         left = len(stages.unfinished(spec, features=True)) * spec.block_size
-        nfe, nfe_guide = stages.count_evaluations(spec)
-        cost = stages.estimate(spec)
+        nfe, nfe_guide = planning.count_evaluations(spec)
+        cost = planning.estimate(spec)
         size = left * cost.bytes_per_image
         evaluations += left * (nfe + nfe_guide)
         disk += size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -14,6 +13,7 @@ import torch
 
 from erk_bench import stages
 from erk_bench.errors import UserError
+from erk_bench.processes import end_with_parent
 from erk_bench.reporting.progress import progress_bar
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
@@ -103,14 +103,7 @@ def _ending(worker: Worker, exitcode: int) -> str:
 def _local_worker(
     groups: Sequence[Sequence[RunSpec]], worker: Worker, features: bool, link: Connection
 ) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         stages.generate(groups, worker, link.send, features=features)
     except UserError as error:

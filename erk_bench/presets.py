@@ -31,6 +31,6 @@ def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu"
     if text in presets:
         model = yaml.safe_load(presets[text].read_text())
         text = model["weights"]["path"]
-    elif not Path(text).suffix:
+    elif not Path(text).suffix and not Path(text).exists():
         raise unknown_name("model preset", text, presets)
     return build_denoiser(read_checkpoint(locate(text)), device)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -76,7 +76,8 @@ def pick_device(spec: RunSpec, worker: Worker) -> torch.device:
 
 
 @functools.lru_cache(maxsize=4)
-def _network(weights: WeightsSpec, device: torch.device, network_dtype: str) -> Precond:
+def network(weights: WeightsSpec, device: torch.device, network_dtype: str) -> Precond:
+    """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
     path = locate(weights.path)
     found = file_sha256(path)
     if found != weights.sha256:
@@ -92,10 +93,10 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> I
 
     Raises UserError naming the seeds whose result is not finite.
     """
-    net = _network(spec.model.weights, device, spec.network_dtype)
+    net = network(spec.model.weights, device, spec.network_dtype)
     guide = None
     if spec.guidance.guide is not None and spec.guidance.weight != 1:
-        guide = _network(spec.guidance.guide, device, spec.network_dtype)
+        guide = network(spec.guidance.guide, device, spec.network_dtype)
         shapes = [(each.img_channels, each.img_resolution) for each in (net, guide)]
         if shapes[0] != shapes[1]:
             raise UserError(
@@ -114,7 +115,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> I
         net,
         noise.to(device),
         None if labels is None else labels.to(device),
-        **_options(spec, guide),
+        **sampler_options(spec, guide),
         fresh_noise=draws.normal_like,
     )
     bad = [seed for seed, x in zip(seeds, sampled.x, strict=True) if not x.isfinite().all()]
@@ -129,56 +130,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> I
     return ImageBlock(images, classes, sampled.nfe, sampled.nfe_guide)
 
 
-def count_evaluations(spec: RunSpec) -> tuple[int, int]:
-    """Evaluations of the main and of the guiding network for one image, counted on a one-pixel stand-in."""
-
-    def stand_in(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        return x * 0.5
-
-    guide = stand_in if spec.guidance.guide is not None else None
-    sampled = sample_counted(stand_in, torch.ones(1, 1, 1, 1), None, **_options(spec, guide))
-    return sampled.nfe, sampled.nfe_guide
-
-
-class Cost(NamedTuple):
-    """Of one image: seconds of one evaluation of either network, and bytes kept on disk."""
-
-    seconds: float
-    seconds_guide: float
-    bytes_per_image: int
-
-
-def estimate(spec: RunSpec) -> Cost:
-    """Time one batch of each network on this machine, and add up what an image leaves on disk."""
-    device = pick_device(spec, Worker())
-    net = _network(spec.model.weights, device, spec.network_dtype)
-    shape = (net.img_channels, net.img_resolution, net.img_resolution)
-    guide = spec.guidance.guide if spec.guidance.weight != 1 else None
-    seconds = _seconds_per_image(spec.model.weights, spec.block_size, device, spec.network_dtype)
-    extra = 0.0
-    if guide is not None:
-        extra = _seconds_per_image(guide, spec.block_size, device, spec.network_dtype)
-    image = DECODERS[spec.model.decoder](torch.zeros(1, *shape))
-    features = [
-        value.nbytes for each in load_detectors(spec).values() for value in each.extract(image).values()
-    ]
-    return Cost(seconds, extra, image.nbytes + 8 + sum(features))
-
-
-@functools.cache
-def _seconds_per_image(weights: WeightsSpec, batch: int, device: torch.device, network_dtype: str) -> float:
-    net = _network(weights, device, network_dtype)
-    x = torch.zeros(batch, net.img_channels, net.img_resolution, net.img_resolution, device=device)
-    times = []
-    with torch.inference_mode():
-        for _ in range(3):
-            start = time.perf_counter()
-            net(x, 1.0, None).sum().item()
-            times.append(time.perf_counter() - start)
-    return min(times) / batch
-
-
-def _options(spec: RunSpec, guide: Callable[..., torch.Tensor] | None) -> dict[str, Any]:
+def sampler_options(spec: RunSpec, guide: Callable[..., torch.Tensor] | None) -> dict[str, Any]:
     """The spec as options of `sample`."""
     return {
         "solver": spec.solver.name,

@@ -38,8 +38,8 @@ def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
     a, b = record.metrics[metric], other.metrics[metric]
     if len(a.replicates) != len(b.replicates):
         raise UserError(
-            f"{record.run_id} has {len(a.replicates)} jackknife groups, {other.run_id} {len(b.replicates)}; run "
-            "both with the same metrics.num_groups"
+            f"{record.run_id} has {len(a.replicates)} jackknife groups, {other.run_id} {len(b.replicates)}; "
+            "run both with the same metrics.num_groups"
         )
     errors = [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
     return a.value - b.value, jackknife_error(errors)
@@ -71,6 +71,8 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
         return "no reference", False
     if reference.protocol != record.protocol:
         return f"reference has protocol {reference.protocol}", True
+    if reference.num_images != record.num_images:
+        return f"reference has {reference.num_images} images", False  # the distance depends on it
     new, old = record.metrics[metric], reference.metrics[metric]
     same = record.seeds == reference.seeds
     error = old.standard_error if same else math.hypot(old.standard_error, new.standard_error)

@@ -12,6 +12,7 @@ import torch
 from erk_bench import stages
 from erk_bench.errors import UserError
 from erk_bench.networks.checkpoint import Checkpoint, file_sha256, read_checkpoint, write_checkpoint
+from erk_bench.planning import count_evaluations
 from erk_bench.spec import RunSpec
 from erk_bench.storage.assets import locate
 from erk_bench.storage.blocks import Worker
@@ -175,7 +176,7 @@ def test_record_explains_itself(small_run: MakeSpec) -> None:
     generated(spec)
     record = stages.score(spec)
     assert record.run_spec == spec and record.num_images == 34
-    assert (record.nfe, record.nfe_guide) == (7, 7) == stages.count_evaluations(spec)
+    assert (record.nfe, record.nfe_guide) == (7, 7) == count_evaluations(spec)
     assert set(record.metrics) == set(spec.metrics.names)
     assert all(len(metric.replicates) == 5 for metric in record.metrics.values())
     assert all(metric.standard_error > 0 for metric in record.metrics.values())
@@ -197,7 +198,7 @@ def test_score_does_not_depend_on_world_size(small_run: MakeSpec, tmp_path: Path
 
 def test_interval_is_counted(small_run: MakeSpec) -> None:
     spec = small_run("guidance=cfg", "guidance.interval=[0.5,5.0]", "schedule.num_steps=8")
-    nfe, nfe_guide = stages.count_evaluations(spec)
+    nfe, nfe_guide = count_evaluations(spec)
     assert nfe == 15 and 0 < nfe_guide < 15
 
 

@@ -29,6 +29,7 @@ from erk_bench.errors import UserError
 from erk_bench.files import write_atomic
 from erk_bench.networks.checkpoint import Checkpoint, write_checkpoint
 from erk_bench.networks.edm2 import Precond
+from erk_bench.processes import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def train_one(name: str, recipe: Recipe, out: Path) -> str:
         "network": name,
         "recipe": asdict(recipe),
         **measured,
-        "cpu_seconds": round(time.perf_counter() - start, 1),
+        "wall_seconds": round(time.perf_counter() - start, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -213,6 +214,6 @@ def train_one(name: str, recipe: Recipe, out: Path) -> str:
 def train_all(recipes: Mapping[str, Recipe], out: Path, workers: int) -> list[str]:
     """Train the named networks, `workers` at a time, each in its own single-threaded process."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         jobs = [pool.submit(train_one, name, recipe, out) for name, recipe in recipes.items()]
         return [job.result() for job in as_completed(jobs)]

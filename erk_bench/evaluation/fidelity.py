@@ -26,7 +26,7 @@ DEFAULT_LAYERS = {"isc": "logits", "fid": "64", "kid": "64", "prc": "64"}
 
 
 class DigitsFeatureExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity is untyped
-    """uint8 images [B, 1, 8, 8], or [B, 3, 8, 8] with equal channels -> '64' [B, 64], 'logits' [B, 10], float32."""
+    """Gray uint8 images [B, 1 or 3, 8, 8] -> float32 features '64' [B, 64] and 'logits' [B, 10]."""
 
     def __init__(self, name: str, features_list: Sequence[str], **_options: Any) -> None:
         # torch-fidelity hands every option of calculate_metrics to every extractor.
@@ -61,13 +61,13 @@ class DigitsFeatureExtractor(FeatureExtractorBase):  # type: ignore[misc]  # tor
             )
         gray = images[:, :1]
         if not (images == gray).all():
-            raise UserError(f"'{NAME}' takes gray images; the three channels differ; convert them to gray")
+            raise UserError(f"'{NAME}' takes gray images, but the channels differ; convert them to gray")
         features, logits = self.network(gray)
         found = {"64": features, "logits": logits}
         return tuple(found[layer] for layer in self.features_list)
 
 
 def register() -> None:
-    """Make the extractor known to torch-fidelity as 'erk-bench-digits'; once is enough, twice does no harm."""
+    """Make the extractor known to torch-fidelity as 'erk-bench-digits'; calling twice does no harm."""
     if NAME not in FEATURE_EXTRACTORS_REGISTRY:
         register_feature_extractor(NAME, DigitsFeatureExtractor)

@@ -182,8 +182,8 @@ def inception_score(
     left = number.sum(1, keepdim=True) - number
     if not left.all():
         raise UserError(
-            f"one of the {NUM_SPLITS} splits of {count} images has none without some jackknife group; use more "
-            f"seeds for the Inception Score, or more groups than metrics.num_groups={spec.num_groups}"
+            f"of {count} images one of {NUM_SPLITS} splits has none left without some jackknife group; use "
+            f"more seeds for the Inception Score, or more groups than metrics.num_groups={spec.num_groups}"
         )
     mean = (total.sum(1, keepdim=True) - total) / left[..., None]
     kl = (negentropy.sum(1, keepdim=True) - negentropy) / left - (mean * mean.log()).sum(-1)

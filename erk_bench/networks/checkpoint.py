@@ -93,7 +93,7 @@ def build_denoiser(
     """The network ready for inference: weights loaded, normalised once, no gradients."""
     try:
         network = NETWORKS[checkpoint.class_name](**checkpoint.init)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise UserError(
             f"cannot build {checkpoint.class_name} from {dict(checkpoint.init)}: {error}"
         ) from error
@@ -107,6 +107,9 @@ def build_denoiser(
             f"{found.get(name, 'missing')} in the file, {expected.get(name, 'unknown')} in the network "
             f"({len({key for key, _ in wrong})} tensors differ)"
         )
+    for name, value in checkpoint.weights.items():
+        if not value.is_floating_point():
+            raise UserError(f"tensor '{name}' holds {value.dtype}; weights must be floating point")
     # assign keeps the stored dtypes: float16 gains must stay so until they are folded in.
     network.load_state_dict(dict(checkpoint.weights), assign=True)
     # channels_last: the layout in which convolution kernels are fastest, on CPUs and GPUs alike.
@@ -137,9 +140,11 @@ def _read_safetensors(path: Path) -> Checkpoint:
             f"'{path}' has no erk-bench metadata (format '{FORMAT}'), so the network's constructor "
             "arguments are unknown; make it with 'erk-bench convert SOURCE.pkl TARGET.safetensors'"
         )
-    return Checkpoint(
-        meta["class_name"], meta["init"], weights, meta["source_sha256"], meta["encoder"], meta["note"]
-    )
+    texts = [meta.get(key) for key in ("class_name", "source_sha256", "encoder", "note")]
+    if not isinstance(meta.get("init"), dict) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"'{path}' has damaged erk-bench metadata; make it again with 'erk-bench convert'")
+    class_name, source_sha256, encoder, note = map(str, texts)
+    return Checkpoint(class_name, meta["init"], weights, source_sha256, encoder, note)
 
 
 def _read_published(path: Path) -> Checkpoint:

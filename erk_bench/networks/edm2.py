@@ -25,7 +25,8 @@ def normalize(x: Tensor, dim: int | None = None) -> Tensor:
     The mean square is taken in float32; as a mean it is several times faster on a CPU than a vector norm.
     """
     dims = [dim] if dim is not None else list(range(1, x.ndim))
-    rms = x.float().square().mean(dims, keepdim=True).sqrt()
+    # The floor keeps the square root's gradient finite for an all-zero vector; it moves no other value.
+    rms = x.float().square().mean(dims, keepdim=True).clamp_min(1e-30).sqrt()
     return x / (NORM_EPS + rms).to(x.dtype)
 
 

@@ -1,0 +1,218 @@
+"""Training of the digits networks: deterministic, recorded, and the shipped results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import erk_bench
+from erk_bench.cli import compose_config
+from erk_bench.digits.data import encode, load_digits
+from erk_bench.digits.train import (
+    DenoiserRecipe,
+    FeaturesRecipe,
+    Recipe,
+    ema_exponent,
+    train_denoiser,
+    train_one,
+)
+from erk_bench.errors import UserError
+from erk_bench.evaluation.detectors import digits_network
+from erk_bench.networks.checkpoint import read_checkpoint
+from erk_bench.networks.edm2 import MPConv
+from erk_bench.spec import build
+
+WEIGHTS = Path(erk_bench.__file__).parent / "digits" / "weights"
+NAMES = ("denoiser", "features", "unconditional", "weaker")
+TINY = DenoiserRecipe(
+    seed=11,
+    conditional=True,
+    model_channels=8,
+    iterations=12,
+    channel_mult=(1, 2),
+    num_blocks=1,
+    attn_resolutions=(4,),
+    channels_per_head=8,
+    batch_size=8,
+    learning_rate=0.01,
+    decay_after=8,
+    warm_up=3,
+    p_mean=-0.4,
+    p_std=1.0,
+    ema_std=0.1,
+)
+TINY_FEATURES = FeaturesRecipe(
+    seed=12,
+    epochs=1,
+    batch_size=64,
+    learning_rate=0.002,
+    label_smoothing=0.1,
+    rotation=10.0,
+    translation=0.06,
+    scale=0.1,
+    num_test=300,
+)
+
+
+def as_json(value: Any) -> Any:
+    """What `value` is after a trip through JSON (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def configured_recipe(name: str) -> Recipe:
+    """The recipe of one network in configs/train_digits.yaml, the shared settings merged in."""
+    content = compose_config("train_digits", [])
+    if name == "features":
+        return build(FeaturesRecipe, content[name])
+    shared = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    for key in ("out", "networks", "workers"):
+        del shared[key]
+    return build(DenoiserRecipe, {**shared, **content[name]})
+
+
+@pytest.mark.parametrize("width", [0.01, 0.05, 0.1, 0.15, 0.2])
+def test_ema_exponent_inverts_the_relative_width(width: float) -> None:
+    gamma = ema_exponent(width)
+    assert gamma > 0
+    assert math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) == pytest.approx(width, rel=1e-9)
+
+
+def test_ema_exponent_of_the_paper() -> None:
+    """arXiv 2312.02696, section 3.1: widths 0.05 and 0.10 belong to 16.97 and 6.94."""
+    assert ema_exponent(0.05) == pytest.approx(16.97, abs=0.005)
+    assert ema_exponent(0.10) == pytest.approx(6.94, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("denoiser", TINY), ("features", TINY_FEATURES)], ids=["denoiser", "features"]
+)
+def test_training_repeats_bit_by_bit(name: str, recipe: Recipe, tmp_path: Path) -> None:
+    records = []
+    for folder in ("first", "second"):
+        torch.manual_seed(999)  # the recipe's seed counts, not the state left by others
+        torch.rand(len(folder))
+        train_one(name, recipe, tmp_path / folder)
+        record = json.loads((tmp_path / folder / f"{name}.json").read_text())
+        records.append({key: value for key, value in record.items() if not key.endswith("_seconds")})
+    first, second = (tmp_path / folder / f"{name}.safetensors" for folder in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert records[0] == records[1]
+    assert sorted(file.name for file in (tmp_path / "first").iterdir()) == [
+        f"{name}.json",
+        f"{name}.safetensors",
+    ]
+
+    other = dataclasses.replace(recipe, seed=recipe.seed + 1)
+    train_one(name, other, tmp_path / "other")
+    assert (tmp_path / "other" / f"{name}.safetensors").read_bytes() != first.read_bytes()
+
+
+def test_denoiser_record_and_checkpoint(tmp_path: Path) -> None:
+    summary = train_one("tiny", TINY, tmp_path)
+    record = json.loads((tmp_path / "tiny.json").read_text())
+    assert record["network"] == "tiny"
+    assert record["recipe"] == as_json(dataclasses.asdict(TINY))
+    assert record["torch"] == torch.__version__
+    assert [entry["iteration"] for entry in record["loss"]] == list(range(1, 13))
+    assert all(math.isfinite(entry["loss"]) for entry in record["loss"])
+    assert f"{record['loss'][-1]['loss']:.4f}" in summary
+
+    checkpoint = read_checkpoint(tmp_path / "tiny.safetensors")
+    assert json.loads(checkpoint.note) == {"recipe": record["recipe"]}
+    assert checkpoint.init == as_json(TINY.init_kwargs())
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.weights.values())
+    net = erk_bench.load_denoiser(tmp_path / "tiny.safetensors")
+    assert record["parameters"] == sum(p.numel() for p in net.parameters())
+    assert net(torch.zeros(2, 1, 8, 8), 1.0).shape == (2, 1, 8, 8)
+
+
+def test_training_lowers_the_loss() -> None:
+    recipe = dataclasses.replace(TINY, iterations=40, batch_size=16, decay_after=1000)
+    _, measured = train_denoiser(recipe, lambda line: None)
+    losses = [entry["loss"] for entry in measured["loss"]]
+    assert sum(losses[-3:]) / 3 < sum(losses[:3]) / 3 - 0.2
+
+
+def test_average_is_the_power_function_one() -> None:
+    """arXiv 2312.02696, eq. 127: beta = (1 - 1/t)^(gamma + 1), so nothing of the random start remains."""
+
+    def output_gain(**changes: Any) -> float:
+        checkpoint, _ = train_denoiser(dataclasses.replace(TINY, **changes), lambda line: None)
+        return checkpoint.weights["unet.out_gain"].item()
+
+    expected = 0.0
+    for step in range(1, 6):
+        beta = (1 - 1 / step) ** (ema_exponent(0.1) + 1)
+        raw = output_gain(iterations=step, ema_std=0.001)  # so narrow that it is the last step's value
+        expected = beta * expected + (1 - beta) * raw
+    assert expected != 0  # as it is at the start
+    assert output_gain(iterations=5, ema_std=0.1) == pytest.approx(expected, rel=1e-4)
+
+
+def test_diverging_training_is_an_error() -> None:
+    with pytest.raises(UserError, match="diverged at iteration"):
+        train_denoiser(dataclasses.replace(TINY, p_mean=200.0), lambda line: None)
+
+
+def test_features_record(tmp_path: Path) -> None:
+    train_one("features", TINY_FEATURES, tmp_path)
+    record = json.loads((tmp_path / "features.json").read_text())
+    assert record["recipe"] == as_json(dataclasses.asdict(TINY_FEATURES))
+    assert record["num_test"] == 300
+    assert 0.3 < record["test_accuracy"] <= 1  # one epoch already beats chance, 0.1
+    with safe_open(tmp_path / "features.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["erk_bench"]) == {"recipe": record["recipe"]}
+        assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
+
+
+def test_shipped_weights_are_small_and_recorded() -> None:
+    assert sorted(file.stem for file in WEIGHTS.glob("*.safetensors")) == sorted(NAMES)
+    assert sorted(file.stem for file in WEIGHTS.glob("*.json")) == sorted(NAMES)
+    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.safetensors")) < 3_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_recipe_is_the_configured_one(name: str) -> None:
+    record = json.loads((WEIGHTS / f"{name}.json").read_text())
+    recipe = as_json(dataclasses.asdict(configured_recipe(name)))
+    assert record["network"] == name
+    assert record["recipe"] == recipe
+    with safe_open(WEIGHTS / f"{name}.safetensors", framework="pt") as file:
+        metadata = json.loads(file.metadata()["erk_bench"])
+    note = metadata if name == "features" else json.loads(metadata["note"])
+    assert note == {"recipe": recipe}
+
+
+@pytest.mark.parametrize("name", ["denoiser", "unconditional", "weaker"])
+def test_shipped_denoisers_denoise(name: str) -> None:
+    """At sigma 0.5 they beat the best linear guess (half the noisy image, error 0.125) by far."""
+    record = json.loads((WEIGHTS / f"{name}.json").read_text())
+    net = erk_bench.load_denoiser(WEIGHTS / f"{name}.safetensors")
+    assert record["parameters"] == sum(p.numel() for p in net.parameters())
+    folded = [module for module in net.modules() if isinstance(module, MPConv)]
+    assert folded and all(module.folded for module in folded)
+    digits = load_digits()
+    clean = encode(digits.images[:200])
+    labels = torch.nn.functional.one_hot(digits.labels[:200], 10).float()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    error = (net(clean + 0.5 * noise, 0.5, labels) - clean).square().mean().item()
+    assert error < 0.05
+
+
+def test_shipped_classifier_is_accurate() -> None:
+    digits = load_digits()
+    with torch.no_grad():
+        features, logits = digits_network()(digits.images)
+    assert features.shape == (1797, 64) and features.dtype == torch.float32
+    assert features.abs().max() <= 1
+    accuracy = (logits.argmax(1) == digits.labels).double().mean().item()
+    assert accuracy > 0.98
+    record = json.loads((WEIGHTS / "features.json").read_text())
+    assert record["test_accuracy"] > 0.97

@@ -1,0 +1,426 @@
+"""Metrics against torch-fidelity, and their jackknife against brute force."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from erk_bench import stages
+from erk_bench.errors import UserError
+from erk_bench.evaluation import fidelity
+from erk_bench.evaluation.detectors import DETECTORS, Detector, digits_detector, digits_key, digits_reference
+from erk_bench.evaluation.frechet import frechet_distance
+from erk_bench.evaluation.metrics import (
+    METRICS,
+    Extracted,
+    detectors_of,
+    frechet,
+    inception_score,
+    jackknife_error,
+    kernel_distance,
+    measure,
+    precision_recall,
+    split_groups,
+)
+from erk_bench.spec import MetricsSpec, RunSpec
+from erk_bench.storage.blocks import Worker
+
+SEED = 2020  # torch-fidelity's own default
+
+
+def metrics_spec(num_groups: int = 6, kid_subsets: int = 5, kid_subset_size: int = 40) -> MetricsSpec:
+    return MetricsSpec(
+        names=tuple(METRICS),
+        reference="digits",
+        num_groups=num_groups,
+        kid_subsets=kid_subsets,
+        kid_subset_size=kid_subset_size,
+    )
+
+
+def example(count: int, seed: int, shift: float = 0.0) -> Extracted:
+    """Correlated features [count, 6] and logits [count, 10]."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(6, 6, generator=torch.Generator().manual_seed(99)) / 2
+    features = torch.randn(count, 6, generator=generator) @ mix + shift
+    return Extracted(features, 2 * torch.randn(count, 10, generator=generator))
+
+
+def whole_numbers(count: int, seed: int) -> Extracted:
+    """Features on a coarse grid: many are equal, many distances tie, and all are exact in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    return Extracted(torch.randint(0, 3, (count, 4), generator=generator).float(), torch.zeros(count, 10))
+
+
+def without(images: Extracted, groups: Tensor, group: int) -> Extracted:
+    return Extracted(*(value[groups != group] for value in images))
+
+
+def unbiased_mmd(x: Tensor, y: Tensor) -> float:
+    """The U-statistic of the cubic kernel over all pairs, written as in arXiv 1801.01401."""
+    a, b = x.double().numpy(), y.double().numpy()
+
+    def kernel(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        return np.asarray((p @ q.T / p.shape[1] + 1) ** 3)
+
+    def off_diagonal_mean(matrix: np.ndarray) -> float:
+        return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())
+
+    return off_diagonal_mean(kernel(a, a)) + off_diagonal_mean(kernel(b, b)) - 2 * float(kernel(a, b).mean())
+
+
+# The jackknife
+
+
+def test_jackknife_of_a_mean_is_sigma_over_root_n() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=80)
+    left_out = [float(np.delete(values, index).mean()) for index in range(80)]
+    assert jackknife_error(left_out) == pytest.approx(values.std(ddof=1) / math.sqrt(80), rel=1e-12)
+
+
+def test_jackknife_over_groups_of_a_mean_is_that_of_the_group_means() -> None:
+    values = np.random.default_rng(1).normal(size=(8, 10))
+    left_out = [float(np.delete(values, group, axis=0).mean()) for group in range(8)]
+    expected = values.mean(axis=1).std(ddof=1) / math.sqrt(8)
+    assert jackknife_error(left_out) == pytest.approx(expected, rel=1e-12)
+
+
+def test_jackknife_equals_its_definition() -> None:
+    values = [0.3, -1.7, 2.2, 0.4, 5.0]
+    mean = sum(values) / 5
+    assert jackknife_error(values) == pytest.approx(
+        math.sqrt(4 / 5 * sum((value - mean) ** 2 for value in values)), rel=1e-14
+    )
+    assert jackknife_error([0.5] * 7) == 0
+
+
+@pytest.mark.parametrize(("count", "num_groups"), [(40, 5), (43, 5), (10, 5), (1000, 50)])
+def test_groups_are_contiguous_and_of_nearly_equal_size(count: int, num_groups: int) -> None:
+    groups = split_groups(count, num_groups)
+    assert len(groups) == count
+    assert (groups.diff() >= 0).all()
+    sizes = groups.bincount(minlength=num_groups)
+    assert len(sizes) == num_groups
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_standard_error_is_the_spread_over_repeats() -> None:
+    """Over many draws of 200 images the mean jackknife error is the true spread of the Frechet distance."""
+    real = example(4000, seed=1)
+    spec = metrics_spec(num_groups=20)
+    groups = split_groups(200, 20)
+    measured = [
+        frechet(example(200, seed, shift=0.3), real, groups, spec)["frechet"] for seed in range(10, 210)
+    ]
+    spread = float(np.std([item.value for item in measured], ddof=1))
+    assert np.mean([item.standard_error for item in measured]) == pytest.approx(spread, rel=0.3)
+
+
+# Leave-one-group-out values, by computing each metric again without the group
+
+
+@pytest.mark.parametrize("count", [120, 125])
+def test_frechet_replicates(count: int) -> None:
+    images, real = example(count, 2, shift=0.2), example(150, 3)
+    groups = split_groups(count, 6)
+    found = frechet(images, real, groups, metrics_spec())["frechet"]
+    target = real.features.double().numpy()
+
+    def brute(kept: Extracted) -> float:
+        features = kept.features.double().numpy()
+        return frechet_distance(
+            features.mean(0), np.cov(features, rowvar=False), target.mean(0), np.cov(target, rowvar=False)
+        )
+
+    assert found.value == pytest.approx(brute(images), rel=1e-10)
+    expected = [brute(without(images, groups, group)) for group in range(6)]
+    assert found.replicates == pytest.approx(expected, rel=1e-10)
+
+
+def check_precision_recall(images: Extracted, real: Extracted, num_groups: int) -> None:
+    """Values and replicates equal torch-fidelity's, whose means are float32."""
+    groups = split_groups(len(images.features), num_groups)
+    found = precision_recall(images, real, groups, metrics_spec(num_groups))
+    for name in ("precision", "recall"):
+        whole = prc_features_to_metric(images.features, real.features, verbose=False)
+        assert found[name].value == whole[name]
+        expected = [
+            prc_features_to_metric(without(images, groups, group).features, real.features, verbose=False)[
+                name
+            ]
+            for group in range(num_groups)
+        ]
+        assert len(set(expected)) > 1, "the example must depend on the group"
+        assert found[name].replicates == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [120, 125])
+def test_precision_recall_replicates(count: int) -> None:
+    check_precision_recall(example(count, 2, shift=0.2), example(150, 3), num_groups=6)
+
+
+def test_precision_recall_replicates_with_repeated_images_and_tied_distances() -> None:
+    images, real = whole_numbers(90, 1), whole_numbers(200, 2)
+    real = Extracted(real.features + torch.tensor([0.0, 0.0, 1.0, 2.0]), real.logits)
+    assert len(images.features.unique(dim=0)) < 70
+    check_precision_recall(images, real, num_groups=6)
+
+
+def test_precision_recall_replicates_of_few_images() -> None:
+    check_precision_recall(example(14, 2), example(30, 3), num_groups=7)
+
+
+def test_recall_of_an_image_among_images_of_a_left_out_group() -> None:
+    """Its kept neighbours are beyond the nearest that are looked at first."""
+    generator = torch.Generator().manual_seed(4)
+    features = torch.cat(
+        [
+            torch.zeros(1, 4),  # group 0, in the middle of group 1
+            torch.randn(29, 4, generator=generator) + torch.tensor([8.0, 0.0, 0.0, 0.0]),
+            torch.randn(30, 4, generator=generator) * 0.2,  # group 1
+            torch.randn(30, 4, generator=generator) - torch.tensor([8.0, 0.0, 0.0, 0.0]),
+        ]
+    )
+    images = Extracted(features, torch.zeros(90, 10))
+    nearest = torch.cdist(features[:1], features).topk(20, largest=False).indices[0].tolist()
+    assert sum(index == 0 or not 30 <= index < 60 for index in nearest) < 4
+    # Real images that only the wide ball around image 0, without group 1, covers.
+    real = Extracted(
+        torch.cat([torch.randn(40, 4, generator=generator), torch.zeros(10, 4) + 2.5]), torch.zeros(50, 10)
+    )
+    check_precision_recall(images, real, num_groups=3)
+
+
+@pytest.mark.parametrize("count", [120, 125])
+def test_kid_replicates_are_of_the_unbiased_estimate_over_all_images(count: int) -> None:
+    images, real = example(count, 2, shift=0.2), example(150, 3)
+    groups = split_groups(count, 6)
+    found = kernel_distance(images, real, groups, metrics_spec())["kid"]
+    expected = [unbiased_mmd(without(images, groups, group).features, real.features) for group in range(6)]
+    assert found.replicates == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_kid_of_subsets_as_large_as_the_sets_is_the_unbiased_estimate() -> None:
+    images, real = example(80, 2, shift=0.2), example(80, 3)
+    found = kernel_distance(images, real, split_groups(80, 6), metrics_spec(kid_subset_size=80))["kid"]
+    assert found.value == pytest.approx(unbiased_mmd(images.features, real.features), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [120, 125])
+def test_inception_score_replicates_keep_every_image_in_its_split(count: int) -> None:
+    images = example(count, 2)
+    groups = split_groups(count, 6)
+    found = inception_score(images, images, groups, metrics_spec())["inception_score"]
+    order = np.random.RandomState(SEED).permutation(count)
+
+    def brute(group: int | None) -> float:
+        scores = []
+        for split in range(10):
+            members = order[split * count // 10 : (split + 1) * count // 10]
+            kept = [index for index in members if group is None or groups[index] != group]
+            p = images.logits[kept].double().softmax(1)
+            kl = (p * (p.log() - p.mean(0).log())).sum(1)
+            scores.append(math.exp(kl.mean()))
+        return sum(scores) / 10
+
+    assert found.value == pytest.approx(brute(None), rel=1e-10)
+    assert found.replicates == pytest.approx([brute(group) for group in range(6)], rel=1e-10)
+
+
+# Values equal torch-fidelity's
+
+
+def test_values_equal_torch_fidelity_functions() -> None:
+    images, real = example(200, 2, shift=0.2), example(150, 3)
+    spec = metrics_spec(kid_subsets=7, kid_subset_size=60)
+    found = measure(spec, {"digits": images}, {"digits": real})
+    precision = prc_features_to_metric(images.features, real.features, prc_neighborhood=3, verbose=False)
+    kid = kid_features_to_metric(
+        images.features, real.features, kid_subsets=7, kid_subset_size=60, rng_seed=SEED, verbose=False
+    )
+    statistics = [fid_features_to_statistics(each.features.double()) for each in (images, real)]
+    assert found["precision_digits"].value == precision["precision"]
+    assert found["recall_digits"].value == precision["recall"]
+    assert found["kid_digits"].value == kid["kernel_inception_distance_mean"]
+    assert found["is_digits"].value == isc_features_to_metric(images.logits)["inception_score_mean"]
+    assert found["fd_digits"].value == pytest.approx(
+        fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"], rel=1e-10
+    )
+
+
+class ImageSet(Dataset[Tensor]):
+    """uint8 NCHW images as torch-fidelity reads them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def perturbed_digits(count: int) -> Tensor:
+    """Every third real digit with noise of 40 of 255, as a generator would miss them."""
+    images = digits_reference()[::3][:count].float()
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(5))
+    return (images + 40 * noise).round().clip(0, 255).to(torch.uint8)
+
+
+def test_torch_fidelity_with_the_registered_extractor_gives_the_same() -> None:
+    images, real = perturbed_digits(500), digits_reference()
+    detector = digits_detector()
+    spec = metrics_spec(num_groups=10, kid_subsets=8, kid_subset_size=200)
+    ours = measure(
+        spec,
+        {"digits": Extracted(**detector.extract(images))},
+        {"digits": Extracted(**detector.extract(real))},
+    )
+    fidelity.register()
+    fidelity.register()  # twice does no harm
+    theirs = torch_fidelity.calculate_metrics(
+        input1=ImageSet(images),
+        input2=ImageSet(real),
+        feature_extractor="erk-bench-digits",
+        isc=True,
+        fid=True,
+        kid=True,
+        prc=True,
+        kid_subsets=8,
+        kid_subset_size=200,
+        cuda=False,
+        save_cpu_ram=True,  # no loader processes
+        verbose=False,
+    )
+    for name, key in (
+        ("is_digits", "inception_score_mean"),
+        ("kid_digits", "kernel_inception_distance_mean"),
+        ("precision_digits", "precision"),
+        ("recall_digits", "recall"),
+    ):
+        assert ours[name].value == pytest.approx(theirs[key], rel=1e-6), name
+    # torch-fidelity averages the float32 features in float32; we sum in float64.
+    assert ours["fd_digits"].value == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert ours["fd_digits"].value > 0.1
+    assert 0.1 < ours["precision_digits"].value < 1
+
+
+def test_extractor_reads_gray_png_files_as_the_detector_reads_arrays(tmp_path: Path) -> None:
+    images = digits_reference()[:70]
+    for index, image in enumerate(images[:, 0].numpy()):
+        Image.fromarray(image).save(tmp_path / f"{index:03d}.png")
+    fidelity.register()
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path), feature_extractor="erk-bench-digits", isc=True,
+        cuda=False, save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
+    expected = isc_features_to_metric(digits_detector().extract(images)["logits"])
+    assert theirs["inception_score_mean"] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
+
+
+def test_extractor_gives_the_layers_asked_for_in_their_order() -> None:
+    images = digits_reference()[:9]
+    expected = digits_detector().extract(images)
+    for layers in (["64", "logits"], ["logits", "64"], ["logits"]):
+        extractor = fidelity.DigitsFeatureExtractor("erk-bench-digits", layers)
+        found = extractor.convert_features_tuple_to_dict(extractor(images))
+        assert list(found) == layers
+        for layer in layers:
+            assert torch.equal(found[layer], expected["features" if layer == "64" else "logits"])
+    assert extractor.get_name() == f"erk-bench-digits-{digits_key()}"
+
+
+def test_extractor_refuses_what_it_cannot_measure() -> None:
+    extractor = fidelity.DigitsFeatureExtractor("erk-bench-digits", ["64"])
+    with pytest.raises(UserError, match=r"uint8 images .*got torch.float32 \[2, 1, 8, 8\]"):
+        extractor(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(UserError, match=r"got torch.uint8 \[2, 1, 16, 16\]"):
+        extractor(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
+    colored = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    colored[1, 2] = 7
+    with pytest.raises(UserError, match="channels differ"):
+        extractor(colored)
+    with pytest.raises(UserError, match="unknown metric .*'ppl'"):
+        extractor.get_default_feature_layer_for_metric("ppl")
+
+
+# What a user can get wrong
+
+
+def test_too_few_images_for_the_groups() -> None:
+    with pytest.raises(UserError, match=r"30 images are too few for 20 .*metrics\.num_groups=15"):
+        split_groups(30, 20)
+    assert len(split_groups(30, 15)) == 30
+
+
+def test_too_few_images_for_recall() -> None:
+    images = example(4, 2)
+    with pytest.raises(UserError, match="too few for recall.*more seeds"):
+        precision_recall(images, example(30, 3), split_groups(4, 2), metrics_spec(2))
+
+
+@pytest.mark.parametrize("count", [8, 20])
+def test_too_few_images_for_the_splits_of_the_inception_score(count: int) -> None:
+    images = example(count, 2)
+    with pytest.raises(UserError, match=r"more seeds.*metrics\.num_groups=2"):
+        inception_score(images, images, split_groups(count, 2), metrics_spec(2))
+
+
+@pytest.mark.parametrize(("count", "num_real"), [(50, 90), (90, 50)])
+def test_kid_subsets_larger_than_a_set(count: int, num_real: int) -> None:
+    images, real = example(count, 2), example(num_real, 3)
+    with pytest.raises(UserError, match=r"kid_subset_size is 60 .*50 images.*metrics\.kid_subset_size=50"):
+        kernel_distance(images, real, split_groups(count, 5), metrics_spec(5, 5, 60))
+    assert kernel_distance(images, real, split_groups(count, 5), metrics_spec(5, 5, 50))
+
+
+def test_unknown_metric_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown metric 'fd_digit'; did you mean 'fd_digits'"):
+        detectors_of(["is_digits", "fd_digit"])
+
+
+def test_every_metric_has_a_detector() -> None:
+    assert set(detectors_of(list(METRICS))) <= set(DETECTORS)
+
+
+def test_measure_keeps_the_order_and_computes_only_what_is_named() -> None:
+    images = {"digits": example(120, 2)}
+    spec = MetricsSpec(names=("recall_digits", "fd_digits"), reference="digits", num_groups=4)
+    found = measure(spec, images, {"digits": example(150, 3)})
+    assert list(found) == ["recall_digits", "fd_digits"]
+    assert all(len(item.replicates) == 4 for item in found.values())
+
+
+def test_five_metrics_take_one_feature_pass(
+    small_run: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = digits_detector()
+    passes: Counter[int] = Counter()
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        passes[len(images)] += 1
+        return detector.extract(images)
+
+    counting = {"digits": Detector(detector.key, extract)}
+    monkeypatch.setattr(stages, "load_detectors", lambda spec, device="cpu": counting)
+    spec = small_run()
+    assert len(spec.metrics.names) == 5
+    stages.generate([[spec]], Worker(), lambda count: None, features=True)
+    record = stages.score(spec)
+    assert set(record.metrics) == set(METRICS)
+    assert passes == {8: 5}  # five blocks of eight images, once each

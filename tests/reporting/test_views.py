@@ -1,0 +1,318 @@
+"""Tables in their four forms and the figures, from rows made here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.container import ErrorbarContainer
+from PIL import Image
+from rich.console import Console
+
+from erk_bench.reporting.figures import sample_sheet, steps_figure, to_bytes
+from erk_bench.reporting.views import (
+    DASH,
+    Estimate,
+    TableRow,
+    TableView,
+    latex,
+    markdown,
+    print_table,
+    rounded,
+    to_csv,
+)
+
+GUIDANCES = ("no guidance", "CFG 1.25", "autoguidance 1.25")
+ERK_GUID = "ERK-Guid (0.75, 0.3)"
+HEADERS = (
+    "guidance", "steps", "method", "NFE", "FD-digits", "Δ FD-digits", "verdict", "precision", "IS_10%",
+    "s / 1000", "overhead", "reproduced",
+)  # fmt: skip
+
+
+def row(guidance: str, steps: int, method: str, value: float, **other: object) -> TableRow:
+    """A row of which `other` fields differ from a plain solver's."""
+    fields: dict[str, object] = {
+        "difference": None,
+        "verdict": "",
+        "seconds_per_1000": 10 / 3,
+        "overhead": None,
+        "reproduction": "within 0.00 standard errors",
+        "off": False,
+    }
+    metrics: dict[str, tuple[str, Estimate]] = {
+        "fd_digits": ("FD-digits", (value, value / 90)),
+        "precision_digits": ("precision", (0.9 + value / 1e3, 0.0123456789)),
+        "is_digits": ("IS_10%", (9.1, 0.05)),
+    }
+    return TableRow(
+        steps=steps,
+        guidance=guidance,
+        method=method,
+        nfe=2 * steps - 1,
+        nfe_guide=0 if guidance == "no guidance" else 2 * steps - 1,
+        metrics=metrics,
+        **(fields | other),  # type: ignore[arg-type]  # the fields of a TableRow
+    )
+
+
+def make_view() -> TableView:
+    rows = []
+    for index, guidance in enumerate(GUIDANCES):
+        for steps in (4, 8, 32):
+            value = (index + 1) * 40 / steps + 1 / 3
+            rows.append(row(guidance, steps, "Heun", value))
+            rows.append(
+                row(
+                    guidance,
+                    steps,
+                    ERK_GUID,
+                    0.8 * value,
+                    difference=(-0.2 * value, 0.01 * value),
+                    verdict="better",
+                    overhead=0.0125,
+                )
+            )
+    rows[-1] = row(
+        GUIDANCES[-1], 32, ERK_GUID, 3.4, difference=(0.7, 0.5), verdict="not resolved",
+        seconds_per_1000=None, reproduction="OFF by 4.00 standard errors", off=True,
+    )  # fmt: skip
+    return TableView("The table: 100% digits_8", "All of it is_made up.", tuple(rows))
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("estimate", "sign", "expected"),
+    [
+        ((1.23456, 0.0456), "", "1.235 ± 0.046"),
+        ((1.23456, 0.456), "", "1.23 ± 0.46"),
+        ((123.456, 4.56), "", "123.5 ± 4.6"),
+        ((123.456, 45.6), "", "123 ± 46"),
+        ((123.456, 456.0), "", "123 ± 456"),
+        ((1.23456, 0.0961), "", "1.23 ± 0.10"),
+        ((0.5, 0.02), "+", "+0.500 ± 0.020"),
+        ((-0.5, 0.02), "+", "-0.500 ± 0.020"),
+        ((-0.5, 0.02), "", "-0.500 ± 0.020"),
+        ((1.5e-5, 1.25e-6), "", "0.000015 ± 0.000001"),
+        ((2.0, 0.0), "", "2.000000 ± 0.000000"),
+    ],
+)
+def test_rounded_to_two_figures_of_the_error(estimate: Estimate, sign: str, expected: str) -> None:
+    assert rounded(estimate, sign) == expected
+
+
+def test_markdown_has_every_row_and_column() -> None:
+    view = make_view()
+    lines = markdown(view).splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert table[0] == list(HEADERS)
+    assert table[1] == ["---"] * len(HEADERS)
+    assert len(table) == 2 + len(view.rows)
+    assert lines[0] == "# The table: 100% digits_8"
+    assert lines[-1] == view.caption
+    assert table[2] == [
+        "no guidance", "4", "Heun", "7", "10.33 ± 0.11", DASH, DASH, "0.910 ± 0.012", "9.100 ± 0.050",
+        "3.3", DASH, "within 0.00 standard errors",
+    ]  # fmt: skip
+    assert table[9] == [
+        "CFG 1.25", "4", ERK_GUID, "7+7", "16.27 ± 0.18", "-4.07 ± 0.20", "better", "0.916 ± 0.012",
+        "9.100 ± 0.050", "3.3", "+1.2%", "within 0.00 standard errors",
+    ]  # fmt: skip
+    assert table[-1][5:] == [
+        "+0.70 ± 0.50", "not resolved", "0.903 ± 0.012", "9.100 ± 0.050", DASH, DASH,
+        "OFF by 4.00 standard errors",
+    ]  # fmt: skip
+
+
+def test_csv_parses_back_to_the_full_values() -> None:
+    view = make_view()
+    rows = list(csv.DictReader(io.StringIO(to_csv(view))))
+    assert len(rows) == len(view.rows)
+    for found, expected in zip(rows, view.rows, strict=True):
+        assert (found["guidance"], found["method"]) == (expected.guidance, expected.method)
+        assert (int(found["steps"]), int(found["nfe"]), int(found["nfe_guide"])) == (
+            expected.steps, expected.nfe, expected.nfe_guide,
+        )  # fmt: skip
+        for name, (_, (value, error)) in expected.metrics.items():
+            assert (float(found[name]), float(found[f"{name}_se"])) == (value, error)
+        difference = (found["difference"], found["difference_se"])
+        if expected.difference is None:
+            assert difference == ("", "")
+        else:
+            assert tuple(map(float, difference)) == expected.difference
+        for name in ("seconds_per_1000", "overhead"):
+            value = getattr(expected, name)
+            assert found[name] == "" if value is None else float(found[name]) == value
+        assert (found["verdict"], found["reproduced"]) == (expected.verdict, expected.reproduction)
+
+
+def test_latex_has_every_row_and_column_escaped() -> None:
+    view = make_view()
+    text = latex(view)
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(body) == 1 + len(view.rows)
+    cells = [line.removesuffix(r" \\").split(" & ") for line in body]
+    assert cells[0] == [
+        "guidance", "steps", "method", "NFE", "FD-digits", r"$\Delta$ FD-digits", "verdict", "precision",
+        r"IS\_10\%", "s / 1000", "overhead",
+    ]  # fmt: skip
+    assert all(len(line) == len(cells[0]) for line in cells)
+    assert cells[1][4] == r"10.33 $\pm$ 0.11"
+    assert cells[1][5] == "--"
+    assert cells[2][-1] == r"+1.2\%"
+    comment, *rest = text.splitlines()
+    assert comment == "% The table: 100% digits_8"
+    assert not re.search(r"(?<!\\)[%_]", "\n".join(rest))
+    assert text.isascii()
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
+    assert columns is not None
+    assert len(columns[1]) == len(cells[0])
+    assert columns[1].startswith("lrl")  # names left, numbers right
+    assert text.count(r"\midrule") == 1 + len(GUIDANCES) - 1  # below the header and between guidances
+
+
+def terminal(view: TableView, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        print_table(view, console)
+    return capture.get()
+
+
+def shown_headers(text: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith("┃") and "guidance" in line)
+    return [cell.strip() for cell in line.strip("┃").split("┃")]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 150, 200])
+def test_terminal_cuts_nothing(width: int) -> None:
+    view = make_view()
+    text = terminal(view, width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    headers = shown_headers(text)
+    for header in ("guidance", "steps", "method", "FD-digits"):
+        assert header in headers
+    for each in view.rows:
+        line = next(
+            line for line in text.splitlines()
+            if f"│ {each.guidance} " in line and f" {each.steps} │ {each.method} " in line
+        )  # fmt: skip
+        assert rounded(each.metrics["fd_digits"][1]) in line
+
+
+def test_terminal_of_100_columns_has_the_headline_and_its_difference() -> None:
+    view = make_view()
+    text = terminal(view, 100)
+    assert {"FD-digits", "Δ FD-digits", "verdict"} <= set(shown_headers(text))
+    for each in view.rows:
+        assert rounded(each.metrics["fd_digits"][1]) in text
+        if each.difference:
+            assert rounded(each.difference, "+") in text
+
+
+def test_narrow_terminal_names_the_columns_it_lacks() -> None:
+    text = " ".join(terminal(make_view(), 80).split())
+    assert "NFE" in text.partition("Too wide for this terminal: ")[2]
+    for width in (150, 200):
+        text = terminal(make_view(), width)
+        assert shown_headers(text) == [name for name in HEADERS if name not in ("precision", "IS_10%")]
+        assert "Too wide" not in text
+
+
+def test_terminal_colors_verdicts_and_rows_that_are_off() -> None:
+    console = Console(width=150, file=io.StringIO(), force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        print_table(make_view(), console)
+    lines = capture.get().splitlines()
+    (off,) = (line for line in lines if "OFF" in line)
+    assert "\x1b[1;31m" in off  # bold red
+    assert sum("\x1b[32m" in line and "better" in line for line in lines) == 8  # green
+    assert not any("\x1b[3" in line for line in lines if "Heun" in line)
+
+
+# Figures
+
+
+def test_steps_figure_has_a_panel_a_guidance_with_error_bars() -> None:
+    view = make_view()
+    figure = steps_figure(view)
+    assert [axis.get_title() for axis in figure.axes] == list(GUIDANCES)
+    for axis in figure.axes:
+        assert len(axis.containers) == 2  # one a method
+        for container, method in zip(axis.containers, ("Heun", ERK_GUID), strict=True):
+            rows = [row for row in view.rows if row.guidance == axis.get_title() and row.method == method]
+            assert isinstance(container, ErrorbarContainer)
+            (line, caps, (bars,)) = container.lines
+            assert line is not None
+            values = [row.metrics["fd_digits"][1] for row in rows]
+            assert np.asarray(line.get_xdata()).tolist() == [4, 8, 32]
+            assert np.asarray(line.get_ydata()).tolist() == [value for value, _ in values]
+            assert len(caps) == 2
+            assert isinstance(bars, LineCollection)
+            ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
+            assert np.allclose(ends, [(value - error, value + error) for value, error in values])
+            assert container.get_label() == method.partition(" ")[0]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["Heun", "ERK-Guid"]
+    assert figure.axes[0].get_ylabel() == "FD-digits (lower is better)"
+
+
+def test_steps_figure_draws_every_method_and_says_which_values_are_better() -> None:
+    rows = tuple(row("no guidance", 8, f"method{index} x", 5.0 + index) for index in range(6))
+    figure = steps_figure(TableView("many", "", rows, lower=False))
+    assert len(figure.axes[0].containers) == 6
+    assert figure.axes[0].get_ylabel() == "FD-digits (higher is better)"
+
+
+def test_pictures_are_the_same_on_every_draw() -> None:
+    view = make_view()
+    for form in ("png", "svg"):
+        first, second = (to_bytes(steps_figure(view), form) for _ in range(2))
+        assert first == second
+    assert to_bytes(steps_figure(TableView("another title", "", view.rows)), "svg") != second
+
+
+def test_pictures_are_png_and_svg_files() -> None:
+    png = to_bytes(steps_figure(make_view()), "png")
+    picture = Image.open(io.BytesIO(png))
+    assert picture.format == "PNG"
+    assert picture.size == (1800, 540)  # 12 x 3.6 inches, 150 dots each
+    assert "Software" not in picture.info
+    svg = to_bytes(steps_figure(make_view()), "svg").decode()
+    assert svg.startswith("<?xml")
+    assert "<svg" in svg
+    assert "<dc:date>" not in svg
+    assert not plt.get_fignums()  # closed
+
+
+def test_sample_sheet_has_an_axis_an_image() -> None:
+    images = np.arange(5 * 8 * 8, dtype=np.uint8).reshape(5, 8, 8, 1)
+    figure = sample_sheet({"Heun": images, "ERK-Guid": 255 - images}, "sheet", list("abcde"))
+    assert len(figure.axes) == 10
+    assert [axis.get_title() for axis in figure.axes] == [*"abcde", *[""] * 5]
+    assert [figure.axes[0].get_ylabel(), figure.axes[5].get_ylabel()] == ["Heun", "ERK-Guid"]
+    for axis, image in zip(figure.axes, [*images, *(255 - images)], strict=True):
+        (shown,) = axis.images
+        assert np.array_equal(np.asarray(shown.get_array()), image[..., 0])
+        assert shown.get_clim() == (0, 255)  # contrast is part of what is compared
+    assert to_bytes(figure, "png").startswith(b"\x89PNG")
+
+
+def test_sample_sheet_of_color_images_and_rows_of_different_length() -> None:
+    colored = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+    figure = sample_sheet({"all": colored, "few": colored[:1]}, "sheet", ["1", "2", "3", "4"])
+    assert len(figure.axes) == 6
+    assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 1, 0, 0]
+    assert np.asarray(figure.axes[0].images[0].get_array()).shape == (8, 8, 3)
