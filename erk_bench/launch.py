@@ -13,6 +13,7 @@ import torch
 
 from erk_bench import stages
 from erk_bench.errors import UserError
+from erk_bench.planning import count_evaluations
 from erk_bench.processes import end_with_parent
 from erk_bench.reporting.progress import progress_bar
 from erk_bench.spec import RunSpec
@@ -29,24 +30,27 @@ def compute(groups: Sequence[Sequence[RunSpec]], *, features: bool, title: str) 
     """
     specs = [spec for group in groups for spec in group]
     left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
+    cost = {spec.run_id: max(sum(count_evaluations(spec)), 1) for spec in specs}
+    images = {run_id: sum(len(block.seeds) for block in blocks) for run_id, blocks in left.items()}
+    num_images = sum(images.values())
+    work = sum(images[run_id] * cost[run_id] for run_id in images)
     worker = Worker.from_environment()
-    if worker.world_size > 1:
-        share = sum(len(block.seeds) for blocks in left.values() for block in blocks)
-        with progress_bar(title, share // worker.world_size, shown=worker.rank == 0) as advance:
-            stages.generate(groups, worker, advance, features=features)
-        if worker.rank == 0:
-            _wait_for_others(specs, features)
-        return worker.rank == 0
-    total = sum(len(block.seeds) for blocks in left.values() for block in blocks)
-    if total == 0:
+    share = worker.world_size
+    if share == 1 and num_images == 0:
         return True
-    num_workers = min(default_workers(specs[0]), sum(map(len, left.values())))
-    with progress_bar(title, total, shown=True) as advance:
-        if num_workers == 1:
+    with progress_bar(title, num_images // share, work // share, shown=worker.rank == 0) as bar:
+
+        def advance(spec: RunSpec, count: int) -> None:
+            bar(count, count * cost[spec.run_id])
+
+        num_workers = min(default_workers(specs[0]), sum(map(len, left.values())))
+        if share > 1 or num_workers == 1:
             stages.generate(groups, worker, advance, features=features)
         else:
             _run_local(groups, num_workers, features, advance)
-    return True
+    if share > 1 and worker.rank == 0:
+        _wait_for_others(specs, features)
+    return worker.rank == 0
 
 
 def default_workers(spec: RunSpec) -> int:
@@ -84,10 +88,10 @@ def _run_local(
                     failures.append(_ending(worker, process.exitcode))
                 del links[link]
                 continue
-            if isinstance(message, int):
-                advance(message)
-            else:
+            if isinstance(message, str):
                 failures.insert(0, message)
+            else:
+                advance(*message)
     if failures:
         raise UserError(failures[0])
 
@@ -105,7 +109,7 @@ def _local_worker(
 ) -> None:
     end_with_parent()
     try:
-        stages.generate(groups, worker, link.send, features=features)
+        stages.generate(groups, worker, lambda spec, count: link.send((spec, count)), features=features)
     except UserError as error:
         link.send(str(error))
     except KeyboardInterrupt:

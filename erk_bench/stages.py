@@ -34,8 +34,8 @@ from erk_bench.storage.assets import locate
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.store import ImageBlock, RunStore
 
-# Called after every finished block with the number of its images.
-Progress = Callable[[int], None]
+# Called after every finished block with its run and the number of its images.
+Progress = Callable[[RunSpec, int], None]
 
 
 def check_names(spec: RunSpec) -> None:
@@ -196,7 +196,7 @@ def generate(
                     detectors = load_detectors(spec, device) if features else {}
                     store = stores[spec.run_id]
                     if block and _finish(spec, store, list(detectors.values()), block, worker, device):
-                        progress(len(block.seeds))
+                        progress(spec, len(block.seeds))
 
 
 def _finish(

@@ -71,7 +71,7 @@ def die_as_rank_one(groups, worker, features, link) -> None:  # type: ignore[no-
     """Stands for a worker of which the second is killed at once."""
     if worker.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    stages.generate(groups, worker, link.send, features=features)
+    stages.generate(groups, worker, lambda *done: link.send(done), features=features)
 
 
 def test_only_rank_zero_scores(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from erk_bench.storage.store import RunStore
 MakeSpec = Callable[..., RunSpec]
 
 
-def ignore(count: int) -> None:
+def ignore(spec: RunSpec, count: int) -> None:
     """A progress callback that shows nothing."""
 
 
@@ -62,8 +62,12 @@ def test_a_larger_range_continues(small_run: MakeSpec, tmp_path: Path) -> None:
 
 def test_progress_counts_only_new_images(small_run: MakeSpec) -> None:
     counts: list[int] = []
-    stages.generate([[small_run("seeds=0-15")]], Worker(), counts.append, features=True)
-    stages.generate([[small_run("seeds=0-39")]], Worker(), counts.append, features=True)
+    stages.generate(
+        [[small_run("seeds=0-15")]], Worker(), lambda spec, count: counts.append(count), features=True
+    )
+    stages.generate(
+        [[small_run("seeds=0-39")]], Worker(), lambda spec, count: counts.append(count), features=True
+    )
     assert counts == [8, 8, 8, 8, 8]
 
 
@@ -71,10 +75,10 @@ def test_restart_with_another_world_size(small_run: MakeSpec, tmp_path: Path) ->
     """Interrupted under two workers, finished by three."""
     spec = small_run()
 
-    def stop_after(number: int) -> Callable[[int], None]:
+    def stop_after(number: int) -> stages.Progress:
         done: list[int] = []
 
-        def advance(count: int) -> None:
+        def advance(spec: RunSpec, count: int) -> None:
             done.append(count)
             if len(done) == number:
                 raise KeyboardInterrupt

@@ -291,6 +291,14 @@ def test_reference_of_another_protocol_is_off() -> None:
     )
 
 
+def test_reference_of_another_number_of_images_is_not_compared() -> None:
+    reference = record_of(dataclasses.replace(plain_spec(), seeds="0-999"), 9.0)
+    assert reproduction(record_of(plain_spec(), 1.0), reference, "fd_digits", 1.0) == (
+        "reference has 1000 images",
+        False,
+    )
+
+
 # What a user can get wrong, and the whole
 
 

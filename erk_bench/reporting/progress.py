@@ -8,57 +8,63 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 LINE_EVERY_S = 15.0
 
+# Called with the images just finished, and the work that they were, in network evaluations.
+Advance = Callable[[int, int], None]
+
+
+class _Meter:
+    """Counts images, and estimates the remaining time from the work, which differs from image to image."""
+
+    def __init__(self, num_images: int, work: int) -> None:
+        self.num_images = num_images
+        self.work = work
+        self.images_done = 0
+        self.work_done = 0
+        self._start = time.monotonic()
+
+    def add(self, images: int, work: int) -> str:
+        self.images_done += images
+        self.work_done += work
+        spent = max(time.monotonic() - self._start, 1e-9)
+        left = max(self.work - self.work_done, 0) * spent / max(self.work_done, 1)
+        return (
+            f"{self.images_done}/{self.num_images} images, {self.images_done / spent:.1f} images/s, "
+            f"{int(left // 60)}:{int(left % 60):02d} left"
+        )
+
 
 @contextmanager
-def progress_bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of images just finished; writes to standard error."""
+def progress_bar(title: str, num_images: int, work: int, *, shown: bool) -> Iterator[Advance]:
+    """Yields the function to call after every block; writes to standard error."""
     console = Console(stderr=True)
+    meter = _Meter(num_images, work)
     if not shown:
-        yield lambda count: None
+        yield lambda images, work: None
     elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total, rate="")
-            start = time.monotonic()
-            done = 0
+            task = bar.add_task(title, total=work, state="starting")
 
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                rate = done / max(time.monotonic() - start, 1e-9)
-                bar.update(task, advance=count, rate=f"{rate:.1f} images/s")
+            def advance(images: int, work: int) -> None:
+                bar.update(task, advance=work, state=meter.add(images, work))
 
             yield advance
     else:
-        yield _lines(title, total)
+        yield _lines(title, meter)
 
 
-def _lines(title: str, total: int) -> Callable[[int], None]:
-    start = last = time.monotonic()
-    done = 0
+def _lines(title: str, meter: _Meter) -> Advance:
+    last = time.monotonic()
 
-    def advance(count: int) -> None:
-        nonlocal done, last
-        done += count
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S or done >= total:
-            last = now
-            rate = done / max(now - start, 1e-9)
-            remaining = max(total - done, 0) / rate
-            print(
-                f"{title}: {done}/{total} images, {rate:.1f} images/s, {remaining:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+    def advance(images: int, work: int) -> None:
+        nonlocal last
+        state = meter.add(images, work)
+        if time.monotonic() - last >= LINE_EVERY_S or meter.work_done >= meter.work:
+            last = time.monotonic()
+            print(f"{title}: {state}", file=sys.stderr, flush=True)
 
     return advance

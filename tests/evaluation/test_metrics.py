@@ -420,7 +420,7 @@ def test_five_metrics_take_one_feature_pass(
     monkeypatch.setattr(stages, "load_detectors", lambda spec, device="cpu": counting)
     spec = small_run()
     assert len(spec.metrics.names) == 5
-    stages.generate([[spec]], Worker(), lambda count: None, features=True)
+    stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)
     record = stages.score(spec)
     assert set(record.metrics) == set(METRICS)
     assert passes == {8: 5}  # five blocks of eight images, once each

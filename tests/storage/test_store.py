@@ -76,7 +76,7 @@ def test_damaged_manifest(small_run: MakeSpec, text: str) -> None:
 def test_damaged_block_is_set_aside_and_healed(small_run: MakeSpec, damage: str) -> None:
     """One clear error, the file kept under another name, and the next run computes the block anew."""
     spec = small_run("seeds=0-15")
-    stages.generate([[spec]], Worker(), lambda count: None, features=False)
+    stages.generate([[spec]], Worker(), lambda spec, count: None, features=False)
     store = RunStore.open(spec)
     path = store.folder / "images" / "00000001.safetensors"
     good = path.read_bytes()
@@ -89,9 +89,9 @@ def test_damaged_block_is_set_aside_and_healed(small_run: MakeSpec, damage: str)
     }[damage]
     path.write_bytes(bad)
     with pytest.raises(UserError, match=r"seeds 8-15\) is damaged.*run the same command again"):
-        stages.generate([[spec]], Worker(), lambda count: None, features=True)
+        stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)
     assert path.with_suffix(".damaged").read_bytes() == bad
-    stages.generate([[spec]], Worker(), lambda count: None, features=True)
+    stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)
     assert path.read_bytes() == good
     assert stages.unfinished(spec, features=True) == []
 
@@ -178,17 +178,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(small_run: MakeSpec, small_disk: Path) -> None:
     """One clear error; finished blocks stay, nothing is torn, and with space the run goes on."""
     whole = small_run("seeds=0-159", "block_size=16")
-    stages.generate([[whole]], Worker(), lambda count: None, features=False)
+    stages.generate([[whole]], Worker(), lambda spec, count: None, features=False)
     spec = small_run("seeds=0-159", "block_size=16", f"out={small_disk / 'runs'}")
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * 40 * 1024)
     with pytest.raises(UserError, match="disk full while writing .*finished files are kept"):
-        stages.generate([[spec]], Worker(), lambda count: None, features=False)
+        stages.generate([[spec]], Worker(), lambda spec, count: None, features=False)
     done = len(list((RunStore.folder_of(spec) / "images").glob("*.safetensors")))
     assert 0 < done < 10
     assert not list(small_disk.rglob("*.tmp"))
     ballast.unlink()
-    stages.generate([[spec]], Worker(), lambda count: None, features=False)
+    stages.generate([[spec]], Worker(), lambda spec, count: None, features=False)
     assert len(list((RunStore.folder_of(spec) / "images").glob("*.safetensors"))) == 10
     for path in (RunStore.folder_of(whole) / "images").iterdir():
         assert (RunStore.folder_of(spec) / "images" / path.name).read_bytes() == path.read_bytes()
