@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 from erk_bench.errors import UserError
@@ -53,12 +53,16 @@ def verdict(difference: Estimate, lower: bool) -> str:
     return "better" if (value < 0) == lower else "worse"
 
 
-def overhead(record: Record, other: Record) -> float | None:
-    """Relative extra time: the median over blocks that both timed, whose turns lay side by side."""
+def overhead(record: Record, other: Record) -> Estimate | None:
+    """Relative extra time with the standard error of a median, from the blocks that both timed.
+
+    Blocks of a pair take turns, so each ratio compares neighbours in time. None below two such blocks.
+    """
     common = record.seconds_per_block.keys() & other.seconds_per_block.keys()
-    if not common:
+    ratios = [record.seconds_per_block[b] / other.seconds_per_block[b] for b in sorted(common)]
+    if len(ratios) < 2:
         return None
-    return median(record.seconds_per_block[b] / other.seconds_per_block[b] for b in common) - 1
+    return median(ratios) - 1, math.sqrt(math.pi / 2 / len(ratios)) * stdev(ratios)
 
 
 def reproduction(record: Record, reference: Record | None, metric: str, tolerance: float) -> tuple[str, bool]:
@@ -68,7 +72,7 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
     count, and three times `tolerance`.
     """
     if reference is None:
-        return "no reference", False
+        return "", False
     if reference.protocol != record.protocol:
         return f"reference has protocol {reference.protocol}", True
     if reference.num_images != record.num_images:
@@ -81,8 +85,8 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
     distance = gap / error if error else (0.0 if gap == 0 else math.inf)
     seeds = "" if same else ", other seeds"
     if distance > limit:
-        return f"OFF by {distance:.2f} standard errors{seeds}", True
-    return f"within {distance:.2f} standard errors{seeds}", False
+        return f"OFF by {distance:.2f} SE{seeds}", True
+    return f"within {distance:.2f} SE{seeds}", False
 
 
 def _method(spec: RunSpec) -> str:

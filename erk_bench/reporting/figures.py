@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from erk_bench.reporting.views import TableView
 
@@ -40,6 +41,8 @@ def steps_figure(view: TableView) -> Figure:
         axis.set(title=panel, xlabel="steps", xscale="log", yscale="log")
         ticks = sorted({row.steps for row in rows})
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel(f"{title} ({'lower' if view.lower else 'higher'} is better)")
@@ -51,9 +54,9 @@ def steps_figure(view: TableView) -> Figure:
 def sample_sheet(rows: Mapping[str, np.ndarray], title: str, columns: Sequence[str]) -> Figure:
     """One row of images a method, same seeds side by side. rows: label -> uint8 [N, H, W, C]."""
     count = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), count, figsize=(0.62 * count + 1.6, 0.62 * len(rows) + 0.7), squeeze=False
-    )
+    size = (0.62 * count + 1.6, 0.62 * len(rows) + 0.7)
+    figure, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
     for line, (label, images) in zip(axes, rows.items(), strict=True):
         for column, axis in enumerate(line):
             axis.set(xticks=[], yticks=[])
@@ -65,7 +68,6 @@ def sample_sheet(rows: Mapping[str, np.ndarray], title: str, columns: Sequence[s
     for axis, column_title in zip(axes[0], columns, strict=False):
         axis.set_title(column_title, fontsize=7)
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout(pad=0.3)
     return figure
 
 

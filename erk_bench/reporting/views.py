@@ -24,8 +24,9 @@ class TableRow:
     """One row as shown. metrics: (title, estimate) by metric name, the headline first.
 
     difference: headline minus that of the plain solver on the same seeds, with its paired standard error;
-    verdict: "better", "worse" or "not resolved". overhead: relative time over the plain solver.
-    reproduction: how far the headline is from the reference record; off: farther than tolerated.
+    verdict: "better", "worse" or "not resolved". overhead: relative extra time over the plain solver.
+    reproduction: how far the headline is from the reference record, empty without one; off: farther than
+    tolerated.
     """
 
     steps: int
@@ -37,7 +38,7 @@ class TableRow:
     difference: Estimate | None
     verdict: str
     seconds_per_1000: float | None
-    overhead: float | None
+    overhead: Estimate | None
     reproduction: str
     off: bool
 
@@ -61,6 +62,11 @@ def rounded(estimate: Estimate, sign: str = "") -> str:
     return f"{value:{sign}.{digits}f} ± {error:.{digits}f}"
 
 
+def _percent(estimate: Estimate) -> str:
+    value, error = estimate
+    return f"{value:+.1%} ± {error:.1%}"
+
+
 class _Column:
     def __init__(self, header: str, cell: Callable[[TableRow], str], rank: int = 0) -> None:
         self.header = header
@@ -75,7 +81,7 @@ def _columns(view: TableView) -> list[_Column]:
     names = list(view.rows[0].metrics)
     titles = [view.rows[0].metrics[name][0] for name in names]
     headline = titles[0]
-    return [
+    columns = [
         _Column("guidance", lambda row: row.guidance),
         _Column("steps", lambda row: str(row.steps)),
         _Column("method", lambda row: row.method),
@@ -96,9 +102,11 @@ def _columns(view: TableView) -> list[_Column]:
             lambda row: DASH if row.seconds_per_1000 is None else f"{row.seconds_per_1000:.1f}",
             rank=6,
         ),
-        _Column("overhead", lambda row: DASH if row.overhead is None else f"{row.overhead:+.1%}", rank=4),
+        _Column("overhead", lambda row: DASH if row.overhead is None else _percent(row.overhead), rank=4),
         _Column(WRAPPED, lambda row: row.reproduction or DASH, rank=3),
     ]
+    compared = any(row.reproduction for row in view.rows)
+    return columns if compared else [column for column in columns if column.header != WRAPPED]
 
 
 def _fitting(view: TableView, width: int) -> list[_Column]:
@@ -158,13 +166,13 @@ def to_csv(view: TableView) -> str:
     metric_headers = [part for name in names for part in (name, f"{name}_se")]
     writer.writerow(
         ["guidance", "steps", "method", "nfe", "nfe_guide", *metric_headers, "difference",
-         "difference_se", "verdict", "seconds_per_1000", "overhead", "reproduced"]
+         "difference_se", "verdict", "seconds_per_1000", "overhead", "overhead_se", "reproduced"]
     )  # fmt: skip
     for row in view.rows:
         values = [number for name in names for number in row.metrics[name][1]]
         writer.writerow(
             [row.guidance, row.steps, row.method, row.nfe, row.nfe_guide, *values,
-             *(row.difference or ("", "")), row.verdict, row.seconds_per_1000, row.overhead,
+             *(row.difference or ("", "")), row.verdict, row.seconds_per_1000, *(row.overhead or ("", "")),
              row.reproduction]
         )  # fmt: skip
     return buffer.getvalue()

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,7 +44,7 @@ def row(guidance: str, steps: int, method: str, value: float, **other: object) -
         "verdict": "",
         "seconds_per_1000": 10 / 3,
         "overhead": None,
-        "reproduction": "within 0.00 standard errors",
+        "reproduction": "within 0.00 SE",
         "off": False,
     }
     metrics: dict[str, tuple[str, Estimate]] = {
@@ -76,12 +77,12 @@ def make_view() -> TableView:
                     0.8 * value,
                     difference=(-0.2 * value, 0.01 * value),
                     verdict="better",
-                    overhead=0.0125,
+                    overhead=(0.0125, 0.004),
                 )
             )
     rows[-1] = row(
         GUIDANCES[-1], 32, ERK_GUID, 3.4, difference=(0.7, 0.5), verdict="not resolved",
-        seconds_per_1000=None, reproduction="OFF by 4.00 standard errors", off=True,
+        seconds_per_1000=None, reproduction="OFF by 4.00 SE", off=True,
     )  # fmt: skip
     return TableView("The table: 100% digits_8", "All of it is_made up.", tuple(rows))
 
@@ -123,15 +124,15 @@ def test_markdown_has_every_row_and_column() -> None:
     assert lines[-1] == view.caption
     assert table[2] == [
         "no guidance", "4", "Heun", "7", "10.33 ± 0.11", DASH, DASH, "0.910 ± 0.012", "9.100 ± 0.050",
-        "3.3", DASH, "within 0.00 standard errors",
+        "3.3", DASH, "within 0.00 SE",
     ]  # fmt: skip
     assert table[9] == [
         "CFG 1.25", "4", ERK_GUID, "7+7", "16.27 ± 0.18", "-4.07 ± 0.20", "better", "0.916 ± 0.012",
-        "9.100 ± 0.050", "3.3", "+1.2%", "within 0.00 standard errors",
+        "9.100 ± 0.050", "3.3", "+1.2% ± 0.4%", "within 0.00 SE",
     ]  # fmt: skip
     assert table[-1][5:] == [
         "+0.70 ± 0.50", "not resolved", "0.903 ± 0.012", "9.100 ± 0.050", DASH, DASH,
-        "OFF by 4.00 standard errors",
+        "OFF by 4.00 SE",
     ]  # fmt: skip
 
 
@@ -151,9 +152,13 @@ def test_csv_parses_back_to_the_full_values() -> None:
             assert difference == ("", "")
         else:
             assert tuple(map(float, difference)) == expected.difference
-        for name in ("seconds_per_1000", "overhead"):
-            value = getattr(expected, name)
-            assert found[name] == "" if value is None else float(found[name]) == value
+        value = expected.seconds_per_1000
+        assert found["seconds_per_1000"] == "" if value is None else float(found["seconds_per_1000"]) == value
+        overhead = (found["overhead"], found["overhead_se"])
+        if expected.overhead is None:
+            assert overhead == ("", "")
+        else:
+            assert tuple(map(float, overhead)) == expected.overhead
         assert (found["verdict"], found["reproduced"]) == (expected.verdict, expected.reproduction)
 
 
@@ -170,7 +175,7 @@ def test_latex_has_every_row_and_column_escaped() -> None:
     assert all(len(line) == len(cells[0]) for line in cells)
     assert cells[1][4] == r"10.33 $\pm$ 0.11"
     assert cells[1][5] == "--"
-    assert cells[2][-1] == r"+1.2\%"
+    assert cells[2][-1] == r"+1.2\% $\pm$ 0.4\%"
     comment, *rest = text.splitlines()
     assert comment == "% The table: 100% digits_8"
     assert not re.search(r"(?<!\\)[%_]", "\n".join(rest))
@@ -316,3 +321,9 @@ def test_sample_sheet_of_color_images_and_rows_of_different_length() -> None:
     assert len(figure.axes) == 6
     assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 1, 0, 0]
     assert np.asarray(figure.axes[0].images[0].get_array()).shape == (8, 8, 3)
+
+
+def test_reproduced_column_is_left_out_where_nothing_was_compared() -> None:
+    view = make_view()
+    alone = TableView(view.title, view.caption, tuple(replace(each, reproduction="") for each in view.rows))
+    assert "reproduced" in markdown(view) and "reproduced" not in markdown(alone)
