@@ -25,7 +25,7 @@ reproduce-table: $(READY) ## compute the table of TRACK (digits) and compare it 
 	$(BIN)/erk-bench table table=$(TRACK) $(ARGS)
 
 test: $(READY) ## run the fast tests
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-slow: $(READY) ## run the slow tests
 	$(BIN)/python -m pytest -q -m slow $(ARGS)

@@ -144,6 +144,11 @@ class MetricsSpec:
 
     def __post_init__(self) -> None:
         _check(len(self.names) > 0, "metrics.names is empty; name at least one metric")
+        _check(self.kid_subsets >= 1, f"metrics.kid_subsets is {self.kid_subsets}; need at least 1")
+        _check(
+            self.kid_subset_size >= 2,
+            f"metrics.kid_subset_size is {self.kid_subset_size}; need at least 2",
+        )
         _check(self.num_groups >= 2, f"metrics.num_groups is {self.num_groups}; need at least 2")
 
 

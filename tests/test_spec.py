@@ -140,6 +140,8 @@ def put(path: str, value: Any) -> dict[str, Any]:
         ("model.weights.sha256", "xyz", "expected 64 hex digits"),
         ("metrics.names", [], "at least one metric"),
         ("metrics.num_groups", 1, "at least 2"),
+        ("metrics.kid_subsets", 0, "kid_subsets is 0"),
+        ("metrics.kid_subset_size", 1, "kid_subset_size is 1"),
         ("seeds", "5-2", "expected FIRST-LAST"),
         ("seeds", "all", "expected FIRST-LAST"),
         ("seeds", 100, "expected str"),

@@ -111,9 +111,11 @@ def _commit() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
+    # An installed package may lie inside somebody else's repository: only our own tracked source counts.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"commit": None, "dirty": None}
     changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
-    return {"commit": commit, "dirty": None if commit is None or changes is None else bool(changes)}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
 
 
 def write_record(path: Path, record: Record) -> None:
