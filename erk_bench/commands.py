@@ -32,7 +32,7 @@ from erk_bench.presets import preset_files
 from erk_bench.reporting import figures, views
 from erk_bench.reporting.records import PACKAGES, Record, environment, write_record
 from erk_bench.spec import RunSpec, build
-from erk_bench.storage.blocks import Worker, blocks_of
+from erk_bench.storage.blocks import blocks_of
 from erk_bench.storage.export import export as export_images
 from erk_bench.storage.export import images_of
 from erk_bench.storage.store import RunStore
@@ -61,7 +61,7 @@ def run(spec: RunSpec) -> int:
     record = stages.finished_record(spec)
     if record is None and launch.compute([[spec]], features=True, title=spec.run_id):
         record = stages.score(spec)
-    if record is not None and Worker.from_environment().rank == 0:
+    if record is not None and launch.reports():
         _show_record(record, stages.record_path(spec))
     return 0
 
@@ -152,7 +152,7 @@ def _compute_rows(content: Mapping[str, Any], specs: Sequence[RunSpec]) -> list[
     start = time.monotonic()
     done = {spec.run_id: stages.finished_record(spec) for spec in specs}
     todo = [spec for spec in specs if done[spec.run_id] is None]
-    if Worker.from_environment().rank != 0 and not todo:
+    if not todo and not launch.reports():
         return None
     if todo:
         title = f"table {content['name']}, {len(todo)} rows"

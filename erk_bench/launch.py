@@ -35,22 +35,28 @@ def compute(groups: Sequence[Sequence[RunSpec]], *, features: bool, title: str) 
     num_images = sum(images.values())
     work = sum(images[run_id] * cost[run_id] for run_id in images)
     worker = Worker.from_environment()
-    share = worker.world_size
-    if share == 1 and num_images == 0:
+    if worker is None and num_images == 0:
         return True
-    with progress_bar(title, num_images // share, work // share, shown=worker.rank == 0) as bar:
+    share = 1 if worker is None else worker.world_size
+    with progress_bar(title, num_images // share, work // share, shown=reports()) as bar:
 
         def advance(spec: RunSpec, count: int) -> None:
             bar(count, count * cost[spec.run_id])
 
         num_workers = min(default_workers(specs[0]), sum(map(len, left.values())))
-        if share > 1 or num_workers == 1:
-            stages.generate(groups, worker, advance, features=features)
+        if worker is not None or num_workers == 1:
+            stages.generate(groups, worker or Worker(), advance, features=features)
         else:
             _run_local(groups, num_workers, features, advance)
-    if share > 1 and worker.rank == 0:
+    if worker is not None and reports():
         _wait_for_others(specs, features)
-    return worker.rank == 0
+    return reports()
+
+
+def reports() -> bool:
+    """Whether this process shows results: rank 0 of a launch, or the only one."""
+    worker = Worker.from_environment()
+    return worker is None or worker.rank == 0
 
 
 def default_workers(spec: RunSpec) -> int:

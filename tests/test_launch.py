@@ -82,6 +82,15 @@ def test_only_rank_zero_scores(small_run: MakeSpec, monkeypatch: pytest.MonkeyPa
         assert launch.compute([[spec]], features=True, title="test") is reports
 
 
+def test_a_launcher_of_one_starts_no_further_workers(
+    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(launch, "_run_local", None)
+    assert launch.compute([[small_run("workers=2")]], features=True, title="test")
+
+
 def test_rank_zero_gives_up_on_missing_ranks(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "STALL_S", 0.2)
     monkeypatch.setenv("RANK", "0")

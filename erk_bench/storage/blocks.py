@@ -33,10 +33,10 @@ class Worker(NamedTuple):
     local_rank: int = 0
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Worker:
-        """The worker that the launcher named through RANK, WORLD_SIZE and LOCAL_RANK; alone without one."""
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Worker | None:
+        """The worker that a launcher named by RANK, WORLD_SIZE and LOCAL_RANK; None without one."""
         if "RANK" not in environment and "WORLD_SIZE" not in environment:
-            return cls()
+            return None
         try:
             rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
             local_rank = int(environment.get("LOCAL_RANK", rank))

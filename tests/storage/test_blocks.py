@@ -24,7 +24,8 @@ def test_every_block_has_one_owner(world_size: int) -> None:
 
 
 def test_worker_from_environment() -> None:
-    assert Worker.from_environment({}) == Worker(0, 1, 0)
+    assert Worker.from_environment({}) is None
+    assert Worker.from_environment({"RANK": "0", "WORLD_SIZE": "1"}) == Worker(0, 1, 0)
     assert Worker.from_environment({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Worker(5, 8, 1)
     assert Worker.from_environment({"RANK": "5", "WORLD_SIZE": "8"}) == Worker(5, 8, 5)
 
