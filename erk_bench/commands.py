@@ -43,7 +43,7 @@ SHEET_COLUMNS = 14  # seeds shown on a sample sheet
 def _console() -> Console:
     """A console as wide as its terminal; wide enough for a table where there is none."""
     console = Console()
-    return console if console.is_terminal else Console(width=150)
+    return console if console.is_terminal else Console(width=170)
 
 
 def check(spec: RunSpec) -> None:

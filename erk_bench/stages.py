@@ -118,7 +118,8 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> I
         **sampler_options(spec, guide),
         fresh_noise=draws.normal_like,
     )
-    bad = [seed for seed, x in zip(seeds, sampled.x, strict=True) if not x.isfinite().all()]
+    finite = sampled.x.isfinite().flatten(1).all(dim=1).tolist()
+    bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
     if bad:
         raise UserError(
             f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
@@ -185,6 +186,8 @@ def generate(
     with ExitStack() as locks:
         stores = {}
         for spec in itertools.chain(*groups):
+            if spec.run_id in stores:
+                continue
             check_names(spec)
             store = stores[spec.run_id] = RunStore.open(spec)
             locks.enter_context(store.worker_lock(worker))
@@ -214,8 +217,9 @@ def _finish(
     if not store.has_images(block):
         start = time.perf_counter()
         content = sample_block(spec, block.seeds, device)
+        seconds = time.perf_counter() - start
         store.write_images(block, content)
-        store.note_seconds(worker, block, time.perf_counter() - start)
+        store.note_seconds(worker, block, seconds)
     elif not wanted:
         return False
     for detector in wanted:

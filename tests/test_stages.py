@@ -168,6 +168,13 @@ def test_detector_of_another_shape_is_refused(small_run: MakeSpec) -> None:
         stages.generate([[spec]], Worker(), ignore, features=True)
 
 
+def test_the_same_run_twice_is_done_once(small_run: MakeSpec) -> None:
+    counts: list[int] = []
+    spec = small_run()
+    stages.generate([[spec], [spec]], Worker(), lambda spec, count: counts.append(count), features=True)
+    assert sum(counts) == 40
+
+
 def test_score_counts_missing_blocks(small_run: MakeSpec) -> None:
     spec = small_run()
     stages.generate([[small_run("seeds=0-23")]], Worker(), ignore, features=True)

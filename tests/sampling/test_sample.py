@@ -13,7 +13,10 @@ from tests.conftest import golden_net
 def test_signature_shows_the_options_of_the_design() -> None:
     parameters = inspect.signature(erk_bench.sample).parameters
     defaults = {name: parameters[name].default for name in list(parameters)[2:]}
-    assert list(parameters)[:3] == ["net", "noise", "labels"]
+    assert list(parameters)[:13] == [
+        "net", "noise", "labels", "solver", "num_steps", "w_stiff", "w_con", "guide", "guidance",
+        "sigma_min", "sigma_max", "rho", "dtype",
+    ]  # fmt: skip
     expected = {
         "labels": None, "solver": "heun", "num_steps": 32, "w_stiff": 0.0, "w_con": 0.0, "guide": None,
         "guidance": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "dtype": torch.float32,

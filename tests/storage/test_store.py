@@ -119,6 +119,18 @@ def test_a_second_process_is_refused(small_run: MakeSpec, monkeypatch: pytest.Mo
         pass
 
 
+def test_a_file_system_without_locks_is_told(
+    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(store_module.fcntl, "flock", refuses)
+    with opened(small_run()).worker_lock(Worker()):
+        pass
+    assert "no locks here (No locks available); start only one launch" in capsys.readouterr().err
+
+
 def test_a_dead_process_leaves_no_lock(small_run: MakeSpec) -> None:
     spec = small_run()
     store = opened(spec)
