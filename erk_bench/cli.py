@@ -42,8 +42,9 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     chosen = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals:
-            raise UserError(f"'{override}' is no setting; write KEY=VALUE, for example solver=heun")
+        if not equals or key != key.lstrip("+~-"):
+            plain = f"{key.lstrip('+~-')}={value}" if equals else "solver=heun"
+            raise UserError(f"'{override}' is no setting; write KEY=VALUE, for example {plain}")
         if key in choices:
             if value not in choices[key]:
                 raise unknown_name(key, value, choices[key])
@@ -56,7 +57,10 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             key = override.partition("=")[0]
             if key not in known:
                 raise unknown_name("setting", key, known) from error
-        raise UserError(f"cannot read the settings {' '.join(overrides)}: {error}") from error
+        raise UserError(
+            f"cannot read the settings {' '.join(overrides)} ({str(error).splitlines()[0]}); give one value "
+            "a setting, and put quotes around special characters: model.name=\"'x,y'\""
+        ) from error
 
 
 def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -84,17 +88,19 @@ def run_spec(overrides: Sequence[str]) -> RunSpec:
     model = content["model"]
     guidance = content["guidance"]
     guides = {role: model.pop(role, None) for role in GUIDANCES.values() if role}
-    role = GUIDANCES.get(guidance["name"])
+    role = GUIDANCES.get(str(guidance["name"]))
     if role and guidance["weight"] != 1 and guides[role]:
-        guidance["guide"] = _with_hash(guides[role])
-    model["weights"] = _with_hash(model["weights"])
+        guidance["guide"] = _with_hash(guides[role], f"model.{role}")
+    model["weights"] = _with_hash(model["weights"], "model.weights")
     spec = build(RunSpec, content)
     commands.check(spec)
     return spec
 
 
-def _with_hash(weights: Mapping[str, Any]) -> dict[str, Any]:
+def _with_hash(weights: object, where: str) -> dict[str, Any]:
     """Weights without a pinned sha256 are taken as they are, and identified by their present hash."""
+    if not isinstance(weights, Mapping) or not isinstance(weights.get("path"), str):
+        raise UserError(f"{where} is {weights!r}; set its file: {where}.path=FILE")
     return {**weights, "sha256": weights.get("sha256") or file_sha256(locate(str(weights["path"])))}
 
 
@@ -123,7 +129,7 @@ def _one_run(action: Callable[[RunSpec], int]) -> Callable[[dict[str, str], list
 def _table(options: dict[str, str], overrides: list[str]) -> int:
     table = table_file(options["table"])
     rows = [run_spec([*table["base"], *row, *overrides]) for row in table["rows"]]
-    return commands.table(table, rows, options)
+    return commands.table(table, rows, options, as_published=not overrides)
 
 
 def _plan(options: dict[str, str], overrides: list[str]) -> int:

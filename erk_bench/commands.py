@@ -58,6 +58,7 @@ def version() -> int:
 
 def run(spec: RunSpec) -> int:
     """Generate, extract and score one run; a finished one is only shown."""
+    stages.check_enough(spec)
     record = stages.finished_record(spec)
     if record is None and launch.compute([[spec]], features=True, title=spec.run_id):
         record = stages.score(spec)
@@ -77,6 +78,7 @@ def generate(spec: RunSpec) -> int:
 
 def evaluate(spec: RunSpec) -> int:
     """Score the images that are there; never samples."""
+    stages.check_enough(spec)
     store = RunStore.open(spec)
     lacking = [block for block in stages.unfinished(spec, features=True) if not store.has_images(block)]
     if lacking:
@@ -95,7 +97,8 @@ def _show_record(record: Record, path: Path) -> None:
     table.add_column("metric")
     table.add_column("value ± standard error", justify="right")
     for name, metric in record.metrics.items():
-        table.add_row(METRICS[name].title, views.rounded((metric.value, metric.standard_error)))
+        title = METRICS[name].title if name in METRICS else name
+        table.add_row(title, views.rounded((metric.value, metric.standard_error)))
     guide = f" + {record.nfe_guide} of the guiding network" if record.nfe_guide else ""
     table.add_row("NFE per image", f"{record.nfe}{guide}")
     if record.seconds_per_1000 is not None:
@@ -104,12 +107,24 @@ def _show_record(record: Record, path: Path) -> None:
     print(f"record: {path}")
 
 
-def table(content: Mapping[str, Any], specs: Sequence[RunSpec], options: Mapping[str, str]) -> int:
-    """Compute what is missing of a table, show it, write its views; status 1 if a row is off."""
+def table(
+    content: Mapping[str, Any],
+    specs: Sequence[RunSpec],
+    options: Mapping[str, str],
+    *,
+    as_published: bool,
+) -> int:
+    """Compute what is missing of a table, show it, write its views; status 1 if a row is off.
+
+    as_published: the rows are the table's own, so that a row without a reference record is off too.
+    """
+    specs = list({spec.run_id: spec for spec in specs}.values())  # settings may make rows equal
+    for spec in specs:
+        stages.check_enough(spec)
     reference = config_folder().parent / content["reference"]
     again = bool(options["from"]) and Path(options["from"]).resolve() == reference.resolve()
     references = {} if again else table_building.read_folder(reference)
-    to = Path(options["to"] or Path(specs[0].out) / "tables")
+    to = Path(options["to"] or Path(specs[0].out) / "tables").expanduser()
     if options["from"]:
         found = table_building.read_folder(Path(options["from"]))
         lacking = [spec.run_id for spec in specs if spec.run_id not in found]
@@ -140,6 +155,10 @@ def table(content: Mapping[str, Any], specs: Sequence[RunSpec], options: Mapping
     off = [row for row in view.rows if row.off]
     if off:
         print(f"{len(off)} of {len(view.rows)} rows are off their reference records", file=sys.stderr)
+        return 1
+    unknown = [row for row in view.rows if not row.reproduction]
+    if as_published and unknown and not again and not options["records"]:
+        print(f"{len(unknown)} of {len(view.rows)} rows have no record in {reference}", file=sys.stderr)
         return 1
     if not again:
         reproduced = sum("within" in row.reproduction for row in view.rows)
@@ -245,9 +264,13 @@ def train_digits(content: Mapping[str, Any]) -> int:
         key: value for key, value in content.items() if key not in (*known, "out", "networks", "workers")
     }
     recipes: dict[str, Recipe] = {}
+    if not isinstance(content["networks"], list):
+        raise UserError(f"networks is {content['networks']!r}; write networks=[denoiser,weaker]")
     for name in content["networks"]:
         if name not in known:
             raise unknown_name("network", name, known)
+        if not isinstance(content[name], Mapping):
+            raise UserError(f"{name} is {content[name]!r}; set its fields, such as {name}.seed=5")
         if name == "features":
             recipes[name] = build(FeaturesRecipe, content[name], name)
         else:
@@ -255,6 +278,8 @@ def train_digits(content: Mapping[str, Any]) -> int:
     if not recipes:
         raise UserError(f"networks is empty; name some of: {', '.join(known)}")
     workers = content["workers"] or os.cpu_count() or 1
+    if not isinstance(workers, int) or workers < 1:
+        raise UserError(f"workers is {workers!r}; it must be 1 or more, or null for one per CPU core")
     out = Path(content["out"])
     for line in train_all(recipes, out, min(workers, len(recipes))):
         print(line)

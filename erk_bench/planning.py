@@ -45,7 +45,7 @@ def estimate(spec: RunSpec) -> Cost:
     extra = 0.0
     if guide is not None:
         extra = _seconds_per_image(guide, spec.block_size, device, spec.network_dtype)
-    image = DECODERS[spec.model.decoder](torch.zeros(1, *shape))
+    image = DECODERS[spec.model.decoder].decode(torch.zeros(1, *shape))
     features = [
         value.nbytes for each in load_detectors(spec).values() for value in each.extract(image).values()
     ]

@@ -22,6 +22,8 @@ from erk_bench.errors import UserError, unknown_name
 # Raised by every change that alters samples; records of different protocols are never mixed.
 PROTOCOL = 1
 
+MAX_SEEDS = 10_000_000  # of one run
+
 T = TypeVar("T")
 
 
@@ -74,7 +76,9 @@ class SolverSpec:
     s_noise: float = identity(1.0)
 
     def __post_init__(self) -> None:
-        _check(self.s_churn >= 0, f"solver.s_churn is {self.s_churn}; it must be 0 or more")
+        for name in ("s_churn", "s_min", "s_noise"):
+            value = getattr(self, name)
+            _check(0 <= value < math.inf, f"solver.{name} is {value}; it must be 0 or more, and finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,7 @@ class ScheduleSpec:
             f"schedule.sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: "
             "need 0 < sigma_min < sigma_max",
         )
-        _check(self.rho > 0, f"schedule.rho is {self.rho}; it must be positive")
+        _check(0.5 <= self.rho <= 100, f"schedule.rho is {self.rho}; it must be 0.5 to 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +116,12 @@ class GuidanceSpec:
     def __post_init__(self) -> None:
         low, high = self.interval
         _check(0 <= low < high, f"guidance.interval is [{low}, {high}]; need 0 <= low < high")
+        _check(math.isfinite(self.weight), f"guidance.weight is {self.weight}; it must be finite")
+        _check(
+            self.weight == 1 or self.name != "none",
+            f"guidance.weight is {self.weight} but the guidance is none; add guidance=cfg or "
+            "guidance=autoguidance",
+        )
         _check(
             self.weight == 1 or self.guide is not None,
             f"guidance '{self.name}' with weight {self.weight} needs a guiding network, and the model has "
@@ -128,8 +138,13 @@ class CorrectionSpec:
     w_con: float = identity(0.0)
 
     def __post_init__(self) -> None:
-        _check(self.w_stiff >= 0, f"correction.w_stiff is {self.w_stiff}; it must be 0 or more")
-        _check(self.w_con >= 0, f"correction.w_con is {self.w_con}; it must be 0 or more")
+        for name in ("w_stiff", "w_con"):
+            value = getattr(self, name)
+            _check(0 <= value < math.inf, f"correction.{name} is {value}; it must be 0 or more, and finite")
+        _check(
+            self.name != "none" or self.w_stiff == 0,
+            f"correction.w_stiff is {self.w_stiff} but the correction is none; add correction=erk_guid",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +201,8 @@ class RunSpec:
         ):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
-        _check(self.block_size >= 1, f"block_size is {self.block_size}; it must be 1 or more")
+        _check(1 <= self.block_size <= 65_536, f"block_size is {self.block_size}; it must be 1 to 65536")
+        _check(self.out != "", "out is empty; name a folder, for example out=results/runs")
         _check(
             self.workers is None or self.workers >= 1,
             f"workers is {self.workers}; it must be 1 or more, or null for one per device",
@@ -204,7 +220,11 @@ class RunSpec:
         match = re.fullmatch(r"(\d+)-(\d+)", self.seeds)
         if match is None or int(match[1]) > int(match[2]):
             raise UserError(f"seeds is '{self.seeds}'; expected FIRST-LAST, for example 0-1999")
-        return range(int(match[1]), int(match[2]) + 1)
+        seeds = range(int(match[1]), int(match[2]) + 1)
+        # Generators take seeds modulo 2^32: larger ones would repeat earlier images.
+        if seeds[-1] >= 2**32 or len(seeds) > MAX_SEEDS:
+            raise UserError(f"seeds is '{self.seeds}'; they must be below 2^32, at most {MAX_SEEDS:,} a run")
+        return seeds
 
     @property
     def run_id(self) -> str:
@@ -215,7 +235,7 @@ class RunSpec:
         if self.correction.w_stiff:
             parts.append(f"{self.correction.name}{self.correction.w_stiff:g}c{self.correction.w_con:g}")
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts)
-        return f"{slug}-{self.digest[:10]}"
+        return f"{slug[:100]}-{self.digest[:10]}"
 
     @property
     def digest(self) -> str:
@@ -291,5 +311,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return math.inf
     elif hint in (int, str, bool) and type(value) is hint:
         return value
-    name = getattr(hint, "__name__", str(hint))
-    raise UserError(f"{path} is {value!r}; expected {name if hint in (int, float, str) else hint}")
+    if path == "seeds":
+        raise UserError(f"seeds is {value!r}; expected FIRST-LAST, for example 0-1999")
+    if typing.get_origin(hint) is tuple:
+        shown = "a list, for example " + ("[0.2,2.0]" if float in typing.get_args(hint) else "[fd_digits]")
+    else:
+        shown = hint.__name__ if hint in (int, float, str, bool) else "settings of its own"
+    raise UserError(f"{path} is {value!r}; expected {shown}")

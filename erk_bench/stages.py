@@ -19,7 +19,7 @@ import torch
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.detectors import DETECTORS, REFERENCES, Detector
-from erk_bench.evaluation.metrics import Extracted, detectors_of, measure
+from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
 from erk_bench.networks.checkpoint import build_denoiser, file_sha256, read_checkpoint
 from erk_bench.networks.edm2 import Precond
 from erk_bench.networks.latents import DECODERS
@@ -59,6 +59,11 @@ def check_names(spec: RunSpec) -> None:
         )
 
 
+def check_enough(spec: RunSpec) -> None:
+    """Refuse too few seeds for the metrics before any image is made."""
+    check_count(spec.metrics, len(spec.seed_range))
+
+
 def pick_device(spec: RunSpec, worker: Worker) -> torch.device:
     """The worker's device: its own GPU if there are any and the spec allows, else the CPU."""
     if spec.device not in ("auto", "cpu", "cuda"):
@@ -94,6 +99,12 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> I
     Raises UserError naming the seeds whose result is not finite.
     """
     net = network(spec.model.weights, device, spec.network_dtype)
+    decoder = DECODERS[spec.model.decoder]
+    if net.img_channels != decoder.channels:
+        raise UserError(
+            f"decoder '{spec.model.decoder}' takes {decoder.channels} channels, the model has "
+            f"{net.img_channels}; set model.decoder to the model's own"
+        )
     guide = None
     if spec.guidance.guide is not None and spec.guidance.weight != 1:
         guide = network(spec.guidance.guide, device, spec.network_dtype)
@@ -126,7 +137,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> I
             f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
             "was written for this block. Try network_dtype=float32 or a smaller w_stiff"
         )
-    images = DECODERS[spec.model.decoder](sampled.x).cpu()
+    images = decoder.decode(sampled.x).cpu()
     classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
     return ImageBlock(images, classes, sampled.nfe, sampled.nfe_guide)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from erk_bench import cli
 from erk_bench.cli import COMMANDS, compose_config, groups, main, run_spec, table_file
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
@@ -92,7 +93,23 @@ def test_tables_and_groups_agree() -> None:
         ("sovler=heun", "did you mean 'solver'"),
         ("heun", "'heun' is no setting; write KEY=VALUE"),
         ("schedule.num_steps=abc", "schedule.num_steps is 'abc'; expected int"),
-        ("seeds=1000", "seeds is 1000; expected str"),
+        ("seeds=1000", "seeds is 1000; expected FIRST-LAST"),
+        ("seeds=4294967290-4294967300", "below 2^32"),
+        ("seeds=0-99999999999999", "below 2^32"),
+        ("block_size=1000000000", "it must be 1 to 65536"),
+        ("out=", "out is empty"),
+        ("model.weights=5", "model.weights is 5; set its file"),
+        ("guidance.name=[a]", "guidance.name is ['a']"),
+        ("~guidance.name=none", "write KEY=VALUE, for example guidance.name=none"),
+        ("+solver=heun", "write KEY=VALUE, for example solver=heun"),
+        ("--seeds=0-9", "write KEY=VALUE, for example seeds=0-9"),
+        ("seeds=0-9,20-29", "give one value a setting"),
+        ("schedule.rho=1e-3", "it must be 0.5 to 100"),
+        ("guidance.weight=-3", "add guidance=cfg"),
+        ("guidance.interval=3", "expected a list, for example [0.2,2.0]"),
+        ("correction.w_stiff=0.5", "add correction=erk_guid"),
+        ("correction.w_con=inf", "it must be 0 or more, and finite"),
+        ("solver.s_noise=-1", "it must be 0 or more, and finite"),
         ("solver=euler,heun", "unknown solver 'euler,heun'"),
         ("model.weights.path=absent.pkl", "no file at 'absent.pkl'"),
         ("model.weights.path=https://example.org/net.pkl", "download the file"),
@@ -178,6 +195,51 @@ def test_run_then_evaluate_then_export(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Known: png, npz" in capsys.readouterr().err
 
 
+def test_table_compares_with_its_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 1 without reference records or off them, 0 when reproduced."""
+    reference = tmp_path / "reference"
+    table = {
+        "name": "small",
+        "title": "A small table",
+        "caption": "Two rows.",
+        "base": [*SMALL, f"out={tmp_path / 'runs'}"],
+        "headline": "fd_digits",
+        "reference": str(reference),
+        "tolerance": 1.0,
+        "rows": [[], ["correction=erk_guid", "correction.w_stiff=0.5"]],
+    }
+    monkeypatch.setattr(cli, "table_file", lambda name: table)
+    assert main(["table"]) == 1
+    assert f"2 of 2 rows have no record in {reference}" in capsys.readouterr().err
+    assert main(["table", "workers=1"]) == 0  # not the published rows any more: nothing to compare with
+    assert main(["table", f"records={reference}"]) == 0
+    capsys.readouterr()
+    assert main(["table"]) == 0
+    assert "2 of 2 rows reproduced" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "runs" / "tables").iterdir()} == {
+        "small.md", "small.csv", "small.tex", "small-steps.png", "small-steps.svg", "small-samples.png",
+    }  # fmt: skip
+    assert main(["table", "correction=none", "correction.w_stiff=0"]) == 0
+    assert "1 of 1 rows reproduced" in capsys.readouterr().out  # equal rows are one row
+    path = sorted(reference.glob("*.json"))[0]
+    record = json.loads(path.read_text())
+    record["metrics"]["fd_digits"]["value"] += 2 * record["metrics"]["fd_digits"]["standard_error"]
+    path.write_text(json.dumps(record))
+    assert main(["table"]) == 1
+    printed = capsys.readouterr()
+    assert "OFF by 2.00 SE" in printed.out and "1 of 2 rows are off" in printed.err
+    assert main(["table", f"from={tmp_path / 'empty'}"]) == 2
+    assert "2 of 2 rows have no record" in capsys.readouterr().err
+
+
+def test_too_few_seeds_are_told_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "seeds=0-9", f"out={tmp_path / 'runs'}"]) == 2
+    assert "use more seeds, or metrics.num_groups=5" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_plan_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [*SMALL, f"out={tmp_path / 'runs'}", "guidance=cfg"]
     assert main(["plan", *settings]) == 0
@@ -199,6 +261,14 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_train_digits_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train-digits", "networks=[wekaer]"]) == 2
     assert "did you mean 'weaker'" in capsys.readouterr().err
+    for settings, named in (
+        (["networks=weaker"], "write networks=[denoiser,weaker]"),
+        (["networks=[weaker]", "weaker=5"], "weaker is 5"),
+        (["networks=[weaker]", "workers=-1"], "workers is -1"),
+        (["networks=[weaker]", "weaker.iterations=0"], "iterations is 0"),
+    ):
+        assert main(["train-digits", *settings, f"out={tmp_path}"]) == 2
+        assert named in capsys.readouterr().err
     assert main(["train-digits", "networks=[weaker]", "weaker.iteration=3"]) == 2
     assert "did you mean 'weaker.iterations'" in capsys.readouterr().err
     settings = ["networks=[weaker]", "weaker.iterations=3", f"out={tmp_path}"]

@@ -47,7 +47,7 @@ def content() -> dict[str, Any]:
             "name": "polynomial", "num_steps": 8, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0,
         },
         "guidance": {"name": "cfg", "weight": 1.5, "guide": {"path": "g", "sha256": SHA}},
-        "correction": {"name": "none"},
+        "correction": {"name": "erk_guid"},
         "metrics": {"names": ["fd_digits", "kid_digits"], "reference": "digits"},
     }  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_protocol_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_run_id_is_readable_and_pinned() -> None:
     """A change here orphans every published record: raise PROTOCOL knowingly instead."""
-    assert build(RunSpec, content()).run_id == "m-heun8-cfg1.5-95f47dae90"
+    assert build(RunSpec, content()).run_id == "m-heun8-cfg1.5-af00520d3d"
 
 
 def test_round_trip() -> None:
@@ -144,7 +144,7 @@ def put(path: str, value: Any) -> dict[str, Any]:
         ("metrics.kid_subset_size", 1, "kid_subset_size is 1"),
         ("seeds", "5-2", "expected FIRST-LAST"),
         ("seeds", "all", "expected FIRST-LAST"),
-        ("seeds", 100, "expected str"),
+        ("seeds", 100, "expected FIRST-LAST"),
         ("block_size", 0, "block_size is 0"),
         ("workers", 0, "workers is 0"),
         ("dtype", "float23", "did you mean 'float32'"),

@@ -175,6 +175,11 @@ def test_the_same_run_twice_is_done_once(small_run: MakeSpec) -> None:
     assert sum(counts) == 40
 
 
+def test_decoder_of_another_number_of_channels_is_refused(small_run: MakeSpec) -> None:
+    with pytest.raises(UserError, match="decoder 'rgb' takes 3 channels, the model has 1"):
+        stages.generate([[small_run("model.decoder=rgb")]], Worker(), ignore, features=True)
+
+
 def test_score_counts_missing_blocks(small_run: MakeSpec) -> None:
     spec = small_run()
     stages.generate([[small_run("seeds=0-23")]], Worker(), ignore, features=True)

@@ -52,6 +52,11 @@ class DenoiserRecipe:
     p_std: float
     ema_std: float
 
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_size", "model_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
     def init_kwargs(self) -> dict[str, Any]:
         """Constructor arguments of the network."""
         return {
@@ -79,6 +84,11 @@ class FeaturesRecipe:
     translation: float
     scale: float
     num_test: int
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "num_test"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
 Recipe = DenoiserRecipe | FeaturesRecipe

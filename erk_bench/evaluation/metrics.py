@@ -222,6 +222,17 @@ def detectors_of(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(METRICS[name].detector for name in names))
 
 
+def check_count(spec: MetricsSpec, count: int) -> None:
+    """Refuse a number of images that is too small for the groups or the KID subsets."""
+    split_groups(count, spec.num_groups)
+    families = {METRICS[name].family for name in spec.names}
+    if kernel_distance in families and spec.kid_subset_size > count:
+        raise UserError(
+            f"metrics.kid_subset_size is {spec.kid_subset_size} but there are only {count} images; use more "
+            f"seeds, or metrics.kid_subset_size={count}"
+        )
+
+
 def measure(
     spec: MetricsSpec, images: Mapping[str, Extracted], real: Mapping[str, Extracted]
 ) -> dict[str, Measured]:

@@ -66,6 +66,8 @@ def file_sha256(path: Path) -> str:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a published pickle (.pkl) or one of our .safetensors files; nothing in it is run."""
+    if path.is_dir():
+        raise UserError(f"checkpoint '{path}' is a folder; give the file in it")
     if not path.is_file():
         raise UserError(f"checkpoint '{path}' does not exist; check the path or the model's config")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +16,14 @@ def rgb_to_uint8(x: Tensor) -> Tensor:
     return (x.float() * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
 
-# Decoders by name: final state NCHW float -> images NCHW uint8.
-DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "rgb": rgb_to_uint8,
-    "digits": digits.decode,
+class Decoder(NamedTuple):
+    """A row of DECODERS: final state NCHW float -> images NCHW uint8, for states of `channels`."""
+
+    decode: Callable[[Tensor], Tensor]
+    channels: int
+
+
+DECODERS: dict[str, Decoder] = {
+    "rgb": Decoder(rgb_to_uint8, 3),
+    "digits": Decoder(digits.decode, 1),
 }

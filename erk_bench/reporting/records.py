@@ -148,4 +148,8 @@ def read_record(path: Path) -> Record:
         raise UserError(
             f"'{path}' has damaged metrics ({error!r}); delete it and run the row again"
         ) from error
+    try:
+        build(RunSpec, content["spec"])
+    except (UserError, TypeError) as error:
+        raise UserError(f"'{path}' has a damaged spec ({error}); delete it and run the row again") from error
     return Record(**content)

@@ -35,8 +35,8 @@ def sigmas(
         raise UserError(f"num_steps is {num_steps}; a schedule needs at least 2 steps")
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"sigma_min {sigma_min} and sigma_max {sigma_max}: need 0 < min < max")
-    if rho <= 0:
-        raise UserError(f"rho is {rho}; it must be positive")
+    if not 0.5 <= rho <= 100:
+        raise UserError(f"rho is {rho}; it must be 0.5 to 100")
     return [*schedule(num_steps, sigma_min, sigma_max, rho, dtype).tolist(), 0.0]
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -51,7 +51,7 @@ class RunStore:
 
     @staticmethod
     def folder_of(spec: RunSpec) -> Path:
-        return Path(spec.out) / spec.run_id
+        return Path(spec.out).expanduser() / spec.run_id
 
     @classmethod
     def open(cls, spec: RunSpec) -> RunStore:
@@ -125,8 +125,8 @@ class RunStore:
         path = self.folder / "seconds" / f"{worker.rank}-of-{worker.world_size}.jsonl"
         with writing(path):
             path.parent.mkdir(exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps({"block": block.index, "seconds": seconds}) + "\n")
+            with path.open("a") as file:  # a new line first: the last one may be torn
+                file.write("\n" + json.dumps({"block": block.index, "seconds": seconds}))
 
     def seconds(self) -> dict[int, float]:
         """Wall seconds of the blocks that were timed, by block number."""
@@ -153,10 +153,7 @@ class RunStore:
                 locks.mkdir(parents=True, exist_ok=True)
                 mine = stack.enter_context(own.open("a+"))
             deadline = time.monotonic() + LOCK_GRACE_S
-            while not _try_lock(mine.fileno()):
-                if time.monotonic() > deadline:
-                    raise self._busy(own)
-                time.sleep(0.1)
+            self._await_lock(mine, own, fcntl.LOCK_EX, deadline)
             with writing(own):
                 mine.truncate(0)
                 mine.write(f"process {os.getpid()} on {os.uname().nodename}")
@@ -164,10 +161,15 @@ class RunStore:
             for other in locks.glob("*-of-*"):
                 if other.name.endswith(f"-of-{worker.world_size}"):
                     continue  # a fellow worker of the same launch
-                with other.open("a+") as file:
-                    if not _try_lock(file.fileno()):
-                        raise self._busy(other)
+                with other.open("a+") as file:  # shared: fellow workers may look at the same time
+                    self._await_lock(file, other, fcntl.LOCK_SH, deadline)
             yield
+
+    def _await_lock(self, file: IO[str], lock: Path, kind: int, deadline: float) -> None:
+        while not _try_lock(file.fileno(), kind):
+            if time.monotonic() > deadline:
+                raise self._busy(lock)
+            time.sleep(0.1)
 
     def _busy(self, lock: Path) -> UserError:
         return UserError(
@@ -216,7 +218,8 @@ class RunStore:
             problem = str(error)
         if problem:
             aside = path.with_suffix(".damaged")
-            path.replace(aside)
+            with writing(aside):
+                path.replace(aside)
             raise UserError(
                 f"block file '{path}' ({block}) is damaged: {problem}. It was renamed to '{aside.name}'; "
                 "run the same command again to compute it anew"
@@ -232,9 +235,9 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, kind: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:  # a file system without locks; files stay whole and equal all the same

@@ -16,7 +16,7 @@ def test_rgb_decode_is_published() -> None:
     images = rgb_to_uint8(pixels)
     assert images.dtype == torch.uint8
     assert torch.equal(images, data["rgb.pixels_u8"])
-    assert DECODERS["rgb"] is rgb_to_uint8
+    assert DECODERS["rgb"].decode is rgb_to_uint8
 
 
 def test_rgb_decode_undoes_the_published_encoder() -> None:

@@ -115,6 +115,11 @@ def test_a_second_process_is_refused(small_run: MakeSpec, monkeypatch: pytest.Mo
                 pass
         with RunStore.open(spec).worker_lock(Worker(1, 2, 1)):
             pass
+    # Fellow workers may look at the leftover lock of another world size at the same time.
+    with (store.folder / "locks" / "0-of-2").open() as looking:
+        store_module.fcntl.flock(looking, store_module.fcntl.LOCK_SH)
+        with RunStore.open(spec).worker_lock(Worker(1, 4, 1)):
+            pass
     with RunStore.open(spec).worker_lock(Worker(0, 1, 0)):
         pass
 
@@ -151,6 +156,8 @@ def test_seconds_survive_a_torn_line(small_run: MakeSpec) -> None:
     path = store.folder / "seconds" / "0-of-1.jsonl"
     path.write_text(path.read_text()[:-5])
     assert store.seconds() == {0: 1.5}
+    store.note_seconds(Worker(), Block(2, 8), 3.5)
+    assert store.seconds() == {0: 1.5, 2: 3.5}
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
