@@ -23,7 +23,14 @@ from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, m
 from erk_bench.networks.checkpoint import build_denoiser, file_sha256, read_checkpoint
 from erk_bench.networks.edm2 import Precond
 from erk_bench.networks.latents import DECODERS
-from erk_bench.reporting.records import MetricRecord, Record, environment, read_record, write_record
+from erk_bench.reporting.records import (
+    MetricRecord,
+    Record,
+    device_name,
+    environment,
+    read_record,
+    write_record,
+)
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.sample import sample_counted
 from erk_bench.sampling.schedules import SCHEDULES
@@ -32,7 +39,7 @@ from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec, WeightsSpec, to_dict
 from erk_bench.storage.assets import locate
 from erk_bench.storage.blocks import Block, Worker, blocks_of
-from erk_bench.storage.store import ImageBlock, RunStore
+from erk_bench.storage.store import ImageBlock, RunStore, Timing
 
 # Called after every finished block with its run and the number of its images.
 Progress = Callable[[RunSpec, int], None]
@@ -230,7 +237,7 @@ def _finish(
         content = sample_block(spec, block.seeds, device)
         seconds = time.perf_counter() - start
         store.write_images(block, content)
-        store.note_seconds(worker, block, seconds)
+        store.note_timing(worker, block, Timing(seconds, device_name(device)))
     elif not wanted:
         return False
     for detector in wanted:
@@ -280,7 +287,8 @@ def score(spec: RunSpec) -> Record:
     if others:
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(counts)}")
     measured = measure(spec.metrics, extracted, real)
-    seconds = store.seconds()
+    timings = store.timings()
+    timed = {block.index: timings[block.index] for block in blocks if block.index in timings}
     record = Record(
         run_id=spec.run_id,
         spec=to_dict(spec),
@@ -292,12 +300,13 @@ def score(spec: RunSpec) -> Record:
             name: MetricRecord(item.value, item.standard_error, item.replicates)
             for name, item in measured.items()
         },
-        seconds_per_block={
-            str(block.index): round(seconds[block.index], 6) for block in blocks if block.index in seconds
-        },
+        seconds_per_block={str(index): round(timing.seconds, 6) for index, timing in timed.items()},
         reference={"name": spec.metrics.reference, "sha256": next(iter(hashes.values()))},
         detectors=tuple(detector.key for detector in detectors.values()),
-        environment=environment(pick_device(spec, Worker())),
+        environment={
+            **environment(pick_device(spec, Worker())),
+            "sampled_on": sorted({timing.device for timing in timed.values()}),
+        },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     write_record(record_path(spec), record)

@@ -152,7 +152,8 @@ def build_view(
                 off=off,
             )
         )
-    device = records[0].environment["device"]
+    first = records[0].environment
+    device = ", ".join(first.get("sampled_on") or [first["device"]])
     facts = (
         f"{records[0].num_images} images a row, seeds {records[0].seeds}; ± is one jackknife standard error; "
         f"Δ is against the row without ERK-Guid on the same seeds, resolved beyond {RESOLVED:g} standard "

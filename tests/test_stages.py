@@ -196,6 +196,7 @@ def test_record_explains_itself(small_run: MakeSpec) -> None:
     assert set(record.metrics) == set(spec.metrics.names)
     assert all(len(metric.replicates) == 5 for metric in record.metrics.values())
     assert all(metric.standard_error > 0 for metric in record.metrics.values())
+    assert len(record.environment["sampled_on"]) == 1
     assert set(record.seconds_per_block) == {"0", "1", "2", "3", "4"}
     weights = locate("package:digits/weights/denoiser.safetensors")
     assert record.spec["model"]["weights"]["sha256"] == file_sha256(weights)

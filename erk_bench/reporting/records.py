@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
@@ -72,7 +73,7 @@ class Record:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Package and driver versions, device, commit and whether the working tree differs from it."""
+    """Package and driver versions, device at hand, commit and whether the working tree differs from it."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -83,10 +84,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": versions,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         **_commit(),
     }
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """What a device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _processor()
 
 
 def _processor() -> str:

@@ -42,6 +42,13 @@ class ImageBlock(NamedTuple):
     nfe_guide: int
 
 
+class Timing(NamedTuple):
+    """Wall seconds of a block's sampling, and the name of the device that did it."""
+
+    seconds: float
+    device: str
+
+
 class RunStore:
     """The folder of one run, OUT/RUN_ID."""
 
@@ -120,25 +127,25 @@ class RunStore:
         """Features by name and the block's metadata, with the counted evaluations."""
         return self._read(self._features(detector, block), block)
 
-    def note_seconds(self, worker: Worker, block: Block, seconds: float) -> None:
-        """Append the wall time of a block's sampling; kept apart, since block files must repeat exactly."""
+    def note_timing(self, worker: Worker, block: Block, timing: Timing) -> None:
+        """Append how a block was sampled; kept apart, since block files must repeat exactly."""
         path = self.folder / "seconds" / f"{worker.rank}-of-{worker.world_size}.jsonl"
         with writing(path):
             path.parent.mkdir(exist_ok=True)
             with path.open("a") as file:  # a new line first: the last one may be torn
-                file.write("\n" + json.dumps({"block": block.index, "seconds": seconds}))
+                file.write("\n" + json.dumps({"block": block.index, **timing._asdict()}))
 
-    def seconds(self) -> dict[int, float]:
-        """Wall seconds of the blocks that were timed, by block number."""
-        times = {}
+    def timings(self) -> dict[int, Timing]:
+        """How the blocks that were timed were sampled, by block number."""
+        found = {}
         for path in sorted((self.folder / "seconds").glob("*.jsonl")):
             for line in path.read_text().splitlines():
                 try:
                     entry = json.loads(line)
-                    times[int(entry["block"])] = float(entry["seconds"])
-                except (ValueError, KeyError):
-                    continue  # the last line of a worker that was killed while writing it
-        return times
+                    found[int(entry["block"])] = Timing(float(entry["seconds"]), str(entry["device"]))
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line of a worker that was killed while writing it
+        return found
 
     @contextmanager
     def worker_lock(self, worker: Worker) -> Iterator[None]:

@@ -50,7 +50,7 @@ def test_decode_inverts_encode() -> None:
     assert torch.equal(decode(encode(images)), images)
     every_value = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     assert torch.equal(decode(encode(every_value)), every_value)
-    assert DECODERS["digits"] is decode
+    assert DECODERS["digits"].decode is decode
 
 
 def test_decode_rounds_and_clips() -> None:

@@ -17,7 +17,7 @@ from erk_bench.files import write_atomic
 from erk_bench.spec import RunSpec
 from erk_bench.storage import store as store_module
 from erk_bench.storage.blocks import Block, Worker
-from erk_bench.storage.store import ImageBlock, RunStore
+from erk_bench.storage.store import ImageBlock, RunStore, Timing
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -149,15 +149,15 @@ def test_a_dead_process_leaves_no_lock(small_run: MakeSpec) -> None:
         pass
 
 
-def test_seconds_survive_a_torn_line(small_run: MakeSpec) -> None:
+def test_timings_survive_a_torn_line(small_run: MakeSpec) -> None:
     store = opened(small_run())
-    store.note_seconds(Worker(), Block(0, 8), 1.5)
-    store.note_seconds(Worker(), Block(1, 8), 2.5)
+    store.note_timing(Worker(), Block(0, 8), Timing(1.5, "cpu"))
+    store.note_timing(Worker(), Block(1, 8), Timing(2.5, "cpu"))
     path = store.folder / "seconds" / "0-of-1.jsonl"
     path.write_text(path.read_text()[:-5])
-    assert store.seconds() == {0: 1.5}
-    store.note_seconds(Worker(), Block(2, 8), 3.5)
-    assert store.seconds() == {0: 1.5, 2: 3.5}
+    assert store.timings() == {0: Timing(1.5, "cpu")}
+    store.note_timing(Worker(), Block(2, 8), Timing(3.5, "gpu"))
+    assert store.timings() == {0: Timing(1.5, "cpu"), 2: Timing(3.5, "gpu")}
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
