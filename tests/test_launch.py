@@ -144,8 +144,8 @@ def test_two_processes_on_one_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("workers", "num_kills"), [(1, 10), (2, 5)])
 def test_sigkill_at_random_moments(small_run: MakeSpec, tmp_path: Path, workers: int, num_kills: int) -> None:
     """Killed again and again at random; finished blocks never change, and the end is the same bytes."""
-    settings = ["seeds=0-399", "block_size=4", f"workers={workers}"]
-    plain = small_run("seeds=0-399", "block_size=4", f"out={tmp_path / 'plain'}")
+    settings = ["seeds=0-999", "block_size=4", f"workers={workers}"]
+    plain = small_run("seeds=0-999", "block_size=4", f"out={tmp_path / 'plain'}")
     stages.generate([[plain]], Worker(), ignore, features=True)
     expected = contents(plain)
     spec = small_run(*settings, f"out={tmp_path / 'killed'}")
@@ -172,4 +172,4 @@ def test_sigkill_at_random_moments(small_run: MakeSpec, tmp_path: Path, workers:
     done = subprocess.run(run, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert contents(spec) == expected
-    assert (store / "records" / "0-399.json").is_file()
+    assert (store / "records" / "0-999.json").is_file()
