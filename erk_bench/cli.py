@@ -22,6 +22,7 @@ from erk_bench.help import command_help, main_help
 from erk_bench.networks.checkpoint import file_sha256
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.spec import RunSpec, build
+from erk_bench.stages import check_names
 from erk_bench.storage.assets import locate
 
 NO_RUN_GROUPS = ("table",)  # folders of configs/ that are not part of one run
@@ -93,7 +94,7 @@ def run_spec(overrides: Sequence[str]) -> RunSpec:
         guidance["guide"] = _with_hash(guides[role], f"model.{role}")
     model["weights"] = _with_hash(model["weights"], "model.weights")
     spec = build(RunSpec, content)
-    commands.check(spec)
+    check_names(spec)
     return spec
 
 

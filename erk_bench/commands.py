@@ -46,11 +46,6 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=170)
 
 
-def check(spec: RunSpec) -> None:
-    """Refuse a spec that names what no table has."""
-    stages.check_names(spec)
-
-
 def version() -> int:
     print(f"erk-bench {erk_bench.__version__}")
     return 0
@@ -253,7 +248,7 @@ def convert(source: Path, target: Path) -> int:
     made = checkpoint.convert(source, target)
     count = sum(tensor.numel() for tensor in made.weights.values())
     print(f"{target}: {made.class_name}, {count:,} values, source sha256 {made.source_sha256}")
-    print(f"use it: erk-bench run model.name=mine model.weights.path={target} model.decoder=rgb")
+    print(f"use it: erk-bench generate model.name=mine model.weights.path={target} model.decoder=rgb")
     return 0
 
 

@@ -16,9 +16,9 @@ EXAMPLES = {
   erk-bench run                                             # Heun, 32 steps, 1000 digits
   erk-bench run schedule.num_steps=8 correction=erk_guid correction.w_stiff=0.75 correction.w_con=0.3
   erk-bench run guidance=cfg guidance.weight=1.5 guidance.interval=[0.2,2.0] seeds=0-4999
-  erk-bench run model.weights.path=my.safetensors model.name=mine model.decoder=rgb
   torchrun --nproc_per_node=8 -m erk_bench.cli run seeds=0-49999""",
     "generate": """\
+  erk-bench generate model.weights.path=my.safetensors model.name=mine model.decoder=rgb
   erk-bench generate seeds=0-9999                           # later 0-49999 goes on from there
   torchrun --nproc_per_node=2 -m erk_bench.cli generate device=cpu""",
     "evaluate": """\

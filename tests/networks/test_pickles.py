@@ -185,7 +185,7 @@ def torch_load(marker: Path) -> bytes:
 def reconstructor(marker: Path) -> bytes:
     """copyreg._reconstructor(class, base, state) calls base.__init__(state), which opens the file."""
     return pickle.dumps(
-        Reduced(copyreg._reconstructor, logging.FileHandler, logging.FileHandler, str(marker)),  # type: ignore[attr-defined]
+        Reduced(copyreg._reconstructor, logging.FileHandler, logging.FileHandler, str(marker)),  # type: ignore[attr-defined]  # private, and what a payload names
         4,
     )
 
