@@ -15,17 +15,20 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from erk_bench import commands
+from erk_bench import commands, preparing, table_command
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.help import command_help, main_help
-from erk_bench.networks.checkpoint import file_sha256
+from erk_bench.presets import preset_files
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.spec import RunSpec, build
 from erk_bench.stages import check_names
-from erk_bench.storage.assets import locate
+from erk_bench.storage.assets import Assets
 
 NO_RUN_GROUPS = ("table",)  # folders of configs/ that are not part of one run
+
+# Settings that decide what a row of a table computes; published values hold for the table's own only.
+METHOD_SETTINGS = ("model", "solver", "schedule", "guidance", "correction", "class_label")
 
 
 def groups() -> dict[str, list[str]]:
@@ -83,35 +86,96 @@ def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
     return names
 
 
-def run_spec(overrides: Sequence[str]) -> RunSpec:
-    """The RunSpec that configs/run.yaml and the overrides compose to; weights' hashes are filled in."""
-    content = compose_config("run", overrides)
+def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
+    """The RunSpec that configs/run.yaml and the overrides compose to.
+
+    Hashes of weights that no config pins are filled in: from the file, or from the lock file. fetch: get
+    weights that are neither here nor in the lock file; without it their hash, and so the run's identity,
+    stays open.
+    """
+    content = compose_config("run", [*overrides, *_of_preset(overrides)])
     model = content["model"]
     guidance = content["guidance"]
+    assets = Assets.from_environment(bool(content["offline"]))
     guides = {role: model.pop(role, None) for role in GUIDANCES.values() if role}
+    model.pop("guidance_weight", None)  # guidance/*.yaml has read it
+    model.pop("about", None)
     role = GUIDANCES.get(str(guidance["name"]))
     if role and guidance["weight"] != 1 and guides[role]:
-        guidance["guide"] = _with_hash(guides[role], f"model.{role}")
-    model["weights"] = _with_hash(model["weights"], "model.weights")
+        guidance["guide"] = _with_hash(guides[role], f"model.{role}", assets, fetch)
+    model["weights"] = _with_hash(model["weights"], "model.weights", assets, fetch)
+    if model.get("vae"):
+        model["vae"] = _with_hash(model["vae"], "model.vae", assets, fetch)
     spec = build(RunSpec, content)
     check_names(spec)
     return spec
 
 
-def _with_hash(weights: object, where: str) -> dict[str, Any]:
+def _of_preset(overrides: Sequence[str]) -> list[str]:
+    """The track and guidance that belong to the chosen model, where the user has chosen none."""
+    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
+    file = preset_files().get(given.get("model", ""))
+    about = (yaml.safe_load(file.read_text()).get("about") or {}) if file else {}
+    return [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
+
+
+def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict[str, Any]:
     """Weights without a pinned sha256 are taken as they are, and identified by their present hash."""
     if not isinstance(weights, Mapping) or not isinstance(weights.get("path"), str):
         raise UserError(f"{where} is {weights!r}; set its file: {where}.path=FILE")
-    return {**weights, "sha256": weights.get("sha256") or file_sha256(locate(str(weights["path"])))}
+    address = str(weights["path"])
+    sha256 = weights.get("sha256") or assets.expected_sha256(address) or ""
+    if len(str(sha256)) < 64 and not weights.get("sha256"):
+        if fetch or assets.url(address) is None:
+            assets.locate(address)
+        sha256 = assets.sha256(address) if assets.is_here(address) else ""
+    return {**weights, "sha256": sha256}
 
 
 def table_file(name: str) -> dict[str, Any]:
-    """configs/table/NAME.yaml."""
+    """configs/table/NAME.yaml, or the user's own file; each row as a mapping with 'set' and 'published'."""
     files = {file.stem: file for file in sorted((config_folder() / "table").glob("*.yaml"))}
-    if name not in files:
-        raise unknown_name("table", name, files)
-    content: dict[str, Any] = yaml.safe_load(files[name].read_text())
-    return content
+    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
+    if file is None:
+        raise unknown_name("table", name, [*files, "FILE.yaml"])
+    try:
+        content: dict[str, Any] = yaml.safe_load(file.read_text())
+        missing = [
+            key for key in ("name", "title", "caption", "base", "headline", "rows") if key not in content
+        ]
+        rows = [row if isinstance(row, Mapping) else {"set": row} for row in content.get("rows", ())]
+        broken = [row for row in rows if not isinstance(row.get("set"), list)]
+    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot read the table '{file}': {error}; see configs/table/digits.yaml") from error
+    if missing or broken:
+        problem = f"lacks '{missing[0]}'" if missing else f"has a row without a list of settings: {broken[0]}"
+        raise UserError(f"the table '{file}' {problem}; see configs/table/digits.yaml")
+    return {**content, "rows": rows}
+
+
+def _row_numbers(text: str, count: int) -> list[int]:
+    """'0-3,7' as numbers below `count`; all of them for an empty text."""
+    numbers: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < count):
+            raise UserError(f"rows is '{text}'; expected numbers from 0 to {count - 1}, for example 0-3,7")
+        numbers += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(numbers)) or list(range(count))
+
+
+def table_specs(
+    table: Mapping[str, Any], overrides: Sequence[str], rows: str = "", *, fetch: bool = True
+) -> tuple[list[Mapping[str, Any]], list[RunSpec]]:
+    """The chosen rows of a table and their specs under the user's overrides.
+
+    A row loses its published values where the overrides change what it computes.
+    """
+    chosen = [table["rows"][number] for number in _row_numbers(rows, len(table["rows"]))]
+    specs = [run_spec([*table["base"], *row["set"], *overrides], fetch=fetch) for row in chosen]
+    if any(override.partition("=")[0].split(".")[0] in METHOD_SETTINGS for override in overrides):
+        chosen = [{**row, "published": None} for row in chosen]
+    return chosen, specs
 
 
 class Command(NamedTuple):
@@ -129,15 +193,42 @@ def _one_run(action: Callable[[RunSpec], int]) -> Callable[[dict[str, str], list
 
 def _table(options: dict[str, str], overrides: list[str]) -> int:
     table = table_file(options["table"])
-    rows = [run_spec([*table["base"], *row, *overrides]) for row in table["rows"]]
-    return commands.table(table, rows, options, as_published=not overrides)
+    rows, specs = table_specs(table, overrides, options["rows"], fetch=not options["from"])
+    return table_command.table(table, rows, specs, options, as_published=not overrides)
 
 
 def _plan(options: dict[str, str], overrides: list[str]) -> int:
-    if not options["table"]:
-        return commands.plan([run_spec(overrides)])
-    table = table_file(options["table"])
-    return commands.plan([run_spec([*table["base"], *row, *overrides]) for row in table["rows"]])
+    if options["table"]:
+        specs = table_specs(table_file(options["table"]), overrides, options["rows"], fetch=False)[1]
+    else:
+        specs = [run_spec(overrides, fetch=False)]
+    return preparing.plan(specs, options["throughput"])
+
+
+def _fetch(options: dict[str, str], words: list[str]) -> int:
+    """TRACK as a bare word: its own run and those of its tables; settings alone: the run they compose to."""
+    tracks = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    known = groups()["track"]
+    for track in tracks:
+        if track not in known:
+            raise unknown_name("track", track, known)
+    specs = [] if tracks and not overrides else [run_spec(overrides, fetch=False)]
+    for track in tracks:
+        specs.append(run_spec([f"track={track}", *overrides], fetch=False))
+        for file in sorted((config_folder() / "table").glob("*.yaml")):
+            table = table_file(file.stem)
+            if f"track={track}" in table["base"] and table.get("fetch", True):
+                specs += table_specs(table, overrides, fetch=False)[1]
+    return preparing.fetch(specs, dry_run=options["dry_run"] == "true")
+
+
+def _reference(options: dict[str, str], overrides: list[str]) -> int:
+    if overrides:
+        raise unknown_name(
+            "setting of reference", overrides[0].partition("=")[0], COMMANDS["reference"].options
+        )
+    return preparing.reference(options)
 
 
 def _convert(options: dict[str, str], words: list[str]) -> int:
@@ -157,7 +248,7 @@ def _export(options: dict[str, str], overrides: list[str]) -> int:
 def _doctor(options: dict[str, str], overrides: list[str]) -> int:
     if overrides:
         raise UserError(f"doctor takes no settings; got {' '.join(overrides)}")
-    return commands.doctor(groups())
+    return preparing.doctor(groups())
 
 
 COMMANDS: dict[str, Command] = {
@@ -171,14 +262,39 @@ COMMANDS: dict[str, Command] = {
     "table": Command(
         _table,
         "run every row of a table, show it, compare it with the reference records",
-        "[table=NAME] [from=FOLDER] [to=FOLDER] [records=FOLDER] [KEY=VALUE ...]",
-        {"table": "digits", "from": "", "to": "", "records": ""},
+        "[table=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] "
+        "[KEY=VALUE ...]",
+        {"table": "digits", "rows": "", "sets": "1", "from": "", "to": "", "records": ""},
     ),
     "plan": Command(
         _plan,
-        "what a run or table would cost, and what is done already",
-        "[table=NAME] [KEY=VALUE ...]",
-        {"table": ""},
+        "what a run or table would cost, what is done already, which files are missing",
+        "[table=NAME|FILE.yaml] [rows=0-3,7] [throughput=TFLOP/s] [KEY=VALUE ...]",
+        {"table": "", "rows": "", "throughput": ""},
+    ),
+    "fetch": Command(
+        _fetch,
+        "get the files that a track or run needs into the cache, and verify them",
+        "[TRACK] [dry_run=true] [KEY=VALUE ...]",
+        {"dry_run": "false"},
+    ),
+    "reference": Command(
+        _reference,
+        "make reference statistics (and features) from real images",
+        "source=FOLDER|FILE.zip|SHARDS*.tar resolution=N to=FILE.safetensors [detectors=NAME,...] "
+        "[keep_features=true] [limit=N] [shuffle_seed=N] [batch=N] [device=auto]",
+        {
+            "source": "",
+            "resolution": "",
+            "to": "",
+            "detectors": "inception,dinov2_torch",
+            "keep_features": "false",
+            "limit": "",
+            "shuffle_seed": "",
+            "batch": "50",
+            "device": "auto",
+            "offline": "false",
+        },
     ),
     "export": Command(
         _export,

@@ -1,8 +1,10 @@
-"""Files that are complete under their final name, or absent."""
+"""Files that are complete under their final name, or absent, and their hashes."""
 
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,3 +45,23 @@ def write_atomic(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file; hashed once a process while its size and time stay."""
+    try:
+        facts = path.stat()
+        return _file_sha256(path, facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}; check the path") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _file_sha256(path: Path, size: int, modified: int) -> str:
+    return fresh_sha256(path)
+
+
+def fresh_sha256(path: Path) -> str:
+    """Hex sha256 of a file as it is now."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

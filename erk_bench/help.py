@@ -15,6 +15,7 @@ EXAMPLES = {
     "run": """\
   erk-bench run                                             # Heun, 32 steps, 1000 digits
   erk-bench run schedule.num_steps=8 correction=erk_guid correction.w_stiff=0.75 correction.w_con=0.3
+  erk-bench run model=edm2-img512-s-fid schedule.num_steps=16    # ImageNet: fetches what it needs, wants GPUs
   erk-bench run guidance=cfg guidance.weight=1.5 guidance.interval=[0.2,2.0] seeds=0-4999
   torchrun --nproc_per_node=8 -m erk_bench.cli run seeds=0-49999""",
     "generate": """\
@@ -27,10 +28,28 @@ EXAMPLES = {
   erk-bench table                                           # the digits table
   erk-bench table seeds=5000-5999                           # the same rows on other seeds
   erk-bench table from=results/records/digits to=results/tables   # views from records, nothing computed
-  erk-bench table records=results/records/digits            # make these results the reference""",
+  erk-bench table records=results/records/digits            # make these results the reference
+  erk-bench table table=table2 rows=0,4                     # two rows of the paper's Table 2
+  erk-bench table table=edm2 rows=4 sets=3                  # three seed sets: mean, spread, minimum
+  erk-bench table table=my-table.yaml                       # a table of your own""",
     "plan": """\
   erk-bench plan seeds=0-49999 schedule.num_steps=16
-  erk-bench plan table=digits""",
+  erk-bench plan table=digits
+  erk-bench plan table=table2 throughput=150                # GPU-hours at 150 TFLOP/s a GPU""",
+    "fetch": """\
+  erk-bench fetch imagenet512                               # all that its run and tables need
+  erk-bench fetch imagenet512 dry_run=true                  # only list it
+  erk-bench fetch model=edm2-img512-xxl-autog-dino          # what one run needs
+  ERK_BENCH_MIRROR_EDM2=https://my.mirror/edm2 erk-bench fetch imagenet64
+  settings from the environment: ERK_BENCH_CACHE (folder, ~/.cache/erk-bench), ERK_BENCH_LOCK (hashes,
+  configs/assets.lock), ERK_BENCH_OFFLINE=1, ERK_BENCH_MIRROR_SOURCE (base address) for each source that
+  'erk-bench doctor' lists""",
+    "reference": """\
+  erk-bench reference source=imagenet/val resolution=512 to=val512.safetensors
+  erk-bench reference source=val.zip resolution=512 to=real.safetensors detectors=vgg16 keep_features=true
+  erk-bench reference source='shards/train-*.tar' resolution=64 to=train64.safetensors limit=50000 \\
+      shuffle_seed=1                                        # a random choice; the features above serve
+                                                            # precision and recall""",
     "export": """\
   erk-bench export format=png to=digits-png seeds=0-99
   erk-bench export format=npz to=digits.npz""",
@@ -58,6 +77,7 @@ commands:
 
 first steps:
   erk-bench table                    # the embedded benchmark, start to end, in minutes
+  erk-bench plan table=table2        # what the paper's Table 2 would take
   erk-bench run --help               # every setting of a run
 """
 

@@ -1,19 +1,27 @@
-"""What a run would cost: counted evaluations, disk, and time from one timed batch."""
+"""What a run would cost: counted evaluations, FLOPs of the architecture, disk, and a measured rate."""
 
 from __future__ import annotations
 
 import functools
+import json
 import time
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from erk_bench.evaluation.detectors import DETECTORS, PUBLISHED_DIM
+from erk_bench.evaluation.metrics import detectors_of
+from erk_bench.networks.edm2 import Precond
 from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.sample import sample_counted
-from erk_bench.spec import RunSpec, WeightsSpec
-from erk_bench.stages import load_detectors, network, pick_device, sampler_options
+from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
+from erk_bench.worker import assets_of, network_init, pick_device, sampler_options
+
+CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
+CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing them here would say nothing
 
 
 def count_evaluations(spec: RunSpec) -> tuple[int, int]:
@@ -28,38 +36,62 @@ def count_evaluations(spec: RunSpec) -> tuple[int, int]:
 
 
 class Cost(NamedTuple):
-    """Of one image: seconds of one evaluation of either network, and bytes kept on disk."""
+    """Of one image: network FLOPs (a multiply-add is two), and bytes of its features and of its pixels."""
 
-    seconds: float
-    seconds_guide: float
-    bytes_per_image: int
+    flops: int
+    feature_bytes: int
+    image_bytes: int
 
 
 def estimate(spec: RunSpec) -> Cost:
-    """Time one batch of each network on this machine, and add up what an image leaves on disk."""
-    device = pick_device(spec, Worker())
-    net = network(spec.model.weights, device, spec.network_dtype)
-    shape = (net.img_channels, net.img_resolution, net.img_resolution)
-    guide = spec.guidance.guide if spec.guidance.weight != 1 else None
-    seconds = _seconds_per_image(spec.model.weights, spec.block_size, device, spec.network_dtype)
-    extra = 0.0
-    if guide is not None:
-        extra = _seconds_per_image(guide, spec.block_size, device, spec.network_dtype)
-    image = DECODERS[spec.model.decoder].decode(torch.zeros(1, *shape))
-    features = [
-        value.nbytes for each in load_detectors(spec).values() for value in each.extract(image).values()
-    ]
-    return Cost(seconds, extra, image.nbytes + 8 + sum(features))
+    """The cost of an image; of files that are not here, the published architecture is taken."""
+    assets = assets_of(spec)
+    nfe, nfe_guide = count_evaluations(spec)
+    init = network_init(spec.model.weights, assets)
+    flops = nfe * evaluation_flops(json.dumps(init))
+    if nfe_guide and spec.guidance.guide is not None:
+        flops += nfe_guide * evaluation_flops(json.dumps(network_init(spec.guidance.guide, assets)))
+    rows = [DETECTORS[name] for name in detectors_of(spec.metrics.names)]
+    features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
+    decoder = DECODERS[spec.model.decoder]
+    side = init["img_resolution"] * decoder.factor
+    return Cost(flops, features, decoder.image_channels * side * side)
 
 
 @functools.cache
-def _seconds_per_image(weights: WeightsSpec, batch: int, device: torch.device, network_dtype: str) -> float:
-    net = network(weights, device, network_dtype)
-    x = torch.zeros(batch, net.img_channels, net.img_resolution, net.img_resolution, device=device)
-    times = []
+def evaluation_flops(init: str) -> int:
+    """FLOPs of one evaluation of one image, counted on shapes alone. init: JSON of Precond's arguments."""
+    arguments = json.loads(init)
+    with torch.device("meta"):
+        net = Precond(**arguments).fold(torch.float32)
+        size = arguments["img_resolution"]
+        x = torch.empty(1, arguments["img_channels"], size, size)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            net(x, torch.tensor(1.0), None)
+    return int(counter.get_total_flops())
+
+
+def measured_rate(spec: RunSpec) -> float | None:
+    """FLOPs a second of one worker on this machine, timed on random weights of the run's architecture.
+
+    None where there is no GPU and the network is too large for a CPU.
+    """
+    device = pick_device(spec, Worker())
+    init = network_init(spec.model.weights, assets_of(spec))
+    per_image = evaluation_flops(json.dumps(init))
+    if device.type == "cpu" and per_image > CPU_FLOPS:
+        return None
+    net = Precond(**init).fold(getattr(torch, spec.network_dtype)).to(device)
+    net.to(memory_format=torch.channels_last)
+    x = torch.zeros(
+        spec.block_size, init["img_channels"], init["img_resolution"], init["img_resolution"], device=device
+    )
+    limit = CALIBRATION_S if device.type == "cuda" else 0.5
+    start = last = time.perf_counter()
+    best = float("inf")
     with torch.inference_mode():
-        for _ in range(3):
-            start = time.perf_counter()
-            net(x, 1.0, None).sum().item()
-            times.append(time.perf_counter() - start)
-    return min(times) / batch
+        while last - start < limit:
+            net(x, torch.tensor(1.0, device=device), None).sum().item()
+            now = time.perf_counter()
+            best, last = min(best, now - last), now
+    return per_image * spec.block_size / best

@@ -11,7 +11,7 @@ from erk_bench.config_files import config_folder
 from erk_bench.errors import unknown_name
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.edm2 import Precond
-from erk_bench.storage.assets import locate
+from erk_bench.storage.assets import Assets
 
 
 def preset_files() -> dict[str, Path]:
@@ -22,15 +22,17 @@ def preset_files() -> dict[str, Path]:
 def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu") -> Precond:
     """A denoiser ready for inference: `net(x, sigma, labels) -> denoised`, float32 NCHW.
 
-    path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', or the name of a file in
-    configs/model (its main network). Weights are normalised once, here; nothing in a pickle is run.
+    path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', the name of a file in
+    configs/model (its main network), or an address that is fetched into the cache (see storage/assets).
+    Weights are normalised once, here; nothing in a pickle is run.
     Raises UserError for an unknown name, a missing, damaged or hostile file.
     """
     text = str(path_or_preset)
+    assets = Assets.from_environment()
     presets = preset_files()
     if text in presets:
         model = yaml.safe_load(presets[text].read_text())
         text = model["weights"]["path"]
-    elif not Path(text).suffix and not Path(text).exists():
+    elif assets.url(text) is None and not Path(text).suffix and not Path(text).exists():
         raise unknown_name("model preset", text, presets)
-    return build_denoiser(read_checkpoint(locate(text)), device)
+    return build_denoiser(read_checkpoint(assets.locate(text)), device)

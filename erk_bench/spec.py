@@ -22,6 +22,9 @@ from erk_bench.errors import UserError, unknown_name
 # Raised by every change that alters samples; records of different protocols are never mixed.
 PROTOCOL = 1
 
+# What is kept of the images: nothing but their features, block files, or block files and an export of them.
+SAMPLES = ("none", "blocks", "png", "npz")
+
 MAX_SEEDS = 10_000_000  # of one run
 
 T = TypeVar("T")
@@ -30,6 +33,14 @@ T = TypeVar("T")
 def identity(default: Any = dataclasses.MISSING) -> Any:
     """A field that changes the samples."""
     return field(default=default, metadata={"role": "identity"})
+
+
+def extension(default: Any) -> Any:
+    """A field that changes the samples and came after PROTOCOL 1.
+
+    It enters `run_id` only where it differs from its default, so that earlier runs keep their names.
+    """
+    return field(default=default, metadata={"role": "extension"})
 
 
 def execution(default: Any = dataclasses.MISSING) -> Any:
@@ -44,25 +55,33 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSpec:
-    """A checkpoint: where it lies (a path, or package:... for shipped weights) and its sha256."""
+    """A file of weights: its address (see storage/assets) and its sha256, "" while the file was never here.
+
+    architecture: key of edm2.SIZES, from which costs are known before the file is here.
+    """
 
     path: str = execution()
     sha256: str = identity()
+    architecture: str | None = execution(None)
 
     def __post_init__(self) -> None:
         _check(
-            re.fullmatch("[0-9a-f]{64}", self.sha256) is not None,
+            re.fullmatch("([0-9a-f]{64})?", self.sha256) is not None,
             f"sha256 of '{self.path}' is '{self.sha256}'; expected 64 hex digits",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The main network and how its final state becomes a uint8 image (key of DECODERS)."""
+    """The main network and how its final state becomes a uint8 image (key of DECODERS).
+
+    vae: weights of the decoder, for latent models; its config.json lies beside them.
+    """
 
     name: str = identity()
     weights: WeightsSpec = identity()
     decoder: str = identity()
+    vae: WeightsSpec | None = extension(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +168,15 @@ class CorrectionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsSpec:
-    """What to measure: keys of METRICS, against which reference, with how many jackknife groups."""
+    """What to measure: keys of METRICS, against which reference, with how many jackknife groups.
+
+    reference: key of REFERENCES, or the address of a file of statistics. real_features: address of a file
+    with the features of real images, for metrics that need more than statistics (precision, recall, KID).
+    """
 
     names: tuple[str, ...] = execution()
     reference: str = execution()
+    real_features: str | None = execution(None)
     num_groups: int = execution(50)
     kid_subsets: int = execution(100)
     kid_subset_size: int = execution(1000)
@@ -173,8 +197,10 @@ class RunSpec:
 
     seeds: "FIRST-LAST", both included. dtype: of the sampler's state. network_dtype: of the raw network.
     draw_device: whose generators draw the noise (CPU and CUDA numbers differ). class_label: null draws the
-    label from the seed. block_size: seeds a file, and the network's batch. device: "auto" takes CUDA if
-    there is any. workers: local processes; null is one per GPU, or per CPU core. out: folder of all runs.
+    label from the seed. compile: torch.compile the networks (CUDA). block_size: seeds a file, and the
+    network's batch. samples: what is kept of the images (key of SAMPLES). device: "auto" takes CUDA if there
+    is any. workers: local processes; null is one per GPU, or per CPU core. offline: never use the network.
+    out: folder of all runs.
     """
 
     model: ModelSpec = identity()
@@ -186,11 +212,14 @@ class RunSpec:
     network_dtype: str = identity("float32")
     draw_device: str = identity("cpu")
     class_label: int | None = identity(None)
+    compile: bool = extension(False)
     metrics: MetricsSpec = execution()
     seeds: str = execution("0-999")
     block_size: int = execution(100)
+    samples: str = execution("blocks")
     device: str = execution("auto")
     workers: int | None = execution(None)
+    offline: bool = execution(False)
     out: str = execution("results/runs")
 
     def __post_init__(self) -> None:
@@ -198,6 +227,8 @@ class RunSpec:
             ("dtype", ("float32", "float64")),
             ("network_dtype", ("float32", "float16", "bfloat16")),
             ("draw_device", ("cpu", "cuda")),
+            ("device", ("auto", "cpu", "cuda")),
+            ("samples", SAMPLES),
         ):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
@@ -227,19 +258,43 @@ class RunSpec:
         return seeds
 
     @property
+    def weights(self) -> tuple[WeightsSpec, ...]:
+        """Every file of weights that sampling needs."""
+        guide = self.guidance.guide if self.guidance.weight != 1 else None
+        return tuple(item for item in (self.model.weights, guide, self.model.vae) if item is not None)
+
+    @property
+    def unknown_weights(self) -> tuple[WeightsSpec, ...]:
+        """Those whose hash is not known yet."""
+        return tuple(item for item in self.weights if not item.sha256)
+
+    @property
     def run_id(self) -> str:
-        """Readable slug and a hash of the identity fields: the name of the run's folder."""
+        """The slug and a hash of the identity fields: the name of the run's folder."""
+        return f"{self.slug}-{self.digest[:10]}"
+
+    @property
+    def slug(self) -> str:
+        """What the run is, readable and not quite unique."""
         parts = [self.model.name, f"{self.solver.name}{self.schedule.num_steps}"]
         if self.guidance.weight != 1:
             parts.append(f"{self.guidance.name}{self.guidance.weight:g}")
         if self.correction.w_stiff:
             parts.append(f"{self.correction.name}{self.correction.w_stiff:g}c{self.correction.w_con:g}")
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts)
-        return f"{slug[:100]}-{self.digest[:10]}"
+        return slug[:100]
 
     @property
     def digest(self) -> str:
-        """sha256 over the identity fields and PROTOCOL."""
+        """sha256 over the identity fields and PROTOCOL.
+
+        Raises UserError while a file of weights was never here, so that nobody knows its hash.
+        """
+        for unknown in self.unknown_weights:
+            raise UserError(
+                f"the sha256 of '{unknown.path}' is not known yet, so this run has no identity; run "
+                "'erk-bench fetch' with the same settings first"
+            )
         content = {"protocol": PROTOCOL, **identity_fields(self)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -250,6 +305,7 @@ def identity_fields(value: Any) -> dict[str, Any]:
         item.name: _plain(getattr(value, item.name), identity_fields)
         for item in dataclasses.fields(value)
         if item.metadata["role"] == "identity"
+        or (item.metadata["role"] == "extension" and getattr(value, item.name) != item.default)
     }
 
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.evaluation.detectors import DETECTORS, REFERENCES, Detector
+from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
-from erk_bench.networks.checkpoint import build_denoiser, file_sha256, read_checkpoint
-from erk_bench.networks.edm2 import Precond
+from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
 from erk_bench.networks.latents import DECODERS
 from erk_bench.reporting.records import (
     MetricRecord,
@@ -32,14 +29,14 @@ from erk_bench.reporting.records import (
     write_record,
 )
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
-from erk_bench.sampling.sample import sample_counted
 from erk_bench.sampling.schedules import SCHEDULES
-from erk_bench.sampling.seeds import SeededDraws, initial
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.spec import RunSpec, WeightsSpec, to_dict
-from erk_bench.storage.assets import locate
+from erk_bench.spec import RunSpec, to_dict
 from erk_bench.storage.blocks import Block, Worker, blocks_of
+from erk_bench.storage.export import export_npz
 from erk_bench.storage.store import ImageBlock, RunStore, Timing
+from erk_bench.storage.writer import BlockWriter
+from erk_bench.worker import assets_of, config_address, network_init, pick_device, sample_block
 
 # Called after every finished block with its run and the number of its images.
 Progress = Callable[[RunSpec, int], None]
@@ -53,10 +50,11 @@ def check_names(spec: RunSpec) -> None:
         ("guidance", spec.guidance.name, GUIDANCES),
         ("correction", spec.correction.name, CORRECTIONS),
         ("decoder", spec.model.decoder, DECODERS),
-        ("reference", spec.metrics.reference, REFERENCES),
     ):
         if name not in table:
             raise unknown_name(kind, name, table)
+    if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
+        raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
     detectors_of(spec.metrics.names)
     if spec.correction.w_stiff and not SOLVERS[spec.solver.name].paired:
         paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
@@ -66,129 +64,60 @@ def check_names(spec: RunSpec) -> None:
         )
 
 
+def addresses_of(spec: RunSpec, *, features: bool = True) -> list[str]:
+    """Every file that a run (and its evaluation, if asked) needs, by address (see storage/assets)."""
+    found = [item.path for item in spec.weights]
+    if spec.model.vae is not None:
+        found.append(config_address(spec.model.vae))
+    if not features:
+        return found
+    found += [DETECTORS[name].weights for name in detectors_of(spec.metrics.names)]
+    files = (spec.metrics.reference, spec.metrics.real_features)
+    found += [file for file in files if file is not None and file not in REFERENCES]
+    return list(dict.fromkeys(found))
+
+
 def check_enough(spec: RunSpec) -> None:
     """Refuse too few seeds for the metrics before any image is made."""
     check_count(spec.metrics, len(spec.seed_range))
 
 
-def pick_device(spec: RunSpec, worker: Worker) -> torch.device:
-    """The worker's device: its own GPU if there are any and the spec allows, else the CPU."""
-    if spec.device not in ("auto", "cpu", "cuda"):
-        raise unknown_name("device", spec.device, ("auto", "cpu", "cuda"))
-    available = torch.cuda.is_available()
-    if spec.device == "cuda" and not available:
-        raise UserError("device is 'cuda' but torch sees no GPU; use device=cpu, or see 'erk-bench doctor'")
-    if spec.device == "cpu" or not available:
-        # One thread a worker: bytes must not depend on the number of cores. Use more workers instead.
-        torch.set_num_threads(1)
-        return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda", worker.local_rank % torch.cuda.device_count())
+def check_reference(spec: RunSpec) -> None:
+    """Refuse a reference that cannot serve the metrics or the model before any image is made."""
+    assets = assets_of(spec)
+    load_real(spec.metrics, assets)
+    init = network_init(spec.model.weights, assets)
+    resolution = init["img_resolution"] * DECODERS[spec.model.decoder].factor
+    check_resolution(spec.metrics, assets, resolution)
 
 
-@functools.lru_cache(maxsize=4)
-def network(weights: WeightsSpec, device: torch.device, network_dtype: str) -> Precond:
-    """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
-    path = locate(weights.path)
-    found = file_sha256(path)
-    if found != weights.sha256:
-        raise UserError(
-            f"'{path}' has sha256 {found}, not {weights.sha256}; the file changed or is damaged: "
-            "fetch it again, or clear the sha256 in its config to accept the new file"
-        )
-    return build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))
-
-
-def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> ImageBlock:
-    """Draw, sample and decode the images of `seeds`; the same for whoever calls.
-
-    Raises UserError naming the seeds whose result is not finite.
-    """
-    net = network(spec.model.weights, device, spec.network_dtype)
-    decoder = DECODERS[spec.model.decoder]
-    if net.img_channels != decoder.channels:
-        raise UserError(
-            f"decoder '{spec.model.decoder}' takes {decoder.channels} channels, the model has "
-            f"{net.img_channels}; set model.decoder to the model's own"
-        )
-    guide = None
-    if spec.guidance.guide is not None and spec.guidance.weight != 1:
-        guide = network(spec.guidance.guide, device, spec.network_dtype)
-        shapes = [(each.img_channels, each.img_resolution) for each in (net, guide)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"main and guiding network differ in (channels, resolution): {shapes[0]} and {shapes[1]}"
-            )
-    if spec.class_label is not None and not 0 <= spec.class_label < net.label_dim:
-        raise UserError(
-            f"class_label is {spec.class_label}; this model has labels 0 to {net.label_dim - 1}"
-            if net.label_dim
-            else "class_label is set but the model is unconditional; use class_label=null"
-        )
-    draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
-    shape = (net.img_channels, net.img_resolution, net.img_resolution)
-    noise, labels = initial(draws, shape, net.label_dim, spec.class_label)
-    sampled = sample_counted(
-        net,
-        noise.to(device),
-        None if labels is None else labels.to(device),
-        **sampler_options(spec, guide),
-        fresh_noise=draws.normal_like,
-    )
-    finite = sampled.x.isfinite().flatten(1).all(dim=1).tolist()
-    bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
-    if bad:
-        raise UserError(
-            f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
-            f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
-            "was written for this block. Try network_dtype=float32 or a smaller w_stiff"
-        )
-    images = decoder.decode(sampled.x).cpu()
-    classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
-    return ImageBlock(images, classes, sampled.nfe, sampled.nfe_guide)
-
-
-def sampler_options(spec: RunSpec, guide: Callable[..., torch.Tensor] | None) -> dict[str, Any]:
-    """The spec as options of `sample`."""
-    return {
-        "solver": spec.solver.name,
-        "num_steps": spec.schedule.num_steps,
-        "w_stiff": spec.correction.w_stiff,
-        "w_con": spec.correction.w_con,
-        "guide": guide,
-        "guidance": spec.guidance.weight,
-        "guidance_interval": spec.guidance.interval,
-        "schedule": spec.schedule.name,
-        "sigma_min": spec.schedule.sigma_min,
-        "sigma_max": spec.schedule.sigma_max,
-        "rho": spec.schedule.rho,
-        "dtype": getattr(torch, spec.dtype),
-        "s_churn": spec.solver.s_churn,
-        "s_min": spec.solver.s_min,
-        "s_max": spec.solver.s_max,
-        "s_noise": spec.solver.s_noise,
-    }
-
-
-def load_detectors(spec: RunSpec, device: torch.device | str = "cpu") -> dict[str, Detector]:
-    """The detectors that the spec's metrics need, by name."""
-    return {name: _detector(name, device) for name in detectors_of(spec.metrics.names)}
-
-
-@functools.cache
-def _detector(name: str, device: torch.device | str) -> Detector:
-    return DETECTORS[name](device)
+def detector_keys(spec: RunSpec) -> dict[str, str]:
+    """Name and key of the detectors that the spec's metrics need."""
+    return {name: detector_key(name, assets_of(spec)) for name in detectors_of(spec.metrics.names)}
 
 
 def unfinished(spec: RunSpec, *, features: bool) -> list[Block]:
     """The blocks of the spec's seeds that still lack features (or, for features=False, images)."""
     blocks = blocks_of(spec.seed_range, spec.block_size)
     store = RunStore.open(spec)
-    if not features:
-        return [block for block in blocks if not store.has_images(block)]
-    keys = [detector.key for detector in load_detectors(spec).values()]
-    return [block for block in blocks if not all(store.has_features(key, block) for key in keys)]
+    keys = list(detector_keys(spec).values()) if features else []
+    images = _wants_images(spec) or not features
+    return [
+        block
+        for block in blocks
+        if not all(store.has_features(key, block) for key in keys)
+        or (images and not _is_kept(spec, store, block))
+    ]
+
+
+def _wants_images(spec: RunSpec) -> bool:
+    """Whether images are asked for; block files are only means to features, and may have been deleted."""
+    return spec.samples == "png" or (spec.samples == "npz" and not npz_path(spec).is_file())
+
+
+def _is_kept(spec: RunSpec, store: RunStore, block: Block) -> bool:
+    """Whether the block's images are there in a form that `samples` accepts."""
+    return store.has_images(block, png=True if spec.samples == "png" else None)
 
 
 def generate(
@@ -197,62 +126,81 @@ def generate(
     """This worker's share of the images of every spec and, if asked, of their features.
 
     Group after group; within one, specs take turns block by block, so that their timings compare. Finished
-    blocks are skipped; where features are asked for and all there, images may have been deleted.
+    blocks are skipped; where features are asked for and all there, images may have been deleted. Files are
+    written beside the sampler, and all of them are there when this returns.
     Raises UserError for anything a user can put right; finished blocks stay.
     """
     device = pick_device(groups[0][0], worker)
-    with ExitStack() as locks:
+    with ExitStack() as stack:
         stores = {}
         for spec in itertools.chain(*groups):
             if spec.run_id in stores:
                 continue
             check_names(spec)
             store = stores[spec.run_id] = RunStore.open(spec)
-            locks.enter_context(store.worker_lock(worker))
+            stack.enter_context(store.worker_lock(worker))
             store.create()
+        writer = stack.enter_context(BlockWriter())
+        begun = set()  # blocks of this call, whose files may not be there yet
         for group in groups:
             shares = [worker.owned(blocks_of(spec.seed_range, spec.block_size)) for spec in group]
+            keys = [detector_keys(spec) if features else {} for spec in group]
             for turn in itertools.zip_longest(*shares):
-                for spec, block in zip(group, turn, strict=True):
-                    detectors = load_detectors(spec, device) if features else {}
-                    store = stores[spec.run_id]
-                    if block and _finish(spec, store, list(detectors.values()), block, worker, device):
-                        progress(spec, len(block.seeds))
+                for spec, block, wanted in zip(group, turn, keys, strict=True):
+                    if block is None or (spec.run_id, block) in begun:
+                        continue
+                    begun.add((spec.run_id, block))
+                    job = _Job(spec, stores[spec.run_id], block, worker)
+                    write = _finish(job, wanted, device)
+                    if write is not None:
+                        writer.submit(write, functools.partial(progress, spec, block.size))
 
 
-def _finish(
-    spec: RunSpec,
-    store: RunStore,
-    detectors: Sequence[Detector],
-    block: Block,
-    worker: Worker,
-    device: torch.device,
-) -> bool:
-    """Write what a block lacks; False if it lacked nothing."""
-    wanted = [detector for detector in detectors if not store.has_features(detector.key, block)]
-    if detectors and not wanted:
-        return False
-    if not store.has_images(block):
-        start = time.perf_counter()
-        content = sample_block(spec, block.seeds, device)
-        seconds = time.perf_counter() - start
-        store.write_images(block, content)
-        store.note_timing(worker, block, Timing(seconds, device_name(device)))
-    elif not wanted:
-        return False
-    for detector in wanted:
-        content = store.read_images(block)
-        counts = {"nfe": content.nfe, "nfe_guide": content.nfe_guide}
-        store.write_features(detector.key, block, detector.extract(content.images), counts)
-    return True
+class _Job(NamedTuple):
+    spec: RunSpec
+    store: RunStore
+    block: Block
+    worker: Worker
 
 
-@functools.cache
-def _reference(name: str, detector: str) -> tuple[Extracted, str]:
-    """Features of a set of real images, and the sha256 of its pixels."""
-    images = REFERENCES[name]()
-    digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-    return Extracted(**_detector(detector, "cpu").extract(images)), digest
+def _finish(job: _Job, keys: dict[str, str], device: torch.device) -> Callable[[], None] | None:
+    """Compute what a block lacks; returns the function that writes it, or None where it lacks nothing.
+
+    keys: of the detectors whose features are asked for. One read of an image serves all of them.
+    """
+    spec, store, block, worker = job
+    lacking = {name: key for name, key in keys.items() if not store.has_features(key, block)}
+    keep = spec.samples != "none" and not _is_kept(spec, store, block)
+    if not lacking and not (keep and (_wants_images(spec) or not keys)):
+        return None
+    timing: Timing | None = None
+    host: Callable[[], ImageBlock]
+    if store.has_images(block):
+        kept = store.read_images(block)
+        images, host = kept.images, lambda: kept
+    else:
+        sampled = sample_block(spec, block.seeds, device)
+        images, host = sampled.on_device, sampled.host
+        timing = Timing(sampled.seconds, device_name(device))
+    features = {}
+    for name, key in lacking.items():
+        features[key] = load_detector(name, assets_of(spec), device)(images)
+        if not all(value.isfinite().all() for value in features[key].values()):
+            raise UserError(
+                f"features of {spec.run_id}, {block}, by '{name}' are not finite; check its weights"
+            )
+
+    def write() -> None:
+        image_block = host()
+        if keep:
+            store.write_images(block, image_block, png=spec.samples == "png")
+        if timing is not None:
+            store.note_timing(worker, block, timing)
+        counts = {"nfe": image_block.nfe, "nfe_guide": image_block.nfe_guide}
+        for key, tensors in features.items():
+            store.write_features(key, block, tensors, counts)
+
+    return write
 
 
 def score(spec: RunSpec) -> Record:
@@ -263,30 +211,27 @@ def score(spec: RunSpec) -> Record:
     store = RunStore.open(spec)
     seeds = spec.seed_range
     blocks = blocks_of(seeds, spec.block_size)
-    detectors = load_detectors(spec)
     missing = unfinished(spec, features=True)
     if missing:
         raise UserError(
             f"{len(missing)} of {len(blocks)} blocks of {spec.run_id} are missing (first: {missing[0]}); "
             "run 'erk-bench run' again with the same arguments: finished blocks are kept"
         )
-    extracted, real, hashes = {}, {}, {}
-    counts = set()
-    for name, detector in detectors.items():
+    keys = detector_keys(spec)
+    extracted, counts = {}, set()
+    for name, key in keys.items():
         parts = []
         for block in blocks:
-            tensors, meta = store.read_features(detector.key, block)
+            tensors, meta = store.read_features(key, block)
             counts.add((meta["nfe"], meta["nfe_guide"]))
             kept = slice(max(seeds[0] - block.seeds[0], 0), seeds[-1] - block.seeds[0] + 1)
-            parts.append({key: value[kept] for key, value in tensors.items()})
-        extracted[name] = Extracted(*(torch.cat([part[key] for part in parts]) for key in Extracted._fields))
-        if not all(value.isfinite().all() for value in extracted[name]):
-            raise UserError(f"features of {spec.run_id} by '{name}' are not finite; check its weights")
-        real[name], hashes[name] = _reference(spec.metrics.reference, name)
+            parts.append({name: value[kept] for name, value in tensors.items()})
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        extracted[name] = Extracted(joined["features"], joined.get("logits"))
     (nfe, nfe_guide), *others = counts
     if others:
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(counts)}")
-    measured = measure(spec.metrics, extracted, real)
+    measured = measure(spec.metrics, extracted, load_real(spec.metrics, assets_of(spec)))
     timings = store.timings()
     timed = {block.index: timings[block.index] for block in blocks if block.index in timings}
     record = Record(
@@ -301,8 +246,8 @@ def score(spec: RunSpec) -> Record:
             for name, item in measured.items()
         },
         seconds_per_block={str(index): round(timing.seconds, 6) for index, timing in timed.items()},
-        reference={"name": spec.metrics.reference, "sha256": next(iter(hashes.values()))},
-        detectors=tuple(detector.key for detector in detectors.values()),
+        reference=reference_facts(spec.metrics, assets_of(spec)),
+        detectors=tuple(keys.values()),
         environment={
             **environment(pick_device(spec, Worker())),
             "sampled_on": sorted({timing.device for timing in timed.values()}),
@@ -324,6 +269,36 @@ def finished_record(spec: RunSpec) -> Record | None:
     if not path.is_file():
         return None
     record = read_record(path)
-    keys = tuple(detector.key for detector in load_detectors(spec).values())
-    same = record.run_spec.metrics == spec.metrics and record.detectors == keys
+    assets = assets_of(spec)
+    same = (
+        record.run_spec.metrics == spec.metrics
+        and record.detectors == tuple(detector_keys(spec).values())
+        and record.reference == reference_facts(spec.metrics, assets)
+    )
     return record if same else None
+
+
+def npz_path(spec: RunSpec) -> Path:
+    """Where samples=npz puts the images of the spec's seeds."""
+    return RunStore.folder_of(spec) / f"samples-{spec.seeds}.npz"
+
+
+def finish_samples(spec: RunSpec) -> Path | None:
+    """The folder or file of images that `samples` asks for; writes the .npz from the blocks."""
+    folder = RunStore.folder_of(spec)
+    if spec.samples == "npz":
+        path = npz_path(spec)
+        if not path.is_file():
+            export_npz(spec, path)
+        return path
+    return {"png": folder / "png", "blocks": folder / "images"}.get(spec.samples)
+
+
+def fetch(spec: RunSpec, *, features: bool) -> None:
+    """Fetch what is missing of a run's files: those for sampling, and if asked those for measuring.
+
+    Under a launcher every rank calls this: one fetches, the others wait.
+    """
+    assets = assets_of(spec)
+    for address in addresses_of(spec, features=features):
+        assets.locate(address)

@@ -6,13 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
+from erk_bench import published
 from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
 from erk_bench.reporting.records import Record, read_record
-from erk_bench.reporting.views import Estimate, TableRow, TableView
+from erk_bench.reporting.views import Estimate, TableRow, TableView, rounded
 from erk_bench.spec import CorrectionSpec, RunSpec
 
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
@@ -105,12 +106,68 @@ def _guidance(spec: RunSpec) -> str:
 
 
 def build_view(
-    table: Mapping[str, Any], records: Sequence[Record], references: Mapping[str, Record]
+    table: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    records: Sequence[Sequence[Record]],
+    references: Mapping[str, Record],
 ) -> TableView:
-    """The table of `records`, in their order, each beside its baseline and its reference."""
+    """The table of `rows` (of the table file), each with the records of its seed sets, in their order.
+
+    Each row is shown beside its baseline, its published values and its reference.
+    """
     headline = table["headline"]
-    specs = [record.run_spec for record in records]
-    by_digest = {spec.digest: record for spec, record in zip(specs, records, strict=True)}
+    _check_metrics(headline, [record for sets in records for record in sets])
+    specs = [sets[0].run_spec for sets in records]
+    by_digest = {spec.digest: sets for spec, sets in zip(specs, records, strict=True)}
+    names = [headline, *(name for name in records[0][0].metrics if name != headline)]
+    shown, warnings = [], []
+    for row, spec, sets in zip(rows, specs, records, strict=True):
+        base = by_digest.get(baseline_of(spec).digest) if spec.correction.w_stiff else None
+        difference = _mean_difference(sets, base, headline) if base else None
+        first = sets[0]
+        reproduced, off = reproduction(
+            first, references.get(first.run_id), headline, float(table.get("tolerance", 1.0))
+        )
+        measured = {name: published.over_sets(sets, name) for name in names}
+        known = published.published_row(table, row)
+        beside = {}
+        if known is not None:
+            beside = {
+                name: published.compare(known, name, measured[name], first.num_images)
+                for name in names
+                if name in known.values
+            }
+            warnings.append(published.unfair(known, len(sets), first.num_images))
+        shown.append(
+            TableRow(
+                steps=spec.schedule.num_steps,
+                guidance=_guidance(spec),
+                method=_method(spec),
+                nfe=first.nfe,
+                nfe_guide=first.nfe_guide,
+                metrics={name: (METRICS[name].title, measured[name].mean) for name in names},
+                difference=difference,
+                verdict=verdict(difference, METRICS[headline].lower) if difference else "",
+                seconds_per_1000=first.seconds_per_1000,
+                overhead=overhead(first, base[0]) if base else None,
+                reproduction=reproduced,
+                off=off or any(value.within is False for value in beside.values()),
+                published=beside,
+                sets={name: measured[name].summary for name in names} if len(sets) > 1 else {},
+            )
+        )
+    notes = [note for note in dict.fromkeys(warnings) if note]
+    notes += _minima(table, shown)
+    return TableView(
+        table["title"],
+        f"{' '.join(str(table['caption']).split())} {_facts(table, records)}",
+        tuple(shown),
+        METRICS[headline].lower,
+        tuple(notes),
+    )
+
+
+def _check_metrics(headline: str, records: Sequence[Record]) -> None:
     for record in records:
         if headline not in record.metrics:
             raise UserError(
@@ -122,52 +179,64 @@ def build_view(
                 f"{record.run_id} has metrics {', '.join(record.metrics)}, {records[0].run_id} "
                 f"{', '.join(records[0].metrics)}; run all rows of a table with the same metrics.names"
             )
-    rows = []
-    for spec, record in zip(specs, records, strict=True):
-        base = by_digest.get(baseline_of(spec).digest) if spec.correction.w_stiff else None
-        difference = paired_difference(record, base, headline) if base else None
-        reproduced, off = reproduction(
-            record, references.get(record.run_id), headline, float(table["tolerance"])
-        )
-        names = [headline, *(name for name in record.metrics if name != headline)]
-        rows.append(
-            TableRow(
-                steps=spec.schedule.num_steps,
-                guidance=_guidance(spec),
-                method=_method(spec),
-                nfe=record.nfe,
-                nfe_guide=record.nfe_guide,
-                metrics={
-                    name: (
-                        METRICS[name].title,
-                        (record.metrics[name].value, record.metrics[name].standard_error),
-                    )
-                    for name in names
-                },
-                difference=difference,
-                verdict=verdict(difference, METRICS[headline].lower) if difference else "",
-                seconds_per_1000=record.seconds_per_1000,
-                overhead=overhead(record, base) if base else None,
-                reproduction=reproduced,
-                off=off,
-            )
-        )
-    first = records[0].environment
-    device = ", ".join(first.get("sampled_on") or [first["device"]])
-    facts = (
-        f"{records[0].num_images} images a row, seeds {records[0].seeds}; ± is one jackknife standard error; "
+
+
+def _mean_difference(sets: Sequence[Record], base: Sequence[Record], metric: str) -> Estimate:
+    """Mean over the seed sets of the paired differences."""
+    pairs = [paired_difference(record, other, metric) for record, other in zip(sets, base, strict=True)]
+    error = math.sqrt(math.fsum(error**2 for _, error in pairs)) / len(pairs)
+    return fmean(value for value, _ in pairs), error
+
+
+def _facts(table: Mapping[str, Any], records: Sequence[Sequence[Record]]) -> str:
+    sets = records[0]
+    first = sets[0]
+    device = ", ".join(first.environment.get("sampled_on") or [first.environment["device"]])
+    seeds = ", ".join(record.seeds for record in sets)
+    text = (
+        f"{first.num_images} images a row, seeds {seeds}; ± is one jackknife standard error; "
         f"Δ is against the row without ERK-Guid on the same seeds, resolved beyond {RESOLVED:g} standard "
         f"errors; s / 1000 is one worker's seconds for 1000 images on {device}."
     )
-    return TableView(
-        table["title"],
-        f"{' '.join(str(table['caption']).split())} {facts}",
-        tuple(rows),
-        METRICS[headline].lower,
-    )
+    if len(sets) > 1:
+        text += f" Values are means of {len(sets)} seed sets, spread is their standard deviation."
+    known = table.get("published")
+    if known:
+        text += (
+            f" Published values: {known['source']}; in brackets measured minus published, OFF beyond "
+            f"{known['tolerance']:.0%} of the published value plus {published.STANDARD_ERRORS:g} standard "
+            "errors."
+        )
+    return text
 
 
-def read_folder(folder: Path) -> dict[str, Record]:
-    """All records of a folder by run_id; empty if there is no such folder."""
+def _minima(table: Mapping[str, Any], rows: Sequence[TableRow]) -> list[str]:
+    """The table file's `minima`: the best of several rows beside a published best of unknown row."""
+    notes = []
+    for entry in table.get("minima", ()):
+        found = [
+            row for row in rows if row.steps == entry["steps"] and row.method.startswith("ERK-Guid")
+            and row.guidance == "no guidance"
+        ]  # fmt: skip
+        if found:
+            best = min(found, key=lambda row: row.metrics[entry["metric"]][1][0])
+            title, estimate = best.metrics[entry["metric"]]
+            notes.append(
+                f"lowest {title} of {len(found)} ERK-Guid rows at {entry['steps']} steps: "
+                f"{rounded(estimate)} ({best.method}), published {entry['value']:g} ({entry['source']}); a "
+                "lowest of several rows flatters itself"
+            )
+    return notes
+
+
+def read_folder(folder: Path) -> dict[tuple[str, str], Record]:
+    """All records of a folder by run_id and seeds; empty if there is no such folder."""
     records = (read_record(path) for path in sorted(folder.glob("*.json")))
-    return {record.run_id: record for record in records}
+    return {(record.run_id, record.seeds): record for record in records}
+
+
+def references_for(specs: Sequence[RunSpec], found: Mapping[tuple[str, str], Record]) -> dict[str, Record]:
+    """The reference record of each run by run_id: of the same seeds if there is one, else of others."""
+    by_run = {run_id: record for (run_id, _), record in found.items()}
+    chosen = {spec.run_id: found.get((spec.run_id, spec.seeds), by_run.get(spec.run_id)) for spec in specs}
+    return {run_id: record for run_id, record in chosen.items() if record is not None}

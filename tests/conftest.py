@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,12 @@ from erk_bench.networks.edm2 import Precond
 from erk_bench.spec import RunSpec
 
 DATA = Path(__file__).parent / "data"
+
+# Tests never reach the network, nor a user's cache.
+os.environ["ERK_BENCH_OFFLINE"] = "1"
+_FOLDER = tempfile.TemporaryDirectory(prefix="erk-bench-tests-")  # removed with the process
+os.environ["ERK_BENCH_CACHE"] = f"{_FOLDER.name}/cache"
+os.environ["ERK_BENCH_LOCK"] = f"{_FOLDER.name}/assets.lock"
 
 torch.set_num_threads(1)  # more only fight each other on small tensors
 

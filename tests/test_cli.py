@@ -20,7 +20,7 @@ from erk_bench.reporting.records import read_record
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, identity_fields
 from tests.conftest import golden_path
 
 SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",
@@ -31,7 +31,7 @@ CHOICES = [(group, choice) for group, choices in groups().items() for choice in 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_config_composes(group: str, choice: str) -> None:
-    spec = run_spec([f"{group}={choice}"])
+    spec = run_spec([f"{group}={choice}"], fetch=False)
     if group in ("model", "solver", "schedule", "guidance", "correction"):
         assert getattr(spec, group).name == choice
 
@@ -43,12 +43,13 @@ TABLES = [file.stem for file in sorted((config_folder() / "table").glob("*.yaml"
 def table_specs(name: str) -> list[RunSpec]:
     """The specs of all rows of a table."""
     table = table_file(name)
-    return [run_spec([*table["base"], *row]) for row in table["rows"]]
+    return cli.table_specs(table, [], fetch=False)[1]
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_row_composes(name: str) -> None:
-    assert len({spec.run_id for spec in table_specs(name)}) == len(table_file(name)["rows"]) > 0
+    specs = table_specs(name)
+    assert len({json.dumps(identity_fields(spec)) for spec in specs}) == len(table_file(name)["rows"]) > 0
 
 
 def test_digits_table_has_all_rows() -> None:
@@ -112,7 +113,7 @@ def test_tables_and_groups_agree() -> None:
         ("solver.s_noise=-1", "it must be 0 or more, and finite"),
         ("solver=euler,heun", "unknown solver 'euler,heun'"),
         ("model.weights.path=absent.pkl", "no file at 'absent.pkl'"),
-        ("model.weights.path=https://example.org/net.pkl", "download the file"),
+        ("model.weights.path=https://example.org/net.pkl", "is not in the cache, and offline=true"),
         ("model.decoder=rgbb", "did you mean 'rgb'"),
         ("metrics.names=[fid_digits]", "did you mean 'fd_digits'"),
         ("metrics.reference=digit", "did you mean 'digits'"),
@@ -164,7 +165,7 @@ def test_examples_in_help_compose(capsys: pytest.CaptureFixture[str]) -> None:
             words = line.split("#")[0].split()
             if words and "my.safetensors" not in line:
                 settings = words[words.index(name) + 1 :]
-                assert run_spec(settings)
+                assert run_spec(settings, fetch=False)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +209,7 @@ def test_table_compares_with_its_reference(
         "headline": "fd_digits",
         "reference": str(reference),
         "tolerance": 1.0,
-        "rows": [[], ["correction=erk_guid", "correction.w_stiff=0.5"]],
+        "rows": [{"set": []}, {"set": ["correction=erk_guid", "correction.w_stiff=0.5"]}],
     }
     monkeypatch.setattr(cli, "table_file", lambda name: table)
     assert main(["table"]) == 1

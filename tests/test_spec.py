@@ -24,8 +24,11 @@ IDENTITY = {
     "correction.name", "correction.w_stiff", "correction.w_con",
     "dtype", "network_dtype", "draw_device", "class_label",
 }  # fmt: skip
+EXTENSIONS = {"model.vae.sha256", "compile"}
 EXECUTION = {
-    "model.weights.path", "guidance.guide.path",
+    "model.weights.path", "guidance.guide.path", "model.vae.path",
+    "model.weights.architecture", "guidance.guide.architecture", "model.vae.architecture",
+    "metrics.real_features", "samples", "offline",
     "metrics.names", "metrics.reference", "metrics.num_groups", "metrics.kid_subsets",
     "metrics.kid_subset_size",
     "seeds", "block_size", "device", "workers", "out",
@@ -35,11 +38,19 @@ CHANGED: dict[str, Any] = {
     "network_dtype": "bfloat16", "draw_device": "cuda", "class_label": 3, "seeds": "0-7",
     "guidance.interval": [0.1, 5.0], "metrics.names": ["fd_digits"], "workers": 3,
     "schedule.num_steps": 9, "block_size": 7, "metrics.num_groups": 7, "metrics.kid_subsets": 7,
-    "metrics.kid_subset_size": 7, "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
+    "metrics.kid_subset_size": 7, "compile": True, "model.vae.sha256": "d" * 64, "samples": "png",
+    "offline": True, "device": "cuda", "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
 }  # fmt: skip
 
 
-def content() -> dict[str, Any]:
+def content(vae: bool = False) -> dict[str, Any]:
+    plain = _content()
+    if vae:
+        plain["model"]["vae"] = {"path": "v", "sha256": SHA}
+    return plain
+
+
+def _content() -> dict[str, Any]:
     return {
         "model": {"name": "m", "weights": {"path": "p", "sha256": SHA}, "decoder": "rgb"},
         "solver": {"name": "heun"},
@@ -66,7 +77,7 @@ def leaves(kind: type, prefix: str = "") -> Iterator[str]:
 
 def changed(name: str) -> RunSpec:
     """The spec of `content` with one field changed."""
-    spec = to_dict(build(RunSpec, content()))
+    spec = to_dict(build(RunSpec, content(vae=True)))
     *parents, last = name.split(".")
     place = spec
     for parent in parents:
@@ -81,18 +92,35 @@ def changed(name: str) -> RunSpec:
 
 
 def test_every_field_is_classed() -> None:
-    assert set(leaves(RunSpec)) == IDENTITY | EXECUTION
-    assert not IDENTITY & EXECUTION
+    assert set(leaves(RunSpec)) == IDENTITY | EXTENSIONS | EXECUTION
+    assert len(IDENTITY | EXTENSIONS | EXECUTION) == len(IDENTITY) + len(EXTENSIONS) + len(EXECUTION)
 
 
-@pytest.mark.parametrize("name", sorted(IDENTITY))
+@pytest.mark.parametrize("name", sorted(IDENTITY | EXTENSIONS))
 def test_identity_fields_change_the_run_id(name: str) -> None:
-    assert changed(name).run_id != build(RunSpec, content()).run_id
+    assert changed(name).run_id != build(RunSpec, content(vae=True)).run_id
+
+
+def test_extensions_left_alone_do_not() -> None:
+    """What came after PROTOCOL 1 leaves the names of earlier runs as they were."""
+    fields = identity_fields(build(RunSpec, content()))
+    assert "compile" not in fields and "vae" not in fields["model"]
+    assert "vae" in identity_fields(build(RunSpec, content(vae=True)))["model"]
+
+
+def test_unknown_weights_have_no_identity() -> None:
+    plain = content(vae=True)
+    plain["model"]["vae"]["sha256"] = ""
+    spec = build(RunSpec, plain)
+    assert [item.path for item in spec.unknown_weights] == ["v"]
+    assert spec.slug == "m-heun8-cfg1.5"
+    with pytest.raises(UserError, match="sha256 of 'v' is not known yet.*erk-bench fetch"):
+        spec.run_id  # noqa: B018 - reading it raises
 
 
 @pytest.mark.parametrize("name", sorted(EXECUTION))
 def test_execution_fields_do_not(name: str) -> None:
-    assert changed(name).run_id == build(RunSpec, content()).run_id
+    assert changed(name).run_id == build(RunSpec, content(vae=True)).run_id
 
 
 def test_protocol_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from erk_bench.cli import run_spec, table_file
 from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
 from erk_bench.reporting.records import MetricRecord, Record, write_record
-from erk_bench.reporting.views import TableRow, latex, markdown, to_csv
+from erk_bench.reporting.views import TableRow, TableView, latex, markdown, to_csv
 from erk_bench.spec import CorrectionSpec, RunSpec, to_dict
 from erk_bench.tables import (
     baseline_of,
@@ -82,7 +83,14 @@ def record_of(
 
 
 def rows_of(*records: Record, references: dict[str, Record] | None = None) -> tuple[TableRow, ...]:
-    return build_view(TABLE, records, references or {}).rows
+    return view_of(*records, references=references).rows
+
+
+def view_of(*records: Record, references: dict[str, Record] | None = None, **table: Any) -> TableView:
+    """The table of single records, without published values; table: entries that differ from TABLE's."""
+    return build_view(
+        {**TABLE, **table}, [{}] * len(records), [[record] for record in records], references or {}
+    )
 
 
 # Pairing
@@ -213,7 +221,7 @@ def test_table_knows_which_values_of_its_headline_are_better(headline: str, expe
         record_of(spec, metrics={name: metric(value, seed=index) for name in METRICS})
         for index, (spec, value) in enumerate([(plain_spec(), 5.0), (corrected(plain_spec()), 3.0)])
     ]
-    view = build_view({**TABLE, "headline": headline}, records, {})
+    view = view_of(*records, headline=headline)
     assert view.rows[1].verdict == expected
     assert view.lower == METRICS[headline].lower
     assert next(iter(view.rows[0].metrics)) == headline
@@ -269,7 +277,7 @@ def test_reproduction(value: float, seeds: str, told: str, off: bool) -> None:
 
 def test_reproduction_tolerance_is_the_tables() -> None:
     reference, record = record_of(plain_spec(), 1.0), record_of(plain_spec(), 1.09)
-    view = build_view({**TABLE, "tolerance": 0.5}, [record], {record.run_id: reference})
+    view = view_of(record, references={record.run_id: reference}, tolerance=0.5)
     assert (view.rows[0].reproduction, view.rows[0].off) == ("OFF by 0.90 SE", True)
 
 
@@ -311,17 +319,17 @@ def test_missing_headline_is_told_with_what_is_there(position: int) -> None:
     only = {"is_digits": metric(9.0), "kid_digits": metric(0.1)}
     records[position] = dataclasses.replace(records[position], metrics=only)
     with pytest.raises(UserError, match=r"no metric 'fd_digits'.*it has: is_digits, kid_digits\. Run it"):
-        build_view(TABLE, records, {})
+        view_of(*records)
 
 
 def test_rows_of_different_metrics_are_refused() -> None:
     other = record_of(corrected(plain_spec()), metrics={"fd_digits": metric(1.0)})
     with pytest.raises(UserError, match=r"has metrics fd_digits, .* fd_digits, precision_digits; .*same"):
-        build_view(TABLE, [record_of(plain_spec()), other], {})
+        view_of(record_of(plain_spec()), other)
 
 
 def test_caption_says_how_it_was_measured() -> None:
-    view = build_view(TABLE, [record_of(plain_spec())], {})
+    view = view_of(record_of(plain_spec()))
     assert view.title == "A made table"
     assert view.caption.startswith("Made here. 400 images a row, seeds 0-399; ")
     assert "2 standard errors" in view.caption
@@ -330,7 +338,7 @@ def test_caption_says_how_it_was_measured() -> None:
 
 def test_all_forms_show_a_built_view() -> None:
     records = [record_of(plain_spec(), 5.0), record_of(corrected(plain_spec()), 4.0)]
-    view = build_view(TABLE, records, {record.run_id: record for record in records})
+    view = view_of(*records, references={record.run_id: record for record in records})
     forms: list[Callable[..., str]] = [markdown, latex, to_csv]
     for form in forms:
         text = form(view)
@@ -343,7 +351,7 @@ def test_folder_is_read_by_run_id(tmp_path: Path) -> None:
     for index, record in enumerate(records):
         write_record(tmp_path / f"{index}.json", record)
     (tmp_path / "notes.txt").write_text("no record")
-    assert read_folder(tmp_path) == {record.run_id: record for record in records}
+    assert read_folder(tmp_path) == {(record.run_id, record.seeds): record for record in records}
     assert read_folder(tmp_path / "none") == {}
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UserError, match="bad.json' is no readable record"):
@@ -352,7 +360,7 @@ def test_folder_is_read_by_run_id(tmp_path: Path) -> None:
 
 def test_every_corrected_row_of_the_digits_table_has_its_baseline() -> None:
     table = table_file("digits")
-    specs = [run_spec([*table["base"], *row]) for row in table["rows"]]
+    specs = [run_spec([*table["base"], *row["set"]]) for row in table["rows"]]
     digests = {spec.digest for spec in specs}
     assert len(digests) == len(specs) > 0
     assert all(baseline_of(spec).digest in digests for spec in specs)

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from erk_bench.digits.data import load_digits
 from erk_bench.digits.features import DigitsClassifier
 from erk_bench.errors import UserError
-from erk_bench.networks.checkpoint import file_sha256
-from erk_bench.storage.assets import locate
+from erk_bench.storage.assets import Assets
 
 DIGITS_WEIGHTS = "package:digits/weights/features.safetensors"
 
+PUBLISHED_DIM = 1024  # DINOv2 ViT-L/14
 
-@dataclass(frozen=True)
-class Detector:
-    """A loaded feature network.
+# uint8 NCHW on any device -> float32 CPU tensors [B, ...] by name: "features", "logits" if there are any.
+Extract = Callable[[Tensor], dict[str, Tensor]]
 
-    key: name and hash of the weights; features of different keys never mix.
-    extract: uint8 NCHW -> float32 tensors [B, ...] by name ("features", "logits").
+
+class Detector(NamedTuple):
+    """A row of DETECTORS. weights: their address. dim, num_logits: widths of its features and logits.
+
+    dim is None where the file of weights decides; then published ones have PUBLISHED_DIM.
     """
 
-    key: str
-    extract: Callable[[Tensor], dict[str, Tensor]]
+    weights: str
+    load: Callable[[Path, torch.device | str], Extract]
+    dim: int | None
+    num_logits: int
 
 
-def digits_network() -> DigitsClassifier:
-    """The shipped digits classifier, on the CPU, frozen."""
+def digits_network(weights: Path) -> DigitsClassifier:
+    """The digits classifier, on the CPU, frozen."""
     network = DigitsClassifier()
-    network.load_state_dict(load_file(locate(DIGITS_WEIGHTS)))
+    network.load_state_dict(load_file(weights))
     return network.eval().requires_grad_(False)
 
 
-def digits_key() -> str:
-    """Name and hash of the shipped digits classifier."""
-    return f"digits-{file_sha256(locate(DIGITS_WEIGHTS))[:8]}"
-
-
-def digits_detector(device: torch.device | str = "cpu") -> Detector:
+def load_digits_detector(weights: Path, device: torch.device | str = "cpu") -> Extract:
     """The 64-d features and class logits of the digits classifier."""
-    network = digits_network().to(device)
+    network = digits_network(weights).to(device)
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
@@ -56,15 +56,60 @@ def digits_detector(device: torch.device | str = "cpu") -> Detector:
         features, logits = network(images.to(device))
         return {"features": features.cpu(), "logits": logits.cpu()}
 
-    return Detector(digits_key(), extract)
+    return extract
 
 
-def digits_reference() -> Tensor:
-    """All 1,797 real digits, uint8 [1797, 1, 8, 8]."""
-    return load_digits().images
+# These import when they are used: timm and torch-fidelity take seconds.
+def _load_inception(weights: Path, device: torch.device | str) -> Extract:
+    from erk_bench.evaluation.inception import load_inception
+
+    return load_inception(weights, device)
 
 
-DETECTORS: dict[str, Callable[[torch.device | str], Detector]] = {"digits": digits_detector}
+def _load_vgg16(weights: Path, device: torch.device | str) -> Extract:
+    from erk_bench.evaluation.inception import load_vgg16
 
-# Sets of real images to compare with, by name.
-REFERENCES: dict[str, Callable[[], Tensor]] = {"digits": digits_reference}
+    return load_vgg16(weights, device)
+
+
+def _load_dinov2_torch(weights: Path, device: torch.device | str) -> Extract:
+    from erk_bench.evaluation.dinov2 import load_dinov2_torch
+
+    return load_dinov2_torch(weights, device)
+
+
+def _load_dinov2_pil(weights: Path, device: torch.device | str) -> Extract:
+    from erk_bench.evaluation.dinov2 import load_dinov2_pil
+
+    return load_dinov2_pil(weights, device)
+
+
+_DINOV2 = "dinov2:dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+
+DETECTORS: dict[str, Detector] = {
+    "digits": Detector(DIGITS_WEIGHTS, load_digits_detector, 64, 10),
+    "inception": Detector(
+        "torch_fidelity:v0.2.0/weights-inception-2015-12-05-6726825d.pth", _load_inception, 2048, 1008
+    ),
+    "vgg16": Detector("pytorch:vgg16-397923af.pth", _load_vgg16, 4096, 0),
+    "dinov2_torch": Detector(_DINOV2, _load_dinov2_torch, None, 0),
+    "dinov2_pil": Detector(_DINOV2, _load_dinov2_pil, None, 0),
+}
+
+
+def detector_key(name: str, assets: Assets) -> str:
+    """Name and hash of the weights; features of different keys never mix.
+
+    Raises UserError while the weights were never here, so that nobody knows their hash.
+    """
+    address = DETECTORS[name].weights
+    expected = assets.expected_sha256(address) or ""
+    digest = expected if len(expected) == 64 else assets.sha256(address)
+    return f"{name}-{digest[:8]}"
+
+
+@functools.cache
+def load_detector(name: str, assets: Assets, device: torch.device | str) -> Extract:
+    """The feature network `name`, kept for the next caller; its weights are fetched if missing."""
+    row = DETECTORS[name]
+    return row.load(assets.locate(row.weights), device)

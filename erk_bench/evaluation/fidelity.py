@@ -18,7 +18,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from erk_bench.digits.data import RESOLUTION
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.evaluation.detectors import digits_key, digits_network
+from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, detector_key, digits_network
+from erk_bench.storage.assets import Assets
 
 NAME = "erk-bench-digits"
 LAYERS = ("64", "logits")
@@ -31,11 +32,11 @@ class DigitsFeatureExtractor(FeatureExtractorBase):  # type: ignore[misc]  # tor
     def __init__(self, name: str, features_list: Sequence[str], **_options: Any) -> None:
         # torch-fidelity hands every option of calculate_metrics to every extractor.
         super().__init__(name, list(features_list))
-        self.network = digits_network()
+        self.network = digits_network(Assets.from_environment().locate(DIGITS_WEIGHTS))
 
     def get_name(self) -> str:
         """Name and key of the weights; torch-fidelity's cache must not mix features of different weights."""
-        return f"{self.name}-{digits_key()}"
+        return f"{self.name}-{detector_key('digits', Assets.from_environment())}"
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Metrics computed from kept features, each with a block-jackknife standard error.
 
-The values are torch-fidelity's (but for the Frechet distance, which is ours); the jackknife leaves out one of
-`num_groups` contiguous groups of seeds at a time. Records keep the leave-one-out values, so that two runs
+The values are torch-fidelity's (but for the Frechet distances, which are ours); the jackknife leaves out one
+of `num_groups` contiguous groups of seeds at a time. Records keep the leave-one-out values, so that two runs
 of the same seeds can be compared as pairs later.
 """
 
@@ -10,17 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.evaluation.frechet import FeatureSums, frechet_distance
+from erk_bench.evaluation.frechet import (
+    FeatureSums,
+    FrechetTarget,
+    distances_without_groups,
+    infinity_without_groups,
+    nested_subsets,
+)
+from erk_bench.evaluation.neighbours import precision_recall_without_groups, unbiased_kernel_distances
+from erk_bench.evaluation.references import Real
 from erk_bench.spec import MetricsSpec
 
 NEIGHBORHOOD = 3  # k of precision and recall (arXiv 1904.06991)
@@ -29,10 +34,13 @@ SHUFFLE_SEED = 2020  # torch-fidelity's default, for the splits and the KID subs
 
 
 class Extracted(NamedTuple):
-    """Features [N, D] and class logits [N, K] of N images in seed order, float32."""
+    """Features [N, D] and class logits [N, K] (None if the detector has none) of N images in seed order.
+
+    Both float32, on the CPU, finite.
+    """
 
     features: Tensor
-    logits: Tensor
+    logits: Tensor | None = None
 
 
 class Measured(NamedTuple):
@@ -65,105 +73,87 @@ def split_groups(count: int, num_groups: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(num_groups), torch.tensor(sizes))
 
 
-def frechet(images: Extracted, real: Extracted, groups: Tensor, spec: MetricsSpec) -> dict[str, Measured]:
-    """Frechet distance of the features' Gaussians; sums of the left-out group are subtracted."""
-    target = FeatureSums.of(real.features).stats()
-    parts = [FeatureSums.of(images.features[groups == g]) for g in range(spec.num_groups)]
-    whole = sum(parts[1:], parts[0])
+def frechet(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec) -> dict[str, Measured]:
+    """Frechet distance of the features' Gaussians."""
+    value, replicates = distances_without_groups(images.features, groups, spec.num_groups, _target(real))
+    return {"frechet": Measured(value, tuple(replicates))}
 
-    def distance(sums: FeatureSums) -> float:
-        stats = sums.stats()
-        return frechet_distance(stats.mean, stats.covariance, target.mean, target.covariance)
 
-    replicates = tuple(distance(whole - part) for part in parts)
-    return {"frechet": Measured(distance(whole), replicates)}
+def frechet_infinity(
+    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
+) -> dict[str, Measured]:
+    """Frechet distance extrapolated to infinitely many images (arXiv 1911.07023)."""
+    value, replicates = infinity_without_groups(images.features, groups, spec.num_groups, _target(real))
+    return {"infinity": Measured(value, tuple(replicates))}
 
 
 def precision_recall(
-    images: Extracted, real: Extracted, groups: Tensor, spec: MetricsSpec
+    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
 ) -> dict[str, Measured]:
     """Improved precision and recall (arXiv 1904.06991), k = 3."""
+    real_features = _features(real)
     fewest = len(groups) - int(groups.bincount().max())
     if fewest <= NEIGHBORHOOD:
         raise UserError(
             f"without a jackknife group {fewest} of {len(groups)} images are left, too few for recall with "
             f"k = {NEIGHBORHOOD}; use more seeds"
         )
-    value = prc_features_to_metric(
-        images.features, real.features, prc_neighborhood=NEIGHBORHOOD, verbose=False
+    if len(real_features) <= NEIGHBORHOOD:
+        raise UserError(
+            f"the reference has {len(real_features)} images, too few for precision with k = {NEIGHBORHOOD}; "
+            "make its features from more images"
+        )
+    found = precision_recall_without_groups(
+        images.features, real_features, groups, spec.num_groups, NEIGHBORHOOD
     )
-    to_real = torch.cdist(images.features, real.features)
-    real_radii = torch.cdist(real.features, real.features).kthvalue(NEIGHBORHOOD + 1).values
-    inside = (to_real <= real_radii).any(dim=1).double()
-    from_real = to_real.T.contiguous()
-    own = torch.cdist(images.features, images.features)
-    # The nearest images of each image, enough to find the k-th one after a group has left.
-    nearest = own.topk(min(len(own), NEIGHBORHOOD + 1 + 16), largest=False)
-    precisions, recalls = [], []
-    for group in range(spec.num_groups):
-        kept = groups != group
-        precisions.append(inside[kept].mean().item())
-        rank = kept[nearest.indices].cumsum(dim=1)
-        found = rank >= NEIGHBORHOOD + 1
-        radii = nearest.values.gather(1, found.int().argmax(dim=1, keepdim=True))[:, 0]
-        for row in torch.nonzero(kept & ~found.any(dim=1)).flatten().tolist():
-            radii[row] = own[row, kept].kthvalue(NEIGHBORHOOD + 1).values
-        radii[~kept] = -1.0
-        recalls.append((from_real <= radii).any(dim=1).double().mean().item())
     return {
-        "precision": Measured(value["precision"], tuple(precisions)),
-        "recall": Measured(value["recall"], tuple(recalls)),
+        "precision": Measured(found.precision, tuple(found.precisions)),
+        "recall": Measured(found.recall, tuple(found.recalls)),
     }
 
 
 def kernel_distance(
-    images: Extracted, real: Extracted, groups: Tensor, spec: MetricsSpec
+    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
 ) -> dict[str, Measured]:
     """KID (arXiv 1801.01401): mean of torch-fidelity's random subsets, cubic polynomial kernel.
 
     The replicates are of the unbiased estimate over all images, of which the subsets' mean is a noisier copy.
     """
-    smallest = min(len(images.features), len(real.features))
+    real_features = _features(real)
+    smallest = min(len(images.features), len(real_features))
     if spec.kid_subset_size > smallest:
         raise UserError(
             f"metrics.kid_subset_size is {spec.kid_subset_size} but a set has only {smallest} images; "
             f"use more seeds, or metrics.kid_subset_size={smallest}"
         )
+    from torch_fidelity.metric_kid import kid_features_to_metric  # here: it takes seconds to import
+
     value = kid_features_to_metric(
         images.features,
-        real.features,
+        real_features,
         kid_subsets=spec.kid_subsets,
         kid_subset_size=spec.kid_subset_size,
         rng_seed=SHUFFLE_SEED,
         verbose=False,
     )["kernel_inception_distance_mean"]
-    x, y = images.features.double(), real.features.double()
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / x.shape[1] + 1) ** 3
-
-    count, num_real = len(x), len(y)
-    yy = kernel(y, y)
-    real_term = (yy.sum() - yy.diagonal().sum()) / (num_real * (num_real - 1))
-    xx, xy = kernel(x, x), kernel(x, y).sum(dim=1)
-    xx.fill_diagonal_(0)
-    member = torch.nn.functional.one_hot(groups, spec.num_groups).double()
-    between = member.T @ xx @ member  # sums of kernel values over pairs of groups
-    cross = member.T @ xy
-    left = count - member.sum(0)
-    within = between.sum() - between.sum(0) - between.sum(1) + between.diagonal()
-    distances = within / (left * (left - 1)) + real_term
-    distances -= 2 * (cross.sum() - cross) / (left * num_real)
-    return {"kid": Measured(float(value), tuple(distances.tolist()))}
+    distances = unbiased_kernel_distances(images.features, real_features, groups, spec.num_groups)
+    return {"kid": Measured(float(value), tuple(distances))}
 
 
 def inception_score(
-    images: Extracted, real: Extracted, groups: Tensor, spec: MetricsSpec
+    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
 ) -> dict[str, Measured]:
     """Inception Score (arXiv 1606.03498) of the class logits: mean over 10 shuffled splits.
 
-    Without a group, each image stays in the split that it has in the whole set.
+    Without a group, each image stays in the split that it has in the whole set. Needs no real images.
     """
+    if images.logits is None:
+        raise UserError(
+            "the Inception Score needs class logits, and this metric's detector gives none; leave it out of "
+            "metrics.names"
+        )
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
     value = isc_features_to_metric(images.logits, NUM_SPLITS, True, SHUFFLE_SEED)
     count = len(images.logits)
     order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(count))
@@ -173,11 +163,12 @@ def inception_score(
     log_p = images.logits.double().log_softmax(dim=1)
     p = log_p.exp()
     cell = split * spec.num_groups + groups
-    member = torch.nn.functional.one_hot(cell, NUM_SPLITS * spec.num_groups).double()
+    cells = NUM_SPLITS * spec.num_groups
     shape = (NUM_SPLITS, spec.num_groups)
-    number = member.sum(0).reshape(shape)
-    total = (member.T @ p).reshape(*shape, -1)
-    negentropy = (member.T @ (p * log_p).sum(1)).reshape(shape)
+    number = cell.bincount(minlength=cells).double().reshape(shape)
+    total = torch.zeros(cells, p.shape[1], dtype=torch.float64).index_add_(0, cell, p).reshape(*shape, -1)
+    each = (p * log_p).sum(1)
+    negentropy = torch.zeros(cells, dtype=torch.float64).index_add_(0, cell, each).reshape(shape)
 
     left = number.sum(1, keepdim=True) - number
     if not left.all():
@@ -190,28 +181,43 @@ def inception_score(
     return {"inception_score": Measured(value["inception_score_mean"], tuple(kl.exp().mean(0).tolist()))}
 
 
-Family = Callable[[Extracted, Extracted, Tensor, MetricsSpec], dict[str, Measured]]
+def _features(real: Real | None) -> Tensor:
+    """The real images' features, or the error that says how to get them."""
+    if real is None or real.features is None:
+        raise UserError(
+            "the reference holds statistics only; make features with 'erk-bench reference ... features=true' "
+            "and set metrics.real_features=FILE, or leave these metrics out of metrics.names: precision, "
+            "recall and KID need features"
+        )
+    return real.features
+
+
+def _target(real: Real | None) -> FrechetTarget:
+    """The real images' statistics, computed from their features where they are not given."""
+    if real is not None and real.stats is not None:
+        return FrechetTarget(real.stats)
+    if real is not None and real.features is not None:
+        return FrechetTarget(FeatureSums.of(real.features).stats())
+    raise UserError("the reference holds no statistics; make some with 'erk-bench reference ...'")
+
+
+Family = Callable[[Extracted, Real | None, Tensor, MetricsSpec], dict[str, Measured]]
+Needs = Literal["statistics", "features", "nothing"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of METRICS: the family's result `part` for one detector; `lower` values are better or not."""
+    """A row of METRICS: the family's result `part` for one detector; `lower` values are better or not.
+
+    needs: of the real images; features give the statistics too.
+    """
 
     title: str
     detector: str
     family: Family
     part: str
+    needs: Needs
     lower: bool
-
-
-# Names say the detector: figures of different detectors are different metrics.
-METRICS: dict[str, Metric] = {
-    "fd_digits": Metric("FD-digits", "digits", frechet, "frechet", lower=True),
-    "precision_digits": Metric("precision", "digits", precision_recall, "precision", lower=False),
-    "recall_digits": Metric("recall", "digits", precision_recall, "recall", lower=False),
-    "kid_digits": Metric("KID-digits", "digits", kernel_distance, "kid", lower=True),
-    "is_digits": Metric("IS-digits", "digits", inception_score, "inception_score", lower=False),
-}
 
 
 def detectors_of(names: Sequence[str]) -> list[str]:
@@ -223,9 +229,11 @@ def detectors_of(names: Sequence[str]) -> list[str]:
 
 
 def check_count(spec: MetricsSpec, count: int) -> None:
-    """Refuse a number of images that is too small for the groups or the KID subsets."""
-    split_groups(count, spec.num_groups)
+    """Refuse a number of images that is too small for the groups, the KID subsets or those of FD-infinity."""
+    groups = split_groups(count, spec.num_groups)
     families = {METRICS[name].family for name in spec.names}
+    if frechet_infinity in families:
+        nested_subsets(groups, spec.num_groups)
     if kernel_distance in families and spec.kid_subset_size > count:
         raise UserError(
             f"metrics.kid_subset_size is {spec.kid_subset_size} but there are only {count} images; use more "
@@ -233,10 +241,25 @@ def check_count(spec: MetricsSpec, count: int) -> None:
         )
 
 
+def check_dimensions(detector: str, images: Extracted, real: Real) -> None:
+    """Refuse real images of another number of feature dimensions."""
+    found = images.features.shape[1]
+    for value in (real.features, None if real.stats is None else real.stats.mean):
+        if value is not None and value.shape[-1] != found:
+            raise UserError(
+                f"features by detector '{detector}' have {found} dimensions, those of the reference "
+                f"{value.shape[-1]}; use a reference made with '{detector}'"
+            )
+
+
 def measure(
-    spec: MetricsSpec, images: Mapping[str, Extracted], real: Mapping[str, Extracted]
+    spec: MetricsSpec, images: Mapping[str, Extracted], real: Mapping[str, Real]
 ) -> dict[str, Measured]:
-    """All metrics of `spec`, from the features of each detector."""
+    """All metrics of `spec`, from what each detector gave for the images and for the real ones.
+
+    `real` may lack detectors of whose metrics none needs real images. Raises UserError where a metric needs
+    more of the real images than there is, or their dimensions differ.
+    """
     detectors_of(spec.names)
     families: dict[tuple[Family, str], dict[str, Measured]] = {}
     measured = {}
@@ -245,7 +268,34 @@ def measure(
         key = (metric.family, metric.detector)
         if key not in families:
             extracted = images[metric.detector]
+            target = None if metric.needs == "nothing" else real.get(metric.detector)
+            if target is not None:
+                check_dimensions(metric.detector, extracted, target)
             groups = split_groups(len(extracted.features), spec.num_groups)
-            families[key] = metric.family(extracted, real[metric.detector], groups, spec)
+            families[key] = metric.family(extracted, target, groups, spec)
         measured[name] = families[key][metric.part]
     return measured
+
+
+# Figures of different detectors are different metrics; the usual names mean their usual detector.
+METRICS: dict[str, Metric] = {
+    "fd_digits": Metric("FD-digits", "digits", frechet, "frechet", "statistics", lower=True),
+    "precision_digits": Metric("precision", "digits", precision_recall, "precision", "features", lower=False),
+    "recall_digits": Metric("recall", "digits", precision_recall, "recall", "features", lower=False),
+    "kid_digits": Metric("KID-digits", "digits", kernel_distance, "kid", "features", lower=True),
+    "is_digits": Metric("IS-digits", "digits", inception_score, "inception_score", "nothing", lower=False),
+    "fd_infinity_digits": Metric(
+        "FD∞-digits", "digits", frechet_infinity, "infinity", "statistics", lower=True
+    ),
+    "fid": Metric("FID", "inception", frechet, "frechet", "statistics", lower=True),
+    "fid_infinity": Metric("FID∞", "inception", frechet_infinity, "infinity", "statistics", lower=True),
+    "fd_dinov2": Metric("FD-DINOv2", "dinov2_torch", frechet, "frechet", "statistics", lower=True),
+    "fd_dinov2_infinity": Metric(
+        "FD-DINOv2∞", "dinov2_torch", frechet_infinity, "infinity", "statistics", lower=True
+    ),
+    "fd_dinov2_pil": Metric("FD-DINOv2 (PIL)", "dinov2_pil", frechet, "frechet", "statistics", lower=True),
+    "precision": Metric("precision", "vgg16", precision_recall, "precision", "features", lower=False),
+    "recall": Metric("recall", "vgg16", precision_recall, "recall", "features", lower=False),
+    "kid": Metric("KID", "inception", kernel_distance, "kid", "features", lower=True),
+    "is": Metric("IS", "inception", inception_score, "inception_score", "nothing", lower=False),
+}

@@ -5,7 +5,6 @@ A checkpoint is a class name, constructor arguments and named tensors; `build_de
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.files import write_atomic
+from erk_bench.files import file_sha256, write_atomic
 from erk_bench.networks import edm2
 from erk_bench.networks.pickles import Container, PersistentObject, load_pickle
 
@@ -53,15 +52,6 @@ class Checkpoint:
         for name in self.init:
             if name not in known:
                 raise unknown_name(f"constructor argument of {self.class_name}", name, known)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}; check the path") from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

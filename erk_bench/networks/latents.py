@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,20 +11,37 @@ from torch import Tensor
 
 from erk_bench.digits import data as digits
 
+# Final states NCHW float -> images NCHW uint8, on the same device.
+Decode = Callable[[Tensor], Tensor]
+
 
 def rgb_to_uint8(x: Tensor) -> Tensor:
     """Pixel models: clip(x * 127.5 + 128, 0, 255), truncated, as the published EDM2 programs do; NCHW."""
     return (x.float() * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
 
-class Decoder(NamedTuple):
-    """A row of DECODERS: final state NCHW float -> images NCHW uint8, for states of `channels`."""
+def _load_sd_vae(weights: Path, config: Path, device: torch.device) -> Decode:
+    from erk_bench.networks.vae import load_vae  # here: diffusers takes seconds to import
 
-    decode: Callable[[Tensor], Tensor]
+    return load_vae(config, weights, device, torch.float32)
+
+
+class Decoder(NamedTuple):
+    """A row of DECODERS. channels: of the state. factor: image pixels a side for one of the state.
+
+    image_channels: of the image. decode: where no weights are needed; load: where they are, from
+    (weights, config.json, device).
+    """
+
     channels: int
+    factor: int
+    image_channels: int
+    decode: Decode | None = None
+    load: Callable[[Path, Path, torch.device], Decode] | None = None
 
 
 DECODERS: dict[str, Decoder] = {
-    "rgb": Decoder(rgb_to_uint8, 3),
-    "digits": Decoder(digits.decode, 1),
+    "rgb": Decoder(3, 1, 3, decode=rgb_to_uint8),
+    "digits": Decoder(1, 1, 1, decode=digits.decode),
+    "sd_vae": Decoder(4, 8, 3, load=_load_sd_vae),
 }

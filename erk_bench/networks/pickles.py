@@ -3,7 +3,8 @@
 EDM, EDM2 and ERK-Guid publish networks as Python pickles whose objects carry their own source code and
 execute it when unpickled normally. Here every global that a pickle may name is looked up in a closed table
 of harmless stand-ins; any other global stops the reading. Persistent objects become `PersistentObject`
-values (class name, constructor arguments, state); their source text is never looked at.
+values (class name, constructor arguments, state); their source text is never looked at. Each kind of file has
+its own table: reference statistics need numpy arrays only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NAMED_GROUPS = ("_parameters", "_buffers", "_modules", "_init_kwargs")
 
 
 class UnsafePickleError(UserError):
-    """The pickle names a global, or uses an operation, that published checkpoints do not need."""
+    """The pickle names a global, or uses an operation, that published files do not need."""
 
 
 class PersistentObject(NamedTuple):
@@ -106,6 +107,28 @@ def _reconstruct_array(*_: object) -> _Array:
     return _Array()
 
 
+def _array_from_buffer(
+    raw: bytes, dtype: _ArrayDtype, shape: tuple[int, ...], order: str, axes: tuple[int, ...] | None = None
+) -> _Array:
+    """What protocol 5 calls for a contiguous array; order "K" comes with a permutation of axes."""
+    flat = np.frombuffer(raw, dtype=dtype.dtype)
+    array = _Array()
+    if order in ("C", "F"):
+        array.value = flat.reshape(shape, order="F" if order == "F" else "C").copy()
+    else:
+        array.value = flat.reshape(shape).transpose(axes).copy()
+    return array
+
+
+def _bytes_from_text(text: str, encoding: str) -> bytes:
+    """Protocol 2 has no bytes: Python 3 writes text that is to be encoded as latin1."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise UnsafePickleError(
+            f"it encodes text as {encoding!r}; only bytes written as latin1 text are read"
+        )
+    return text.encode("latin1")
+
+
 def _number(dtype: _ArrayDtype, raw: bytes) -> Any:
     return np.frombuffer(raw, dtype=dtype.dtype)[0].item()
 
@@ -175,6 +198,44 @@ CHECKPOINT_GLOBALS: dict[str, Any] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _Call(_persistent),
 }
 
+# Every global that numpy 1 and 2 name for arrays of numbers in pickles of protocols 2 to 5, and plain dicts.
+STATISTICS_GLOBALS: dict[str, Any] = {
+    "_codecs.encode": _Call(_bytes_from_text),
+    "collections.OrderedDict": OrderedDict,
+    "dnnlib.util.EasyDict": dict,
+    **{
+        f"numpy.{core}.{name}": stand_in
+        for core in ("_core", "core")
+        for name, stand_in in {
+            "multiarray._reconstruct": _Call(_reconstruct_array),
+            "multiarray.scalar": _Call(_number),
+            "numeric._frombuffer": _Call(_array_from_buffer),
+        }.items()
+    },
+    "numpy.dtype": _Call(_ArrayDtype),
+    "numpy.ndarray": "numpy.ndarray",
+}
+
+
+class PickleKind(NamedTuple):
+    """A kind of published file: what errors call it, the globals it may name, what to give instead."""
+
+    noun: str
+    allowed: Mapping[str, Any]
+    instead: str
+
+
+CHECKPOINT = PickleKind(
+    "checkpoint",
+    CHECKPOINT_GLOBALS,
+    "Give the published .pkl, or a .safetensors made by 'erk-bench convert'",
+)
+STATISTICS = PickleKind(
+    "file of reference statistics",
+    STATISTICS_GLOBALS,
+    "Give the published .pkl or .npz, or a .safetensors made by 'erk-bench reference'",
+)
+
 
 class _RestrictedUnpickler(pickle.Unpickler):
     def __init__(
@@ -191,7 +252,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         full_name = f"{module}.{name}"
         if full_name not in self._allowed:
             raise UnsafePickleError(
-                f"it names the global '{full_name}', which published checkpoints do not use"
+                f"it names the global '{full_name}', which published files of this kind do not use"
             )
         return self._allowed[full_name]
 
@@ -252,8 +313,8 @@ def _named(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def load_pickle(path: Path) -> Any:
-    """The plain content of a published pickle.
+def load_pickle(path: Path, kind: PickleKind = CHECKPOINT) -> Any:
+    """The plain content of a published pickle of `kind`: CHECKPOINT or STATISTICS.
 
     Raises UnsafePickleError, naming the first forbidden global, before anything could run, and UserError
     for a file that is missing, truncated or no pickle at all.
@@ -265,20 +326,20 @@ def load_pickle(path: Path) -> Any:
     if raw[:4] == b"PK\x03\x04":
         raise UnsafePickleError(
             f"'{path}' is a zip archive (torch.save's format), not a published EDM2 pickle; "
-            "nothing was unpacked. Give the published .pkl, or a .safetensors made by 'erk-bench convert'"
+            f"nothing was unpacked. {kind.instead}"
         )
     try:
-        return _plain(_load(io.BytesIO(raw), CHECKPOINT_GLOBALS), itertools.count())
+        return _plain(_load(io.BytesIO(raw), kind.allowed), itertools.count())
     except UnsafePickleError as error:
         raise UnsafePickleError(
             f"refused '{path}': {error}. Nothing was run. "
-            f"Download the file again from its publisher; allowed globals: {', '.join(CHECKPOINT_GLOBALS)}"
+            f"Download the file again from its publisher; allowed globals: {', '.join(kind.allowed)}"
         ) from error
     except (
         pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError,
         AttributeError, MemoryError, RuntimeError, OverflowError,
     ) as error:  # fmt: skip
         raise UserError(
-            f"'{path}' is no readable checkpoint ({len(raw):,} bytes; {type(error).__name__}: {error}); "
+            f"'{path}' is no readable {kind.noun} ({len(raw):,} bytes; {type(error).__name__}: {error}); "
             "it may be truncated or of another kind: compare its size and sha256 with the publisher's"
         ) from error

@@ -21,7 +21,7 @@ from erk_bench.spec import PROTOCOL, RunSpec, build
 FORMAT = "erk-bench record 1"
 PACKAGES = (
     "erk-bench", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "scikit-learn",
-    "safetensors", "hydra-core",
+    "safetensors", "hydra-core", "timm", "diffusers",
 )  # fmt: skip
 
 

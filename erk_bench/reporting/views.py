@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -19,6 +20,24 @@ FILES_ONLY = 9  # rank of columns that no terminal shows
 WRAPPED = "reproduced"  # the column whose text may take several lines
 
 
+class PublishedValue(NamedTuple):
+    """A published value, measured minus published, and whether that is within the table's tolerance.
+
+    within: None where the two must not be compared.
+    """
+
+    value: float
+    gap: float
+    within: bool | None
+
+
+class SetSummary(NamedTuple):
+    """Standard deviation and minimum of a metric over several seed sets."""
+
+    spread: float
+    minimum: float
+
+
 @dataclass(frozen=True)
 class TableRow:
     """One row as shown. metrics: (title, estimate) by metric name, the headline first.
@@ -26,7 +45,8 @@ class TableRow:
     difference: headline minus that of the plain solver on the same seeds, with its paired standard error;
     verdict: "better", "worse" or "not resolved". overhead: relative extra time over the plain solver.
     reproduction: how far the headline is from the reference record, empty without one; off: farther than
-    tolerated.
+    tolerated. published: by metric name. sets: spread and minimum by metric name, where there are several
+    seed sets; the estimates are means then.
     """
 
     steps: int
@@ -41,16 +61,22 @@ class TableRow:
     overhead: Estimate | None
     reproduction: str
     off: bool
+    published: Mapping[str, PublishedValue] = field(default_factory=dict)
+    sets: Mapping[str, SetSummary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TableView:
-    """A table ready to be shown; `lower` values of the headline metric are better or not."""
+    """A table ready to be shown; `lower` values of the headline metric are better or not.
+
+    notes: findings over several rows, and warnings, a sentence each.
+    """
 
     title: str
     caption: str
     rows: tuple[TableRow, ...]
     lower: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def rounded(estimate: Estimate, sign: str = "") -> str:
@@ -78,15 +104,41 @@ def _columns(view: TableView) -> list[_Column]:
     def metric(name: str) -> Callable[[TableRow], str]:
         return lambda row: rounded(row.metrics[name][1])
 
+    def over_sets(name: str, part: str) -> Callable[[TableRow], str]:
+        def cell(row: TableRow) -> str:
+            error = row.metrics[name][1][1]
+            return rounded((getattr(row.sets[name], part), error)).partition(" ")[0] if row.sets else DASH
+
+        return cell
+
+    def published(name: str) -> Callable[[TableRow], str]:
+        def cell(row: TableRow) -> str:
+            found = row.published.get(name)
+            return (
+                f"{found.value:g} ({found.gap:+.2g}{', OFF' if found.within is False else ''})"
+                if found
+                else DASH
+            )
+
+        return cell
+
     names = list(view.rows[0].metrics)
     titles = [view.rows[0].metrics[name][0] for name in names]
     headline = titles[0]
+    shown = [name for name in names if any(name in row.published for row in view.rows)]
+    several = any(row.sets for row in view.rows)
     columns = [
         _Column("guidance", lambda row: row.guidance),
         _Column("steps", lambda row: str(row.steps)),
         _Column("method", lambda row: row.method),
         _Column("NFE", lambda row: f"{row.nfe}+{row.nfe_guide}" if row.nfe_guide else str(row.nfe), rank=5),
         _Column(headline, metric(names[0])),
+        *(
+            _Column(f"{titles[names.index(name)]} {title}", over_sets(name, part), rank=2)
+            for name in (names if several else ())
+            for part, title in (("spread", "spread"), ("minimum", "min"))
+        ),
+        *(_Column(f"published {titles[names.index(name)]}", published(name), rank=1) for name in shown),
         _Column(
             f"Δ {headline}",
             lambda row: rounded(row.difference, "+") if row.difference else DASH,
@@ -94,7 +146,7 @@ def _columns(view: TableView) -> list[_Column]:
         ),
         _Column("verdict", lambda row: row.verdict or DASH, rank=2),
         *(
-            _Column(title, metric(name), rank=FILES_ONLY)
+            _Column(title, metric(name), rank=2 if name in shown else FILES_ONLY)
             for name, title in zip(names[1:], titles[1:], strict=True)
         ),
         _Column(
@@ -143,6 +195,8 @@ def print_table(view: TableView, console: Console) -> None:
         style = "bold red" if row.off else styles.get(row.verdict, "")
         table.add_row(*(Text(column.cell(row), style=style) for column in columns))
     console.print(table)
+    for note in view.notes:
+        console.print(Text(f"note: {note}"))
 
 
 def markdown(view: TableView) -> str:
@@ -155,7 +209,8 @@ def markdown(view: TableView) -> str:
         "|" + "---|" * len(columns),
     ]
     lines += ["| " + " | ".join(column.cell(row) for column in columns) + " |" for row in view.rows]
-    return "\n".join([*lines, "", view.caption]) + "\n"
+    notes = [line for note in view.notes for line in ("", f"Note: {note}.")]
+    return "\n".join([*lines, "", view.caption, *notes]) + "\n"
 
 
 def to_csv(view: TableView) -> str:
@@ -163,17 +218,24 @@ def to_csv(view: TableView) -> str:
     names = list(view.rows[0].metrics)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    shown = [name for name in names if any(name in row.published for row in view.rows)]
+    several = names if any(row.sets for row in view.rows) else []
     metric_headers = [part for name in names for part in (name, f"{name}_se")]
     writer.writerow(
         ["guidance", "steps", "method", "nfe", "nfe_guide", *metric_headers, "difference",
-         "difference_se", "verdict", "seconds_per_1000", "overhead", "overhead_se", "reproduced"]
+         "difference_se", "verdict", "seconds_per_1000", "overhead", "overhead_se", "reproduced",
+         *(f"published_{part}" for part in shown), *(f"{part}_off_published" for part in shown),
+         *(f"{name}_{part}" for name in several for part in SetSummary._fields)]
     )  # fmt: skip
     for row in view.rows:
         values = [number for name in names for number in row.metrics[name][1]]
         writer.writerow(
             [row.guidance, row.steps, row.method, row.nfe, row.nfe_guide, *values,
              *(row.difference or ("", "")), row.verdict, row.seconds_per_1000, *(row.overhead or ("", "")),
-             row.reproduction]
+             row.reproduction,
+             *(row.published[name].value if name in row.published else "" for name in shown),
+             *(row.published[name].gap if name in row.published else "" for name in shown),
+             *(number for name in several for number in (row.sets[name] if row.sets else ("", "")))]
         )  # fmt: skip
     return buffer.getvalue()
 

@@ -27,6 +27,7 @@ from erk_bench.errors import UserError
 from erk_bench.files import write_atomic, writing
 from erk_bench.spec import RunSpec, identity_fields
 from erk_bench.storage.blocks import Block, Worker
+from erk_bench.storage.png import read_png_block, write_png_block
 
 FORMAT = "erk-bench store 1"
 LOCK_GRACE_S = 3.0  # a killed launch needs a moment to end its workers
@@ -98,15 +99,24 @@ class RunStore:
         if not manifest.is_file():
             write_atomic(manifest, (json.dumps(self._manifest, indent=2) + "\n").encode())
 
-    def has_images(self, block: Block) -> bool:
-        return self._images(block).is_file()
+    def has_images(self, block: Block, png: bool | None = None) -> bool:
+        """Whether the block's images are kept, as PNG files or not; None: either way."""
+        files = {True: self._png_index(block), False: self._images(block)}
+        return any(path.is_file() for form, path in files.items() if png in (None, form))
 
-    def write_images(self, block: Block, content: ImageBlock) -> None:
+    def write_images(self, block: Block, content: ImageBlock, png: bool = False) -> None:
         counts = {"nfe": content.nfe, "nfe_guide": content.nfe_guide}
+        if png:
+            facts = {**counts, "classes": content.classes.tolist()}
+            write_png_block(self.folder / "png", self._png_index(block), block, content.images, facts)
+            return
         tensors = {"images": content.images, "classes": content.classes}
         self._write(self._images(block), block, tensors, counts)
 
     def read_images(self, block: Block) -> ImageBlock:
+        if self.has_images(block, png=True) and not self.has_images(block, png=False):
+            images, facts = read_png_block(self.folder / "png", self._png_index(block), block)
+            return ImageBlock(images, torch.tensor(facts["classes"]), facts["nfe"], facts["nfe_guide"])
         tensors, meta = self._read(self._images(block), block)
         return ImageBlock(tensors["images"], tensors["classes"], meta["nfe"], meta["nfe_guide"])
 
@@ -186,6 +196,9 @@ class RunStore:
 
     def _images(self, block: Block) -> Path:
         return self.folder / "images" / f"{block.index:08d}.safetensors"
+
+    def _png_index(self, block: Block) -> Path:
+        return self.folder / "png-blocks" / f"{block.index:08d}.json"
 
     def _features(self, detector: str, block: Block) -> Path:
         return self.folder / "features" / detector / f"{block.index:08d}.safetensors"

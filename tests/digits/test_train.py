@@ -24,10 +24,11 @@ from erk_bench.digits.train import (
     train_one,
 )
 from erk_bench.errors import UserError
-from erk_bench.evaluation.detectors import digits_network
+from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, digits_network
 from erk_bench.networks.checkpoint import read_checkpoint
 from erk_bench.networks.edm2 import MPConv
 from erk_bench.spec import build
+from erk_bench.storage.assets import Assets
 
 WEIGHTS = Path(erk_bench.__file__).parent / "digits" / "weights"
 NAMES = ("denoiser", "features", "unconditional", "weaker")
@@ -209,7 +210,7 @@ def test_shipped_denoisers_denoise(name: str) -> None:
 def test_shipped_classifier_is_accurate() -> None:
     digits = load_digits()
     with torch.no_grad():
-        features, logits = digits_network()(digits.images)
+        features, logits = digits_network(Assets.from_environment().locate(DIGITS_WEIGHTS))(digits.images)
     assert features.shape == (1797, 64) and features.dtype == torch.float32
     assert features.abs().max() <= 1
     accuracy = (logits.argmax(1) == digits.labels).double().mean().item()

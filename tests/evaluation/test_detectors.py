@@ -10,15 +10,21 @@ from safetensors.torch import load_file, save_file
 
 from erk_bench.digits.data import load_digits
 from erk_bench.errors import UserError
-from erk_bench.evaluation import detectors
-from erk_bench.evaluation.detectors import DETECTORS, REFERENCES, digits_detector, digits_reference
-from erk_bench.networks.checkpoint import file_sha256
-from erk_bench.storage.assets import locate
+from erk_bench.evaluation.detectors import DETECTORS, DIGITS_WEIGHTS, Extract, detector_key, load_detector
+from erk_bench.evaluation.reference_sets import digits_reference
+from erk_bench.files import file_sha256
+from erk_bench.storage.assets import Assets, LockFile
+
+ASSETS = Assets.from_environment()
+
+
+def digits_detector() -> Extract:
+    return load_detector("digits", ASSETS, "cpu")
 
 
 def changed_weights(folder: Path) -> Path:
     """A copy of the shipped weights with one value changed."""
-    weights = load_file(locate(detectors.DIGITS_WEIGHTS))
+    weights = load_file(ASSETS.locate(DIGITS_WEIGHTS))
     weights["hidden.bias"][0] += 0.5
     path = folder / "changed.safetensors"
     save_file(weights, path)
@@ -26,7 +32,7 @@ def changed_weights(folder: Path) -> Path:
 
 
 def test_shapes_types_and_names() -> None:
-    extracted = digits_detector().extract(digits_reference()[:5])
+    extracted = digits_detector()(digits_reference()[:5])
     assert list(extracted) == ["features", "logits"]
     assert extracted["features"].shape == (5, 64)
     assert extracted["logits"].shape == (5, 10)
@@ -36,16 +42,16 @@ def test_shapes_types_and_names() -> None:
 
 def test_logits_name_the_digit() -> None:
     digits = load_digits()
-    found = digits_detector().extract(digits.images)["logits"].argmax(1)
+    found = digits_detector()(digits.images)["logits"].argmax(1)
     assert (found == digits.labels).double().mean() > 0.97
 
 
 def test_rows_do_not_depend_on_the_batch() -> None:
     images = digits_reference()[:60]
     detector = digits_detector()
-    whole = detector.extract(images)
+    whole = detector(images)
     for size in (1, 7, 25):
-        parts = [detector.extract(part) for part in images.split(size)]
+        parts = [detector(part) for part in images.split(size)]
         for name, value in whole.items():
             joined = torch.cat([part[name] for part in parts])
             assert (joined - value).abs().max() <= 1e-5, (name, size)
@@ -53,7 +59,7 @@ def test_rows_do_not_depend_on_the_batch() -> None:
 
 def test_same_images_give_the_same_bytes() -> None:
     images = digits_reference()[:20]
-    first, second = (digits_detector().extract(images)["features"] for _ in range(2))
+    first, second = (digits_detector()(images)["features"] for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -69,33 +75,40 @@ def test_same_images_give_the_same_bytes() -> None:
 )
 def test_other_images_are_refused(images: torch.Tensor, told: str) -> None:
     with pytest.raises(UserError, match=r"uint8 images \[B, 1, 8, 8\].*" + told):
-        digits_detector().extract(images)
+        digits_detector()(images)
 
 
 def test_key_names_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = digits_detector()
-    assert shipped.key == f"digits-{file_sha256(locate(detectors.DIGITS_WEIGHTS))[:8]}"
-    assert digits_detector().key == shipped.key
+    shipped = ASSETS.locate(DIGITS_WEIGHTS)
+    assert detector_key("digits", ASSETS) == f"digits-{file_sha256(shipped)[:8]}"
     path = changed_weights(tmp_path)
-    monkeypatch.setattr(detectors, "DIGITS_WEIGHTS", str(path))
-    changed = digits_detector()
-    assert changed.key != shipped.key
+    row = DETECTORS["digits"]
+    monkeypatch.setitem(DETECTORS, "digits", row._replace(weights=str(path)))
+    assert detector_key("digits", ASSETS) == f"digits-{file_sha256(path)[:8]}"
     images = digits_reference()[:5]
-    gap = changed.extract(images)["features"] - shipped.extract(images)["features"]
+    gap = row.load(path, "cpu")(images)["features"] - row.load(shipped, "cpu")(images)["features"]
     assert gap[:, 0].abs().max() > 1e-3
     assert gap[:, 1:].abs().max() <= 1e-6
 
 
-def test_missing_weights_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detectors, "DIGITS_WEIGHTS", str(tmp_path / "none.safetensors"))
-    with pytest.raises(UserError, match="no file at"):
-        digits_detector()
+def test_key_is_known_from_the_lock_file_alone(tmp_path: Path) -> None:
+    """Which features exist can be told on a machine without the weights."""
+    assets = Assets(tmp_path / "cache", tmp_path / "lock", offline=True)
+    with pytest.raises(UserError, match="is not in the cache; run 'erk-bench fetch'"):
+        detector_key("inception", assets)
+    LockFile(assets.lock).record(DETECTORS["inception"].weights, "abcd" * 16)
+    assert detector_key("inception", assets) == "inception-abcdabcd"
 
 
-def test_references_suit_a_detector() -> None:
-    assert set(REFERENCES) == {"digits"}
-    images = REFERENCES["digits"]()
-    assert images.dtype == torch.uint8
-    assert images.shape == (1797, 1, 8, 8)
-    assert images.max() == 255
-    assert len(DETECTORS["digits"]("cpu").extract(images)["features"]) == 1797
+def test_missing_weights_say_what_to_do(tmp_path: Path) -> None:
+    for name, row in DETECTORS.items():
+        if name != "digits":
+            with pytest.raises(UserError, match="is not in the cache, and offline=true.*erk-bench fetch"):
+                load_detector(name, Assets(tmp_path, tmp_path / "lock", offline=True), "cpu")
+            assert row.weights.partition(":")[0] in ("torch_fidelity", "pytorch", "dinov2")
+
+
+def test_detectors_of_other_numbers_have_other_names() -> None:
+    """dinov2_torch and dinov2_pil share their weights, never their features."""
+    assert DETECTORS["dinov2_torch"].weights == DETECTORS["dinov2_pil"].weights
+    assert DETECTORS["dinov2_torch"].load is not DETECTORS["dinov2_pil"].load

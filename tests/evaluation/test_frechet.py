@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -13,7 +18,15 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 import erk_bench
 from erk_bench.errors import UserError
-from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_distance
+from erk_bench.evaluation import frechet
+from erk_bench.evaluation.frechet import (
+    FeatureStats,
+    FeatureSums,
+    FrechetTarget,
+    distances_without_groups,
+    frechet_distance,
+    nested_subsets,
+)
 from tests.conftest import golden, golden_facts
 
 FULL_RANK = ("d16", "d64")
@@ -153,6 +166,138 @@ def test_subtracted_sums_equal_sums_of_the_rest() -> None:
     assert rest.count == expected.count == len(features) - 60
     assert (rest.total - expected.total).abs().max() <= 1e-12 * expected.total.abs().max()
     assert (rest.outer - expected.outer).abs().max() <= 1e-12 * expected.outer.abs().max()
+
+
+def test_sums_widen_a_part_of_the_features_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = golden("frechet")["d64.features1"]
+    whole = FeatureSums.of(features)
+    monkeypatch.setattr(frechet, "ROWS", 37)
+    parts = FeatureSums.of(features)
+    assert parts.count == whole.count
+    assert (parts.total - whole.total).abs().max() <= 1e-12 * whole.total.abs().max()
+    assert (parts.outer - whole.outer).abs().max() <= 1e-12 * whole.outer.abs().max()
+
+
+# Many distances to one target
+
+
+def brute_distances(features: Tensor, groups: Tensor, target: FeatureStats) -> list[float]:
+    """Of all features, then without each group, from NumPy's statistics."""
+    found = []
+    for group in range(-1, int(groups.max()) + 1):
+        kept = features[groups != group].double().numpy()
+        found.append(
+            frechet_distance(kept.mean(0), np.cov(kept, rowvar=False), target.mean, target.covariance)
+        )
+    return found
+
+
+def draw(count: int, dim: int, seed: int, offset: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(dim, dim, generator=torch.Generator().manual_seed(dim)) / dim**0.5
+    return torch.randn(count, dim, generator=generator) @ mix + offset
+
+
+@pytest.mark.parametrize("count", [100, 33, 32, 31, 12])
+@pytest.mark.parametrize("num_real", [200, 20])
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_distances_without_groups_equal_brute_force(count: int, num_real: int, offset: float) -> None:
+    """Above, at and below 32 dimensions, to a target of full rank and to a singular one."""
+    features = draw(count, 32, seed=1, offset=offset)
+    target = FeatureSums.of(draw(num_real, 32, seed=2, offset=offset + 0.1)).stats()
+    groups = torch.arange(count) * 4 // count
+    value, replicates = distances_without_groups(features, groups, 4, FrechetTarget(target))
+    expected = brute_distances(features, groups, target)
+    full_rank = count == 100 and num_real == 200
+    near = {"rel": 1e-9} if full_rank and not offset else {"rel": 0, "abs": 3e-6}
+    assert [value, *replicates] == pytest.approx(expected, **near)
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_a_group_without_images_leaves_the_distance(count: int) -> None:
+    target = FrechetTarget(FeatureSums.of(draw(60, 16, seed=2)).stats())
+    groups = torch.arange(count) % 3
+    value, replicates = distances_without_groups(draw(count, 16, seed=1), groups, 4, target)
+    assert replicates[3] == pytest.approx(value, rel=1e-12)
+    assert len(set(replicates)) == 4
+
+
+def test_target_is_factored_once_and_not_at_all_for_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    cholesky = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda value: calls.append(1) or cholesky(value))
+    for count, expected in ((40, 1), (16, 0)):
+        calls.clear()
+        target = FrechetTarget(FeatureSums.of(draw(60, 16, seed=2)).stats())
+        distances_without_groups(draw(count, 16, seed=1), torch.arange(count) % 4, 4, target)
+        assert len(calls) == expected
+
+
+def test_few_images_of_inception_size_take_a_small_eigenvalue_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = []
+    eigvalsh = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda value: sizes.append(len(value)) or eigvalsh(value))
+    real = torch.randn(60, 2048, generator=torch.Generator().manual_seed(1))
+    images = 1.1 * torch.randn(40, 2048, generator=torch.Generator().manual_seed(2))
+    target = FrechetTarget(FeatureSums.of(real).stats())
+    value, replicates = distances_without_groups(images, torch.arange(40) // 8, 5, target)
+    assert sizes == [40, *[32] * 5]
+    # tr (S1 S2)^(1/2) is the sum of the singular values of X1 X2^T for centred and scaled X1, X2.
+    for found, rows in ((value, images), (replicates[0], images[8:])):
+        one, two = (each.double() - each.double().mean(0) for each in (rows, real))
+        one, two = one / (len(one) - 1) ** 0.5, two / (len(two) - 1) ** 0.5
+        gap = (rows.double().mean(0) - real.double().mean(0)).square().sum()
+        roots = torch.linalg.svdvals(one @ two.T).sum()
+        expected = float(gap + one.square().sum() + two.square().sum() - 2 * roots)
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mean", "covariance"])
+def test_target_that_is_not_finite_is_refused(name: str) -> None:
+    stats = random_stats(0, 4)
+    getattr(stats, name).view(-1)[1] = float("nan")
+    with pytest.raises(UserError, match=f"reference's {name} holds values that are not finite"):
+        FrechetTarget(stats)
+
+
+def test_nested_subsets_are_prefixes_of_one_pinned_permutation() -> None:
+    groups = torch.arange(1000) // 20
+    subsets = nested_subsets(groups, 50)
+    assert [len(subset) for subset in subsets] == [100, 325, 550, 775, 1000]
+    for smaller, larger in itertools.pairwise(subsets):
+        assert torch.equal(larger[: len(smaller)], smaller)
+    assert subsets[-1].sort().values.tolist() == list(range(1000))
+    assert subsets[0][:6].tolist() == [725, 986, 815, 656, 469, 76]  # records depend on it
+
+
+# The bench script
+
+
+def test_bench_script_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parents[2] / "scripts" / "bench_frechet.py"
+    spec = importlib.util.spec_from_file_location("bench_frechet", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    threads = torch.get_num_threads()
+    script.main(["--dimension", "64", "--repeats", "2", "--threads", "1", "--to", str(tmp_path / "bench")])
+    assert torch.get_num_threads() == threads
+    content = json.loads((tmp_path / "bench" / "frechet.json").read_text())
+    assert (content["dimension"], content["repeats"], content["threads"]) == (64, 2, 1)
+    assert list(content["methods"]) == ["ours", "scipy.linalg.sqrtm", "torch-fidelity"]
+    for row in content["methods"].values():
+        assert row["relative_difference"] < 1e-9
+        assert row["value"] > 0.01
+        assert len(row["seconds"]) == len(row["times_ours"]) == 2
+        assert min(row["seconds"]) > 0
+    table = (tmp_path / "bench" / "frechet.md").read_text()
+    assert table in capsys.readouterr().out
+    median = content["methods"]["scipy.linalg.sqrtm"]["times_ours_median"]
+    assert f"{median:.2f} (" in table
+    with pytest.raises(SystemExit):
+        script.main(["--dimension", "0"])
 
 
 def test_different_sizes_are_refused_with_their_shapes() -> None:

@@ -22,13 +22,15 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from erk_bench import stages
 from erk_bench.errors import UserError
 from erk_bench.evaluation import fidelity
-from erk_bench.evaluation.detectors import DETECTORS, Detector, digits_detector, digits_key, digits_reference
-from erk_bench.evaluation.frechet import frechet_distance
+from erk_bench.evaluation.detectors import DETECTORS, Extract, detector_key, load_detector
+from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_distance
 from erk_bench.evaluation.metrics import (
     METRICS,
     Extracted,
+    check_count,
     detectors_of,
     frechet,
+    frechet_infinity,
     inception_score,
     jackknife_error,
     kernel_distance,
@@ -36,15 +38,23 @@ from erk_bench.evaluation.metrics import (
     precision_recall,
     split_groups,
 )
+from erk_bench.evaluation.reference_sets import digits_reference
+from erk_bench.evaluation.references import Real
 from erk_bench.spec import MetricsSpec, RunSpec
+from erk_bench.storage.assets import Assets
 from erk_bench.storage.blocks import Worker
 
 SEED = 2020  # torch-fidelity's own default
+DIGITS = tuple(name for name, metric in METRICS.items() if metric.detector == "digits")
+
+
+def digits_extract() -> Extract:
+    return load_detector("digits", Assets.from_environment(), "cpu")
 
 
 def metrics_spec(num_groups: int = 6, kid_subsets: int = 5, kid_subset_size: int = 40) -> MetricsSpec:
     return MetricsSpec(
-        names=tuple(METRICS),
+        names=DIGITS,
         reference="digits",
         num_groups=num_groups,
         kid_subsets=kid_subsets,
@@ -64,6 +74,16 @@ def whole_numbers(count: int, seed: int) -> Extracted:
     """Features on a coarse grid: many are equal, many distances tie, and all are exact in float32."""
     generator = torch.Generator().manual_seed(seed)
     return Extracted(torch.randint(0, 3, (count, 4), generator=generator).float(), torch.zeros(count, 10))
+
+
+def real_of(extracted: Extracted) -> Real:
+    """Real images whose features are known."""
+    return Real(None, extracted.features)
+
+
+def stats_of(extracted: Extracted) -> Real:
+    """Real images of which the statistics alone are known, as published ones are."""
+    return Real(FeatureSums.of(extracted.features).stats())
 
 
 def without(images: Extracted, groups: Tensor, group: int) -> Extracted:
@@ -120,7 +140,7 @@ def test_groups_are_contiguous_and_of_nearly_equal_size(count: int, num_groups: 
 
 def test_standard_error_is_the_spread_over_repeats() -> None:
     """Over many draws of 200 images the mean jackknife error is the true spread of the Frechet distance."""
-    real = example(4000, seed=1)
+    real = real_of(example(4000, seed=1))
     spec = metrics_spec(num_groups=20)
     groups = split_groups(200, 20)
     measured = [
@@ -137,7 +157,8 @@ def test_standard_error_is_the_spread_over_repeats() -> None:
 def test_frechet_replicates(count: int) -> None:
     images, real = example(count, 2, shift=0.2), example(150, 3)
     groups = split_groups(count, 6)
-    found = frechet(images, real, groups, metrics_spec())["frechet"]
+    found = frechet(images, real_of(real), groups, metrics_spec())["frechet"]
+    assert frechet(images, stats_of(real), groups, metrics_spec())["frechet"] == found
     target = real.features.double().numpy()
 
     def brute(kept: Extracted) -> float:
@@ -154,7 +175,7 @@ def test_frechet_replicates(count: int) -> None:
 def check_precision_recall(images: Extracted, real: Extracted, num_groups: int) -> None:
     """Values and replicates equal torch-fidelity's, whose means are float32."""
     groups = split_groups(len(images.features), num_groups)
-    found = precision_recall(images, real, groups, metrics_spec(num_groups))
+    found = precision_recall(images, real_of(real), groups, metrics_spec(num_groups))
     for name in ("precision", "recall"):
         whole = prc_features_to_metric(images.features, real.features, verbose=False)
         assert found[name].value == whole[name]
@@ -209,14 +230,15 @@ def test_recall_of_an_image_among_images_of_a_left_out_group() -> None:
 def test_kid_replicates_are_of_the_unbiased_estimate_over_all_images(count: int) -> None:
     images, real = example(count, 2, shift=0.2), example(150, 3)
     groups = split_groups(count, 6)
-    found = kernel_distance(images, real, groups, metrics_spec())["kid"]
+    found = kernel_distance(images, real_of(real), groups, metrics_spec())["kid"]
     expected = [unbiased_mmd(without(images, groups, group).features, real.features) for group in range(6)]
     assert found.replicates == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_kid_of_subsets_as_large_as_the_sets_is_the_unbiased_estimate() -> None:
     images, real = example(80, 2, shift=0.2), example(80, 3)
-    found = kernel_distance(images, real, split_groups(80, 6), metrics_spec(kid_subset_size=80))["kid"]
+    spec = metrics_spec(kid_subset_size=80)
+    found = kernel_distance(images, real_of(real), split_groups(80, 6), spec)["kid"]
     assert found.value == pytest.approx(unbiased_mmd(images.features, real.features), rel=1e-4)
 
 
@@ -224,7 +246,7 @@ def test_kid_of_subsets_as_large_as_the_sets_is_the_unbiased_estimate() -> None:
 def test_inception_score_replicates_keep_every_image_in_its_split(count: int) -> None:
     images = example(count, 2)
     groups = split_groups(count, 6)
-    found = inception_score(images, images, groups, metrics_spec())["inception_score"]
+    found = inception_score(images, None, groups, metrics_spec())["inception_score"]
     order = np.random.RandomState(SEED).permutation(count)
 
     def brute(group: int | None) -> float:
@@ -241,13 +263,90 @@ def test_inception_score_replicates_keep_every_image_in_its_split(count: int) ->
     assert found.replicates == pytest.approx([brute(group) for group in range(6)], rel=1e-10)
 
 
+def brute_infinity(features: np.ndarray, kept: np.ndarray, target: np.ndarray) -> float:
+    """Intercept of distances over 1/N, of the kept images of every prefix of the permutation."""
+    order = np.random.RandomState(2020).permutation(len(features))
+    counts, distances = [], []
+    for size in np.linspace(len(features) / 10, len(features), 5).round().astype(int):
+        rows = features[[index for index in order[:size] if kept[index]]]
+        counts.append(len(rows))
+        distances.append(
+            frechet_distance(
+                rows.mean(0), np.cov(rows, rowvar=False), target.mean(0), np.cov(target, rowvar=False)
+            )
+        )
+    assert len(set(counts)) == 5
+    return float(np.polyfit(1 / np.array(counts), distances, 1)[1])
+
+
+@pytest.mark.parametrize("count", [240, 247])
+def test_frechet_infinity_is_the_intercept_over_nested_subsets(count: int) -> None:
+    images, real = example(count, 2, shift=0.2), example(150, 3)
+    groups = split_groups(count, 6)
+    found = frechet_infinity(images, real_of(real), groups, metrics_spec())["infinity"]
+    assert frechet_infinity(images, stats_of(real), groups, metrics_spec())["infinity"] == found
+    features, target = images.features.double().numpy(), real.features.double().numpy()
+    masks = [np.ones(count, dtype=bool), *(groups.numpy() != group for group in range(6))]
+    value, *replicates = [brute_infinity(features, mask, target) for mask in masks]
+    assert found.value == pytest.approx(value, rel=1e-9)
+    assert found.replicates == pytest.approx(replicates, rel=1e-9)
+
+
+def test_frechet_infinity_has_less_bias_and_an_honest_standard_error() -> None:
+    """Images of the reference's own distribution: the true distance is zero, that of N images is not."""
+    mix = (torch.randn(6, 6, generator=torch.Generator().manual_seed(99)) / 2).double()  # that of `example`
+    real = Real(FeatureStats(torch.zeros(6, dtype=torch.float64), mix.T @ mix))
+    spec = metrics_spec(num_groups=10)
+    groups = split_groups(600, 10)
+    images = [example(600, seed) for seed in range(10, 90)]
+    plain = [frechet(each, real, groups, spec)["frechet"].value for each in images]
+    found = [frechet_infinity(each, real, groups, spec)["infinity"] for each in images]
+    values = [item.value for item in found]
+    assert np.mean(plain) > 0.01
+    assert abs(np.mean(values)) < 0.2 * np.mean(plain)
+    assert np.mean([item.standard_error for item in found]) == pytest.approx(np.std(values, ddof=1), rel=0.35)
+
+
 # Values equal torch-fidelity's
+
+
+def network_like(count: int, seed: int) -> Tensor:
+    """Features [count, 64] as a network's last ReLU gives them: many exact zeros, float32."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(64, 64, generator=torch.Generator().manual_seed(7))
+    return (torch.randn(count, 64, generator=generator) @ mix).relu() / 8
+
+
+def test_imagenet_metrics_equal_torch_fidelity_functions() -> None:
+    features, real = network_like(300, 1), network_like(280, 2) * 1.1
+    logits = 3 * torch.randn(300, 1008, generator=torch.Generator().manual_seed(3))
+    names = ("fid", "precision", "recall", "kid", "is")
+    spec = MetricsSpec(names=names, reference="digits", num_groups=5, kid_subsets=6, kid_subset_size=100)
+    found = measure(
+        spec,
+        {"inception": Extracted(features, logits), "vgg16": Extracted(features)},
+        {"inception": Real(None, real), "vgg16": Real(None, real)},
+    )
+    precision = prc_features_to_metric(features, real, verbose=False)
+    kid = kid_features_to_metric(features, real, kid_subsets=6, kid_subset_size=100, verbose=False)
+    statistics = [fid_features_to_statistics(each.double()) for each in (features, real)]
+    theirs = {
+        "fid": fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"],
+        "precision": precision["precision"],
+        "recall": precision["recall"],
+        "kid": kid["kernel_inception_distance_mean"],
+        "is": isc_features_to_metric(logits)["inception_score_mean"],
+    }
+    for name in names:
+        assert found[name].value == pytest.approx(theirs[name], rel=1e-6), name
+    assert 0.05 < found["precision"].value < 0.95
+    assert 0.05 < found["recall"].value < 0.95
 
 
 def test_values_equal_torch_fidelity_functions() -> None:
     images, real = example(200, 2, shift=0.2), example(150, 3)
     spec = metrics_spec(kid_subsets=7, kid_subset_size=60)
-    found = measure(spec, {"digits": images}, {"digits": real})
+    found = measure(spec, {"digits": images}, {"digits": real_of(real)})
     precision = prc_features_to_metric(images.features, real.features, prc_neighborhood=3, verbose=False)
     kid = kid_features_to_metric(
         images.features, real.features, kid_subsets=7, kid_subset_size=60, rng_seed=SEED, verbose=False
@@ -284,12 +383,12 @@ def perturbed_digits(count: int) -> Tensor:
 
 def test_torch_fidelity_with_the_registered_extractor_gives_the_same() -> None:
     images, real = perturbed_digits(500), digits_reference()
-    detector = digits_detector()
+    extract = digits_extract()
     spec = metrics_spec(num_groups=10, kid_subsets=8, kid_subset_size=200)
     ours = measure(
         spec,
-        {"digits": Extracted(**detector.extract(images))},
-        {"digits": Extracted(**detector.extract(real))},
+        {"digits": Extracted(**extract(images))},
+        {"digits": real_of(Extracted(**extract(real)))},
     )
     fidelity.register()
     fidelity.register()  # twice does no harm
@@ -329,20 +428,20 @@ def test_extractor_reads_gray_png_files_as_the_detector_reads_arrays(tmp_path: P
         input1=str(tmp_path), feature_extractor="erk-bench-digits", isc=True,
         cuda=False, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
-    expected = isc_features_to_metric(digits_detector().extract(images)["logits"])
+    expected = isc_features_to_metric(digits_extract()(images)["logits"])
     assert theirs["inception_score_mean"] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
 
 
 def test_extractor_gives_the_layers_asked_for_in_their_order() -> None:
     images = digits_reference()[:9]
-    expected = digits_detector().extract(images)
+    expected = digits_extract()(images)
     for layers in (["64", "logits"], ["logits", "64"], ["logits"]):
         extractor = fidelity.DigitsFeatureExtractor("erk-bench-digits", layers)
         found = extractor.convert_features_tuple_to_dict(extractor(images))
         assert list(found) == layers
         for layer in layers:
             assert torch.equal(found[layer], expected["features" if layer == "64" else "logits"])
-    assert extractor.get_name() == f"erk-bench-digits-{digits_key()}"
+    assert extractor.get_name() == f"erk-bench-digits-{detector_key('digits', Assets.from_environment())}"
 
 
 def test_extractor_refuses_what_it_cannot_measure() -> None:
@@ -362,6 +461,87 @@ def test_extractor_refuses_what_it_cannot_measure() -> None:
 # What a user can get wrong
 
 
+@pytest.mark.parametrize("name", ["precision_digits", "recall_digits", "kid_digits"])
+@pytest.mark.parametrize("given", [True, False])
+def test_statistics_alone_are_refused_where_features_are_needed(name: str, given: bool) -> None:
+    spec = MetricsSpec(names=("fd_digits", name), reference="digits", num_groups=4, kid_subset_size=40)
+    real = {"digits": stats_of(example(150, 3))} if given else {}
+    spec_alone = MetricsSpec(names=(name,), reference="digits", num_groups=4, kid_subset_size=40)
+    with pytest.raises(
+        UserError, match="holds statistics only; make features with 'erk-bench reference .*features=true'"
+    ):
+        measure(spec if given else spec_alone, {"digits": example(120, 2)}, real)
+
+
+@pytest.mark.parametrize("name", ["fd_digits", "fd_infinity_digits"])
+def test_frechet_without_any_reference_is_refused(name: str) -> None:
+    spec = MetricsSpec(names=(name,), reference="digits", num_groups=4)
+    for real in ({}, {"digits": Real(None)}):
+        with pytest.raises(UserError, match="no statistics.*erk-bench reference"):
+            measure(spec, {"digits": example(120, 2)}, real)
+
+
+@pytest.mark.parametrize("name", ["fd_digits", "fd_infinity_digits", "precision_digits", "kid_digits"])
+@pytest.mark.parametrize("kind", ["features", "statistics"])
+def test_another_number_of_dimensions_is_refused(name: str, kind: str) -> None:
+    spec = MetricsSpec(names=(name,), reference="digits", num_groups=4, kid_subset_size=40)
+    other = Extracted(network_like(100, 1))
+    real = real_of(other) if kind == "features" else stats_of(other)
+    with pytest.raises(UserError, match="by detector 'digits' have 6 dimensions, those of the reference 64"):
+        measure(spec, {"digits": example(120, 2)}, {"digits": real})
+
+
+def test_statistics_that_are_not_finite_are_refused() -> None:
+    real = stats_of(example(150, 3))
+    assert real.stats is not None
+    real.stats.mean[2] = float("nan")
+    spec = MetricsSpec(names=("fd_digits",), reference="digits", num_groups=4)
+    with pytest.raises(UserError, match="reference's mean holds values that are not finite"):
+        measure(spec, {"digits": example(120, 2)}, {"digits": real})
+
+
+def test_inception_score_needs_logits_and_no_real_images() -> None:
+    spec = MetricsSpec(names=("is_digits",), reference="digits", num_groups=4)
+    images = example(120, 2)
+    assert len(measure(spec, {"digits": images}, {})["is_digits"].replicates) == 4
+    with pytest.raises(UserError, match="needs class logits"):
+        measure(spec, {"digits": Extracted(images.features)}, {})
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_needs_what_its_row_says(name: str) -> None:
+    metric = METRICS[name]
+    images, real = example(120, 2), example(150, 3)
+    groups = split_groups(120, 4)
+    least = {"nothing": None, "statistics": stats_of(real), "features": real_of(real)}
+    found = metric.family(images, least[metric.needs], groups, metrics_spec(4))
+    assert len(found[metric.part].replicates) == 4
+    if metric.needs != "nothing":
+        lesser = None if metric.needs == "statistics" else stats_of(real)
+        with pytest.raises(UserError, match="erk-bench reference"):
+            metric.family(images, lesser, groups, metrics_spec(4))
+
+
+def test_too_few_images_for_frechet_infinity_are_refused_before_any_work() -> None:
+    spec = MetricsSpec(names=("fd_infinity_digits",), reference="digits", num_groups=2)
+    with pytest.raises(UserError, match="20 images are too few .*at infinity.*use more seeds"):
+        check_count(spec, 20)
+    check_count(spec, 100)
+
+
+def test_kid_subsets_larger_than_the_images_are_refused_before_any_work() -> None:
+    for name in ("kid_digits", "kid"):
+        spec = MetricsSpec(names=(name,), reference="digits", num_groups=4, kid_subset_size=60)
+        with pytest.raises(UserError, match=r"kid_subset_size is 60 .*50 images.*kid_subset_size=50"):
+            check_count(spec, 50)
+        check_count(spec, 60)
+
+
+def test_too_few_real_images_for_precision() -> None:
+    with pytest.raises(UserError, match="reference has 3 images, too few for precision"):
+        precision_recall(example(40, 2), real_of(example(3, 3)), split_groups(40, 4), metrics_spec(4))
+
+
 def test_too_few_images_for_the_groups() -> None:
     with pytest.raises(UserError, match=r"30 images are too few for 20 .*metrics\.num_groups=15"):
         split_groups(30, 20)
@@ -371,19 +551,19 @@ def test_too_few_images_for_the_groups() -> None:
 def test_too_few_images_for_recall() -> None:
     images = example(4, 2)
     with pytest.raises(UserError, match="too few for recall.*more seeds"):
-        precision_recall(images, example(30, 3), split_groups(4, 2), metrics_spec(2))
+        precision_recall(images, real_of(example(30, 3)), split_groups(4, 2), metrics_spec(2))
 
 
 @pytest.mark.parametrize("count", [8, 20])
 def test_too_few_images_for_the_splits_of_the_inception_score(count: int) -> None:
     images = example(count, 2)
     with pytest.raises(UserError, match=r"more seeds.*metrics\.num_groups=2"):
-        inception_score(images, images, split_groups(count, 2), metrics_spec(2))
+        inception_score(images, None, split_groups(count, 2), metrics_spec(2))
 
 
 @pytest.mark.parametrize(("count", "num_real"), [(50, 90), (90, 50)])
 def test_kid_subsets_larger_than_a_set(count: int, num_real: int) -> None:
-    images, real = example(count, 2), example(num_real, 3)
+    images, real = example(count, 2), real_of(example(num_real, 3))
     with pytest.raises(UserError, match=r"kid_subset_size is 60 .*50 images.*metrics\.kid_subset_size=50"):
         kernel_distance(images, real, split_groups(count, 5), metrics_spec(5, 5, 60))
     assert kernel_distance(images, real, split_groups(count, 5), metrics_spec(5, 5, 50))
@@ -401,7 +581,7 @@ def test_every_metric_has_a_detector() -> None:
 def test_measure_keeps_the_order_and_computes_only_what_is_named() -> None:
     images = {"digits": example(120, 2)}
     spec = MetricsSpec(names=("recall_digits", "fd_digits"), reference="digits", num_groups=4)
-    found = measure(spec, images, {"digits": example(150, 3)})
+    found = measure(spec, images, {"digits": real_of(example(150, 3))})
     assert list(found) == ["recall_digits", "fd_digits"]
     assert all(len(item.replicates) == 4 for item in found.values())
 
@@ -409,18 +589,16 @@ def test_measure_keeps_the_order_and_computes_only_what_is_named() -> None:
 def test_five_metrics_take_one_feature_pass(
     small_run: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = digits_detector()
     passes: Counter[int] = Counter()
 
     def extract(images: Tensor) -> dict[str, Tensor]:
         passes[len(images)] += 1
-        return detector.extract(images)
+        return digits_extract()(images)
 
-    counting = {"digits": Detector(detector.key, extract)}
-    monkeypatch.setattr(stages, "load_detectors", lambda spec, device="cpu": counting)
+    monkeypatch.setattr(stages, "load_detector", lambda name, assets, device: extract)
     spec = small_run()
     assert len(spec.metrics.names) == 5
     stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)
     record = stages.score(spec)
-    assert set(record.metrics) == set(METRICS)
+    assert set(record.metrics) == set(spec.metrics.names)
     assert passes == {8: 5}  # five blocks of eight images, once each

@@ -1,0 +1,149 @@
+"""Sampler latents to images through the Stable-Diffusion autoencoder, as EDM2 (arXiv 2312.02696) uses it.
+
+EDM2 hands images of range [0, 1] to the autoencoder, where Stable Diffusion has [-1, 1]; so the decoder's
+output is clipped to [0, 1] as it is. EDM2 decodes in float32, in batches of 8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from erk_bench.errors import UserError
+
+# Sampler latents [B, 4, h, w], float -> uint8 images [B, 3, 8h, 8w] on the decoder's device.
+Decode = Callable[[Tensor], Tensor]
+
+CLASS_NAME = "AutoencoderKL"
+CHANNELS = 4
+# EDM2 samples latent = (vae_latent - mean) * 0.5 / std.
+LATENT_MEAN = (5.81, 3.25, 0.12, -2.15)
+LATENT_STD = (4.17, 4.62, 3.71, 3.28)
+SIGMA_DATA = 0.5
+NEXT_STEP = "fetch it again ('erk-bench fetch') and check its source"
+
+# Names of attention layers in the published sd-vae-ft-mse file, and what diffusers calls them since 0.18.
+RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def to_vae_latents(x: Tensor) -> Tensor:
+    """Sampler latents [B, 4, h, w] -> the autoencoder's latents, float32 (inverse of EDM2's scaling)."""
+    mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (LATENT_MEAN, LATENT_STD))
+    scale = SIGMA_DATA / std
+    # Written as the inverse of x * scale + bias: x * std / 0.5 + mean rounds differently.
+    return (x.float() - (-mean * scale)) / scale
+
+
+def vae_to_uint8(y: Tensor) -> Tensor:
+    """The decoder's output, float NCHW -> uint8: 255 * clip(y, 0, 1), truncated."""
+    return (y.float().clamp(0, 1) * 255).to(torch.uint8)
+
+
+def load_vae(
+    config: Path,
+    weights: Path,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    batch: int = 8,
+) -> Decode:
+    """Decoder of latents [B, 4, h, w] to uint8 images [B, 3, 8h, 8w]; 8 is the published factor.
+
+    config, weights: `config.json` and `diffusion_pytorch_model.safetensors` of stabilityai/sd-vae-ft-mse,
+    with old or new names of attention layers. dtype: of weights and arithmetic; EDM2 uses float32. batch:
+    decode at most so many images at once. Raises UserError for other files; decode raises it for other
+    latents and for outputs that are not finite.
+    """
+    if batch < 1 or not dtype.is_floating_point:
+        raise UserError(f"cannot decode in batches of {batch} in {dtype}; give batch >= 1 and a float dtype")
+    network = _build(config, weights, dtype).to(device)
+
+    @torch.inference_mode()
+    def decode(latents: Tensor) -> Tensor:
+        if not latents.is_floating_point() or latents.ndim != 4 or latents.shape[1] != CHANNELS:
+            raise UserError(
+                f"the VAE decodes floating-point latents [B, {CHANNELS}, h, w]; got {latents.dtype} "
+                f"{list(latents.shape)}; choose a decoder that suits the model"
+            )
+        return torch.cat([decode_batch(part) for part in latents.to(device).split(batch)])
+
+    def decode_batch(latents: Tensor) -> Tensor:
+        y = network.decode(to_vae_latents(latents).to(dtype), return_dict=False)[0]
+        if not torch.isfinite(y).all():  # they would become black pixels without a word
+            raise UserError(f"the VAE's output in {dtype} is not finite; check the latents or use float32")
+        return vae_to_uint8(y)
+
+    return decode
+
+
+def _build(config: Path, weights: Path, dtype: torch.dtype) -> Any:
+    """The autoencoder, frozen, on the CPU (Any: diffusers hides the types of its networks)."""
+    from diffusers import AutoencoderKL  # slow to import, needed by latent models only
+
+    options = _read_config(config)
+    found = _read_weights(weights)
+    try:
+        network: Any = AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise UserError(f"cannot build {CLASS_NAME} from '{config}': {error}; {NEXT_STEP}") from error
+    expected = {name: list(value.shape) for name, value in network.state_dict().items()}
+    shapes = {name: list(value.shape) for name, value in found.items()}
+    wrong = [name for name in [*expected, *shapes] if expected.get(name) != shapes.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"'{weights}' does not fit the {CLASS_NAME} of '{config}': tensor '{name}' is "
+            f"{shapes.get(name, 'missing')} in the file, {expected.get(name, 'unknown')} in the network "
+            f"({len(set(wrong))} tensors differ); {NEXT_STEP}"
+        )
+    # Not network.to(dtype): diffusers warns of that without need. Copied because memory mapped from a file
+    # may be aligned otherwise, which changes last bits.
+    tensors = {name: value.to(dtype, copy=True) for name, value in found.items()}
+    network.load_state_dict(tensors, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The autoencoder's options; UserError unless it is one from 4 latent channels to 3 colours."""
+    try:
+        options = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}' as JSON ({error}); {NEXT_STEP}") from error
+    if not isinstance(options, dict) or options.get("_class_name") != CLASS_NAME:
+        name = options.get("_class_name") if isinstance(options, dict) else type(options).__name__
+        raise UserError(f"'{path}' describes {name!r}, not {CLASS_NAME!r}; give that of sd-vae-ft-mse")
+    for key, wanted in (("latent_channels", CHANNELS), ("out_channels", 3)):
+        if options.get(key) != wanted:
+            raise UserError(
+                f"'{path}' has {key} {options.get(key)!r}; the decoder needs {wanted}; "
+                "give the config.json of sd-vae-ft-mse"
+            )
+    return options
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, under the names that today's diffusers uses."""
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"VAE weights '{path}' are not .safetensors, the only format read here; "
+            "give 'diffusion_pytorch_model.safetensors' of sd-vae-ft-mse"
+        )
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"'{path}' is no readable safetensors file ({error}); {NEXT_STEP}") from error
+    return {_renamed(name): value for name, value in found.items()}
+
+
+def _renamed(name: str) -> str:
+    """`...attentions.N.query.weight` -> `...attentions.N.to_q.weight`; other names stay."""
+    parts = name.split(".")
+    if "attentions" in parts and parts[-2] in RENAMED:
+        parts[-2] = RENAMED[parts[-2]]
+    return ".".join(parts)

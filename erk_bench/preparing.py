@@ -1,0 +1,251 @@
+"""Commands that come before a run: fetch, plan, reference, doctor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from rich.table import Table as RichTable
+
+import erk_bench
+from erk_bench import launch, planning, stages
+from erk_bench.config_files import config_folder
+from erk_bench.console import wide_console
+from erk_bench.errors import UserError, unknown_name
+from erk_bench.evaluation.build_reference import make_reference
+from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
+from erk_bench.evaluation.real_images import open_images
+from erk_bench.files import file_sha256
+from erk_bench.presets import preset_files
+from erk_bench.reporting.progress import progress_bar
+from erk_bench.reporting.records import PACKAGES, environment
+from erk_bench.spec import RunSpec
+from erk_bench.storage.assets import SOURCES, Assets
+from erk_bench.storage.blocks import blocks_of
+from erk_bench.worker import assets_of
+
+REACH_S = 3.0  # seconds that a source has to answer
+
+
+def fetch(specs: Sequence[RunSpec], *, dry_run: bool) -> int:
+    """Get every file of the runs into the cache, verify all of them; dry_run: only list them."""
+    assets = assets_of(specs[0])
+    addresses = dict.fromkeys(
+        address for spec in specs for address in stages.addresses_of(spec) if assets.url(address) is not None
+    )
+    print(f"{len(addresses)} files; cache {assets.cache}, lock file {assets.lock}")
+    table = RichTable()
+    for header in ("file", "size", "sha256", "licence", "state"):
+        table.add_column(header, justify="right" if header == "size" else "left", overflow="fold")
+    problems = []
+    for address in addresses:
+        state, was_here = "missing", assets.is_here(address)
+        try:
+            if not dry_run:
+                assets.locate(address)
+                assets.verify(address)
+            if assets.is_here(address):
+                state = "verified" if was_here and not dry_run else "here" if was_here else "fetched"
+        except UserError as error:
+            problems.append(str(error))
+            state = "FAILED"
+        path = assets.path(address)
+        size = f"{path.stat().st_size / 1e6:,.1f} MB" if path.is_file() else ""
+        source = SOURCES.get(address.partition(":")[0])
+        known = (assets.expected_sha256(address) or "")[:8]
+        table.add_row(address, size, known, source.licence if source else "", state)
+    wide_console().print(table)
+    if problems:
+        raise UserError(f"{len(problems)} of {len(addresses)} files failed: {'; '.join(problems)}")
+    return 0
+
+
+def plan(specs: Sequence[RunSpec], throughput: str) -> int:
+    """What is left to do, in blocks, evaluations, FLOPs, disk and time; nothing is sampled or written."""
+    table = RichTable(title="plan")
+    for header in (
+        "run", "images", "blocks done", "NFE / image", "evaluations left", "TFLOPs left", "features",
+        "images on disk",
+    ):  # fmt: skip
+        table.add_column(header, justify="left" if header == "run" else "right")
+    evaluations, flops, features, pixels = 0, 0, 0, 0
+    for spec in specs:
+        name, done, total = _progress_of(spec)
+        left = (total - done) * spec.block_size
+        nfe, nfe_guide = planning.count_evaluations(spec)
+        cost = planning.estimate(spec)
+        evaluations += left * (nfe + nfe_guide)
+        flops += left * cost.flops
+        features += left * cost.feature_bytes
+        pixels += left * cost.image_bytes
+        table.add_row(
+            name,
+            f"{len(spec.seed_range):,}",
+            f"{done} / {total}",
+            f"{nfe} + {nfe_guide}" if nfe_guide else str(nfe),
+            f"{left * (nfe + nfe_guide):,}",
+            f"{left * cost.flops / 1e12:,.0f}",
+            _size(left * cost.feature_bytes),
+            _size(left * cost.image_bytes),
+        )
+    wide_console().print(table)
+    kept = "" if specs[0].samples == "none" else f"; images {_size(pixels)} (samples=none keeps none)"
+    print(
+        f"to do: {evaluations:,} network evaluations, {flops / 1e12:,.0f} TFLOPs of the networks (decoding "
+        "and features come on top); on disk: features "
+        f"{_size(features)}{kept or f', no images (they would take {_size(pixels)})'}"
+    )
+    _print_time(specs[0], flops, throughput)
+    assets = assets_of(specs[0])
+    missing = dict.fromkeys(
+        address for spec in specs for address in stages.addresses_of(spec) if not assets.is_here(address)
+    )
+    if missing:
+        print(f"missing: {len(missing)} files; 'erk-bench fetch' with the same settings gets them:")
+        for address in missing:
+            print(f"  {address}")
+    return 0
+
+
+def _progress_of(spec: RunSpec) -> tuple[str, int, int]:
+    """Name, finished blocks and all blocks; nothing can be finished while weights were never here."""
+    total = len(blocks_of(spec.seed_range, spec.block_size))
+    assets = assets_of(spec)
+    if spec.unknown_weights:
+        return f"{spec.slug} (not fetched)", 0, total
+    if not all(assets.is_here(address) for address in stages.addresses_of(spec)):
+        return spec.run_id, 0, total
+    return spec.run_id, total - len(stages.unfinished(spec, features=True)), total
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _print_time(spec: RunSpec, flops: int, throughput: str) -> None:
+    workers = launch.default_workers(spec)
+    if throughput:
+        try:
+            rate = float(throughput) * 1e12
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < float("inf"):
+            raise UserError(
+                f"throughput is '{throughput}'; expected TFLOP/s of one GPU, for example throughput=150"
+            )
+        print(f"about {flops / rate / 3600:,.2f} GPU-hours at {float(throughput):g} TFLOP/s")
+        return
+    measured = planning.measured_rate(spec)
+    if measured is None:
+        print("time: no GPU here; give throughput=TFLOP/s of one GPU for an estimate in GPU-hours")
+        return
+    hours = flops / measured / 3600
+    print(
+        f"about {hours:,.2f} worker-hours on this machine ({hours * 60 / workers:,.1f} minutes with "
+        f"{workers} workers), at {measured / 1e12:,.2f} TFLOP/s, as just timed on this network's size"
+    )
+
+
+def reference(options: Mapping[str, str]) -> int:
+    """Make a file of reference statistics (and features) from real images."""
+    for name in ("source", "resolution", "to"):
+        if not options[name]:
+            raise UserError(
+                f"{name} is missing; for example source=imagenet/val resolution=512 to=val512.safetensors"
+            )
+    numbers = {name: _whole(name, options[name]) for name in ("resolution", "limit", "shuffle_seed", "batch")}
+    resolution, batch = numbers["resolution"], numbers["batch"]
+    assert resolution is not None and batch is not None
+    names = [name for name in options["detectors"].split(",") if name]
+    for name in names:
+        if name not in DETECTORS:
+            raise unknown_name("detector", name, DETECTORS)
+    if options["device"] not in ("auto", "cpu", "cuda"):
+        raise unknown_name("device", options["device"], ("auto", "cpu", "cuda"))
+    assets = Assets.from_environment(options["offline"] == "true")
+    cuda = options["device"] == "cuda" or (options["device"] == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if cuda else "cpu")
+    images = open_images(options["source"])
+    count = min(len(images.names), numbers["limit"] or len(images.names))
+    for name in names:
+        assets.locate(DETECTORS[name].weights)
+    keys = {name: detector_key(name, assets) for name in names}
+    extractors = {name: load_detector(name, assets, device) for name in names}
+    to = Path(options["to"]).expanduser()
+    with progress_bar(f"reference {to.name}", count, count, shown=True) as bar:
+        make_reference(
+            images, resolution, extractors, keys, to,
+            keep_features=options["keep_features"] == "true", limit=numbers["limit"],
+            shuffle_seed=numbers["shuffle_seed"], batch=batch, advance=lambda done: bar(done, done),
+        )  # fmt: skip
+    print(f"{to}: {', '.join(names)} of {count} images, sha256 {file_sha256(to)}")
+    print(f"use it: metrics.reference={to}, or metrics.real_features={to} if it has features")
+    return 0
+
+
+def _whole(name: str, text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdigit() or int(text) < (0 if name == "shuffle_seed" else 1):
+        raise UserError(f"{name} is '{text}'; expected a whole number")
+    return int(text)
+
+
+def _reachable(url: str) -> str:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_S):
+            return f"{url} answers"
+    except urllib.error.HTTPError:
+        return f"{url} answers"  # a base address need not be a page
+    except (OSError, ValueError) as error:
+        return f"{url} does not answer ({error})"
+
+
+def doctor(groups: Mapping[str, Sequence[str]]) -> int:
+    """What is installed, found and free; status 1 if something needed is missing."""
+    facts = environment(torch.device("cpu"))
+    problems = []
+    print(f"erk-bench {erk_bench.__version__}, Python {platform.python_version()}, {facts['platform']}")
+    print(f"commit: {facts['commit'] or 'not a checkout'}{' (changed)' if facts['dirty'] else ''}")
+    for name in PACKAGES[1:]:
+        try:
+            print(f"  {name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"package {name} is not installed: pip install {name}")
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    print(f"GPUs: {', '.join(names) or 'none'}; CPU: {facts['device']}, {os.cpu_count()} cores")
+    launcher = {key: os.environ[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if key in os.environ}
+    print(f"launcher: {launcher or 'none (local workers)'}")
+    print(f"configs: {config_folder()}")
+    for group, choices in groups.items():
+        print(f"  {group}: {', '.join(choices)}")
+    assets = Assets.from_environment()
+    print(f"cache: {assets.cache}{' (offline)' if assets.offline else ''}, lock file {assets.lock}")
+    not_here = []
+    for name, file in preset_files().items():
+        if not assets.is_here(yaml.safe_load(file.read_text())["weights"]["path"]):
+            not_here.append(name)
+            continue
+        try:
+            net = erk_bench.load_denoiser(name)
+            print(f"model {name}: {net.img_channels}x{net.img_resolution}x{net.img_resolution}, loads")
+        except UserError as error:
+            problems.append(f"model {name}: {error}")
+    print(f"models not fetched: {len(not_here)} ('erk-bench fetch model=NAME' gets one)")
+    for name, source in SOURCES.items():
+        url = assets.url(f"{name}:") or source.url
+        print(f"source {name}: {'offline' if assets.offline else _reachable(url)}")
+    free = shutil.disk_usage(".").free
+    print(f"disk free here: {free / 1e9:.1f} GB")
+    for problem in problems:
+        print(f"PROBLEM: {problem}")
+    print(f"{len(problems)} problems found" if problems else "no problems found")
+    return 1 if problems else 0

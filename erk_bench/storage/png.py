@@ -1,0 +1,73 @@
+"""Images as PNG files, a subfolder for each thousand seeds, as EDM2 lays them out with --subdirs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from erk_bench.errors import UserError
+from erk_bench.files import write_atomic
+from erk_bench.storage.blocks import Block
+
+
+def png_path(folder: Path, seed: int) -> Path:
+    """FOLDER/SSS000/SSSSSS.png"""
+    return folder / f"{seed - seed % 1000:06d}" / f"{seed:06d}.png"
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """image: uint8 [H, W, 3] or [H, W, 1]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())
+
+
+def write_png_block(folder: Path, index: Path, block: Block, images: Tensor, facts: dict[str, Any]) -> None:
+    """Write the block's images (uint8 NCHW), then its index, which says that all of them are there."""
+    for seed, image in zip(block.seeds, images.permute(0, 2, 3, 1).numpy(), strict=True):
+        write_png(png_path(folder, seed), image)
+    content = {
+        "first_seed": block.seeds[0],
+        "num_seeds": len(block.seeds),
+        "sha256": _checksum(images),
+        **facts,
+    }
+    write_atomic(index, (json.dumps(content, sort_keys=True) + "\n").encode())
+
+
+def read_png_block(folder: Path, index: Path, block: Block) -> tuple[Tensor, dict[str, Any]]:
+    """The block's images (uint8 NCHW) and the facts of its index.
+
+    Raises UserError for a missing, damaged or changed file; the index is removed then, so that running again
+    makes the block anew.
+    """
+    try:
+        facts: dict[str, Any] = json.loads(index.read_text())
+        images = torch.stack([_read(png_path(folder, seed)) for seed in block.seeds])
+        problem = "" if facts["sha256"] == _checksum(images) else "its images were changed"
+    except (OSError, UnidentifiedImageError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        problem = str(error)
+    if problem:
+        index.unlink(missing_ok=True)
+        raise UserError(
+            f"the PNG files of {block} in '{folder}' are damaged ({problem}); run the same command again to "
+            "make them anew"
+        )
+    return images, facts
+
+
+def _read(path: Path) -> Tensor:
+    pixels = np.array(Image.open(path))
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def _checksum(images: Tensor) -> str:
+    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,193 @@
+"""`erk-bench table`: compute what is missing of a table, show it, write its views."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from erk_bench import launch, stages, tables
+from erk_bench.config_files import config_folder
+from erk_bench.console import wide_console
+from erk_bench.errors import UserError
+from erk_bench.files import write_atomic
+from erk_bench.reporting import figures, views
+from erk_bench.reporting.records import Record, write_record
+from erk_bench.spec import RunSpec
+from erk_bench.storage.blocks import Worker
+from erk_bench.storage.export import images_of
+from erk_bench.worker import pick_device
+
+SHEET_COLUMNS = 14  # seeds shown on a sample sheet
+
+
+def table(
+    content: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    specs: Sequence[RunSpec],
+    options: Mapping[str, str],
+    *,
+    as_published: bool,
+) -> int:
+    """Show the `rows` of a table file, computed or from records; status 1 if a row is off.
+
+    specs: of each row. as_published: the rows are the table's own, so that a row without a reference record
+    is off too, where the table has reference records.
+    """
+    unique = {
+        spec.run_id: (row, spec) for row, spec in zip(rows, specs, strict=True)
+    }  # settings make rows equal
+    rows, specs = [row for row, _ in unique.values()], [spec for _, spec in unique.values()]
+    sets = [[shifted(spec, index) for spec in specs] for index in range(_number(options, "sets"))]
+    for spec in specs:
+        stages.check_enough(spec)
+    folder = config_folder().parent / content["reference"] if content.get("reference") else None
+    again = (
+        bool(options["from"]) and folder is not None and Path(options["from"]).resolve() == folder.resolve()
+    )
+    found = tables.read_folder(folder) if folder is not None and not again else {}
+    references = tables.references_for(specs, found)
+    records = _read_rows(sets, options["from"]) if options["from"] else _compute_rows(content, sets)
+    if records is None:
+        return 0
+    to = Path(options["to"] or Path(specs[0].out) / "tables").expanduser()
+    view = tables.build_view(content, rows, records, references)
+    name = content["name"]
+    for form, text in (("md", views.markdown), ("csv", views.to_csv), ("tex", views.latex)):
+        write_atomic(to / f"{name}.{form}", text(view).encode())
+    for form in ("png", "svg"):
+        write_atomic(to / f"{name}-steps.{form}", figures.to_bytes(figures.steps_figure(view), form))
+    if not options["from"]:
+        _sample_sheet(content, specs, view, to / f"{name}-samples.png")
+    if options["records"]:
+        for index, record in ((index, record) for several in records for index, record in enumerate(several)):
+            suffix = f"-{record.seeds}" if index else ""
+            write_record(Path(options["records"]) / f"{record.run_id}{suffix}.json", record)
+    views.print_table(view, wide_console())
+    print(f"table and pictures: {to}/{name}*")
+    return _status(
+        view, folder, references, as_published=as_published and not again and not options["records"]
+    )
+
+
+def _status(
+    view: views.TableView, folder: Path | None, references: Mapping[str, Record], *, as_published: bool
+) -> int:
+    off = [row for row in view.rows if row.off]
+    if off:
+        print(
+            f"{len(off)} of {len(view.rows)} rows are off their reference or published values",
+            file=sys.stderr,
+        )
+        return 1
+    if folder is None:
+        compared = sum(value.within is not None for row in view.rows for value in row.published.values())
+        print(
+            f"{compared} published values compared, all within tolerance"
+            if compared
+            else "nothing to compare with"
+        )
+        return 0
+    unknown = [row for row in view.rows if not row.reproduction]
+    if as_published and unknown:
+        print(f"{len(unknown)} of {len(view.rows)} rows have no record in {folder}", file=sys.stderr)
+        return 1
+    if references:
+        reproduced = sum("within" in row.reproduction for row in view.rows)
+        print(f"{reproduced} of {len(view.rows)} rows reproduced; reference records: {folder}")
+    return 0
+
+
+def shifted(spec: RunSpec, index: int) -> RunSpec:
+    """The same run on the index-th following set of as many seeds."""
+    first, last = spec.seed_range[0], spec.seed_range[-1]
+    step = index * (last - first + 1)
+    return dataclasses.replace(spec, seeds=f"{first + step}-{last + step}") if index else spec
+
+
+def _number(options: Mapping[str, str], name: str) -> int:
+    text = options[name]
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{name} is '{text}'; expected a whole number from 1 on")
+    return int(text)
+
+
+def _read_rows(sets: Sequence[Sequence[RunSpec]], folders: str) -> list[list[Record]]:
+    """Each row's records of every seed set, from one or several folders of records."""
+    found: dict[tuple[str, str], Record] = {}
+    for folder in folders.split(","):
+        found |= tables.read_folder(Path(folder).expanduser())
+    wanted = [[(spec.run_id, spec.seeds) for spec in specs] for specs in sets]
+    lacking = [key for keys in wanted for key in keys if key not in found]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} of {len(lacking) + sum(map(len, wanted)) - len(lacking)} rows have no record "
+            f"in '{folders}' (first: {lacking[0][0]}, seeds {lacking[0][1]}); run 'erk-bench table' to "
+            "compute them, or show some with rows=..."
+        )
+    return [[found[keys[index]] for keys in wanted] for index in range(len(wanted[0]))]
+
+
+def _compute_rows(content: Mapping[str, Any], sets: Sequence[Sequence[RunSpec]]) -> list[list[Record]] | None:
+    """The rows' records of every seed set, from earlier runs or computed now; None on a silent rank."""
+    for spec in sets[0]:
+        stages.fetch(spec, features=True)
+    if launch.reports():
+        for spec in sets[0]:
+            stages.check_reference(spec)
+    computed = [_compute_set(content, specs) for specs in sets]
+    if any(records is None for records in computed):
+        return None
+    complete = [records for records in computed if records is not None]
+    return [list(several) for several in zip(*complete, strict=True)]
+
+
+def _compute_set(content: Mapping[str, Any], specs: Sequence[RunSpec]) -> list[Record] | None:
+    start = time.monotonic()
+    done = {spec.run_id: stages.finished_record(spec) for spec in specs}
+    todo = [spec for spec in specs if done[spec.run_id] is None or stages.unfinished(spec, features=True)]
+    if not todo and not launch.reports():
+        return None
+    if todo:
+        title = f"table {content['name']}, {len(todo)} rows"
+        if not launch.compute(tables.pairs(todo), features=True, title=title):
+            return None
+        # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile. Beside GPUs
+        # each record has all CPU cores to itself, and needs gigabytes.
+        on_cpu = pick_device(specs[0], Worker()).type == "cpu"
+        with ThreadPoolExecutor(launch.default_workers(specs[0]) if on_cpu else 1) as pool:
+            for spec, record in zip(todo, pool.map(stages.score, todo), strict=True):
+                done[spec.run_id] = record
+        print(f"computed {len(todo)} of {len(specs)} rows in {time.monotonic() - start:.0f} s")
+    for spec in specs:
+        stages.finish_samples(spec)
+    return [record for record in done.values() if record is not None]
+
+
+def _sample_sheet(
+    content: Mapping[str, Any], specs: Sequence[RunSpec], view: views.TableView, path: Path
+) -> None:
+    """The first seeds of every unguided row side by side, where their images are still kept."""
+    shown = {}
+    for spec, row in zip(specs, view.rows, strict=True):
+        few = dataclasses.replace(
+            spec,
+            seeds=f"{spec.seed_range[0]}-{min(spec.seed_range[-1], spec.seed_range[0] + SHEET_COLUMNS - 1)}",
+        )
+        if spec.guidance.weight == 1 and not stages.unfinished(few, features=False):
+            pictures = [image for _, image, _ in images_of(few)]
+            shown[f"{row.steps} steps, {row.method}"] = pictures
+    if shown:
+        seeds = [str(seed) for seed in specs[0].seed_range[:SHEET_COLUMNS]]
+        sheet = figures.sample_sheet(
+            {label: np.stack(images) for label, images in shown.items()},
+            f"{content['name']}: one seed a column, one method a row",
+            seeds,
+        )
+        write_atomic(path, figures.to_bytes(sheet, "png"))

@@ -1,0 +1,59 @@
+"""A local HTTP server of a folder, with byte ranges, that can be told to misbehave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class FileServer:
+    """Serves `folder` at `url`. requests: (path, Range header) so far. cut: bytes until it hangs up."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requests: list[tuple[str, str | None]] = []
+        self.cut: int | None = None
+        self.url = ""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[FileServer]:
+    """A running server of `folder` on a free port of this machine."""
+    state = FileServer(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            span = self.headers.get("Range")
+            state.requests.append((self.path, span))
+            file = state.folder / self.path.lstrip("/")
+            if not file.is_file():
+                self.send_error(404)
+                return
+            data = file.read_bytes()
+            first = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
+            if first and first >= len(data):
+                self.send_error(416)
+                return
+            self.send_response(206 if span else 200)
+            if span:
+                self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - first))
+            self.end_headers()
+            end = None if state.cut is None else first + state.cut
+            self.wfile.write(data[first:end])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
