@@ -33,8 +33,8 @@ SERVED_NETS = {
     "edm2-img512-xs-0134217-0.125.pkl": "e",
 }
 TINY = [
-    "device=cpu", "draw_device=cpu", "network_dtype=float32", "block_size=4", "metrics.num_groups=4",
-    "metrics.names=[fid,fd_dinov2]",
+    "device=cpu", "workers=1", "draw_device=cpu", "network_dtype=float32", "block_size=4",
+    "metrics.num_groups=4", "metrics.names=[fid,fd_dinov2]",
 ]  # fmt: skip
 
 
@@ -195,28 +195,26 @@ def test_real_features_for_precision_recall_and_kid(fetched: dict[str, str], tmp
         pixels = np.random.default_rng(index).integers(0, 25 * (index + 1), (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
     file = tmp_path / "real.safetensors"
-    make = [
-        "reference", f"source={folder}", "resolution=64", f"to={file}", "keep_features=true", "device=cpu",
-        "detectors=vgg16,inception,dinov2_torch,dinov2_pil",
-    ]  # fmt: skip
-    erk_bench(*make, environment=fetched)
-    names = "fid,fd_dinov2,fd_dinov2_pil,precision,recall,kid"
-    words = [
-        "run", "model=edm2-img512-s-fid", "schedule.num_steps=3", "seeds=0-11", *TINY,
-        f"metrics.names=[{names}]", f"metrics.reference={file}", f"metrics.real_features={file}",
-        "metrics.kid_subset_size=6", "samples=png", f"out={tmp_path / 'runs'}", "metrics.num_groups=2",
-    ]  # fmt: skip
-    refused = erk_bench(*words, environment=fetched, status=2).stderr
+    make = ["reference", f"source={folder}", "device=cpu"]
+    run = ["run", "model=edm2-img512-s-fid", "schedule.num_steps=3", "seeds=0-11", *TINY]
+    small = tmp_path / "small.safetensors"
+    erk_bench(*make, "resolution=64", f"to={small}", "detectors=dinov2_torch", environment=fetched)
+    refused = erk_bench(
+        *run, "metrics.names=[fd_dinov2]", f"metrics.reference={small}", environment=fetched, status=2
+    ).stderr
     assert "made from images of 64x64 pixels, and the model makes 128x128" in refused
 
-    words = [word.replace("real.safetensors", "real128.safetensors") for word in words]
-    erk_bench(
-        *[word.replace("=64", "=128").replace("real.s", "real128.s") for word in make], environment=fetched
-    )
+    detectors = "detectors=vgg16,inception,dinov2_torch,dinov2_pil"
+    erk_bench(*make, "resolution=128", f"to={file}", detectors, "keep_features=true", environment=fetched)
+    names = "fid,fd_dinov2,fd_dinov2_pil,precision,recall,kid"
+    words = [
+        *run, f"metrics.names=[{names}]", f"metrics.reference={file}", f"metrics.real_features={file}",
+        "metrics.kid_subset_size=6", "samples=png", f"out={tmp_path / 'runs'}", "metrics.num_groups=2",
+    ]  # fmt: skip
     erk_bench(*words, environment=fetched)
     record = record_of(tmp_path / "runs")
     assert list(record.metrics) == names.split(",")
-    assert len(record.detectors) == 4 and record.reference["features"].endswith("real128.safetensors")
+    assert len(record.detectors) == 4 and record.reference["features"].endswith("real.safetensors")
     assert len(list((tmp_path / "runs").glob("*/png/000000/*.png"))) == 12
     wanting = [*words, "metrics.real_features=null", "metrics.reference=edm2:dataset-refs/img512.pkl"]
     assert (
