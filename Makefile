@@ -1,12 +1,13 @@
 # Everything runs inside .venv, which 'make setup' (or any other target) creates from requirements.lock.
 PYTHON ?= python3
 TRACK ?= digits
+TABLE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table test test-slow check views lock clean
+.PHONY: help setup reproduce-table test test-slow check views bench-frechet lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -22,8 +23,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(READY)
 
-reproduce-table: $(READY) ## compute the table of TRACK (digits) and compare it with the committed records
-	$(BIN)/erk-bench table table=$(TRACK) $(ARGS)
+reproduce-table: $(READY) ## compute a table and compare it: TRACK=digits, or TRACK=imagenet512 TABLE=2 (or 3)
+	$(BIN)/erk-bench table table=$(TRACK)$(if $(TABLE),/table$(TABLE)) $(ARGS)
 
 test: $(READY) ## run the fast tests
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
@@ -38,6 +39,9 @@ check: $(READY) ## check format, lint and types
 
 views: $(READY) ## draw the committed tables and figures again from the committed records
 	$(BIN)/erk-bench table table=$(TRACK) from=results/records/$(TRACK) to=results/tables
+
+bench-frechet: $(READY) ## time the Frechet distance at 2048 dimensions against scipy's and torch-fidelity's
+	$(BIN)/python scripts/bench_frechet.py $(ARGS)
 
 lock: ## pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet uv

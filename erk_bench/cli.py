@@ -133,8 +133,17 @@ def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict
 
 
 def table_file(name: str) -> dict[str, Any]:
-    """configs/table/NAME.yaml, or the user's own file; each row as a mapping with 'set' and 'published'."""
+    """configs/table/NAME.yaml, or the user's own file; each row as a mapping with 'set' and 'published'.
+
+    name: NAME, TRACK/NAME for one that must be of that track, or a path ending in .yaml.
+    """
     files = {file.stem: file for file in sorted((config_folder() / "table").glob("*.yaml"))}
+    track, slash, plain = name.partition("/")
+    if slash and not name.endswith((".yaml", ".yml")):
+        of_track = [stem for stem in files if f"track={track}" in table_file(stem)["base"]]
+        if plain not in of_track:
+            raise unknown_name(f"table of track '{track}'", plain, of_track)
+        name = plain
     file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
     if file is None:
         raise unknown_name("table", name, [*files, "FILE.yaml"])
@@ -220,7 +229,7 @@ def _fetch(options: dict[str, str], words: list[str]) -> int:
             table = table_file(file.stem)
             if f"track={track}" in table["base"] and table.get("fetch", True):
                 specs += table_specs(table, overrides, fetch=False)[1]
-    return preparing.fetch(specs, dry_run=options["dry_run"] == "true")
+    return preparing.fetch(specs, every_detector=bool(tracks), dry_run=options["dry_run"] == "true")
 
 
 def _reference(options: dict[str, str], overrides: list[str]) -> int:

@@ -35,12 +35,16 @@ from erk_bench.worker import assets_of
 REACH_S = 3.0  # seconds that a source has to answer
 
 
-def fetch(specs: Sequence[RunSpec], *, dry_run: bool) -> int:
-    """Get every file of the runs into the cache, verify all of them; dry_run: only list them."""
+def fetch(specs: Sequence[RunSpec], *, every_detector: bool, dry_run: bool) -> int:
+    """Get every file of the runs into the cache, verify all of them; dry_run: only list them.
+
+    every_detector: also those of metrics that the runs do not name, where they need any file at all.
+    """
     assets = assets_of(specs[0])
-    addresses = dict.fromkeys(
-        address for spec in specs for address in stages.addresses_of(spec) if assets.url(address) is not None
-    )
+    needed = [address for spec in specs for address in stages.addresses_of(spec)]
+    if every_detector and any(assets.url(address) for address in needed):
+        needed += [row.weights for row in DETECTORS.values()]
+    addresses = dict.fromkeys(address for address in needed if assets.url(address) is not None)
     print(f"{len(addresses)} files; cache {assets.cache}, lock file {assets.lock}")
     table = RichTable()
     for header in ("file", "size", "sha256", "licence", "state"):

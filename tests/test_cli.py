@@ -288,3 +288,81 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 def test_defaults_are_the_documented_ones() -> None:
     content = compose_config("run", [])
     assert content["solver"]["name"] == "heun" and content["schedule"]["num_steps"] == 32
+
+
+def test_tables_of_a_track() -> None:
+    """What `make reproduce-table TRACK=imagenet512 TABLE=2` asks for."""
+    assert table_file("imagenet512/table2")["name"] == "table2"
+    with pytest.raises(UserError, match="unknown table of track 'imagenet64' 'table2'"):
+        table_file("imagenet64/table2")
+    with pytest.raises(UserError, match="unknown table of track 'digits' 'table3'. Known: digits"):
+        table_file("digits/table3")
+
+
+def test_own_table_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    small = ", ".join([*SMALL, f"out={tmp_path / 'runs'}"])
+    file.write_text(
+        f"name: mine\ntitle: Mine\ncaption: Two rows.\nbase: [{small}]\nheadline: fd_digits\n"
+        "rows: [[], {set: [solver=euler]}]\n"
+    )
+    assert main(["table", f"table={file}"]) == 0
+    printed = capsys.readouterr().out
+    assert "Euler" in printed and "nothing to compare with" in printed
+    assert main(["table", f"table={file}", "rows=1", "sets=2"]) == 0
+    assert "Values are means of 2 seed sets" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: x\n", "lacks 'title'"),
+        ("[1, 2", "cannot read the table"),
+        (
+            "name: x\ntitle: x\ncaption: x\nbase: []\nheadline: fid\nrows: [{published: {fid: 1}}]\n",
+            "has a row",
+        ),
+    ],
+)
+def test_broken_table_file(text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.yaml").write_text(text)
+    assert main(["table", f"table={tmp_path / 'broken.yaml'}"]) == 2
+    assert told in capsys.readouterr().err
+    assert main(["table", f"table={tmp_path / 'absent.yaml'}"]) == 2
+    assert "cannot read the table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sets", ["0", "-1", "two", "1.5"])
+def test_bad_number_of_sets(sets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", f"sets={sets}"]) == 2
+    assert f"sets is '{sets}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fetch", "imagenet"], "unknown track 'imagenet'; did you mean 'imagenet64'"),
+        (["fetch", "imagenet512"], "11 of 11 files failed"),
+        (["reference"], "source is missing"),
+        (["reference", "source=absent", "resolution=64", "to=x.safetensors"], "absent"),
+        (["reference", "source=.", "resolution=big", "to=x.safetensors"], "resolution is 'big'"),
+        (
+            ["reference", "source=.", "resolution=8", "to=x.safetensors", "detectors=resnet"],
+            "unknown detector",
+        ),
+        (["reference", "sources=."], "did you mean 'source'"),
+        (["generate", "samples=none"], "would leave nothing"),
+        (["run", "samples=jpg"], "unknown samples 'jpg'"),
+        (["run", "model=edm2-img512-s-fid"], "is not in the cache, and offline=true"),
+        (["run", "metrics.reference=stats.npz"], "no file at 'stats.npz'"),
+    ],
+)
+def test_mistakes_before_a_run(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_fetch_lists_what_a_run_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "model=edm2-img512-xxl-autog-dino", "dry_run=true"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("7 files") and "CC BY-NC-SA 4.0" in printed and printed.count("missing") == 7

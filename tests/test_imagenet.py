@@ -117,14 +117,14 @@ def features_of(out: Path) -> dict[str, bytes]:
 def fetched(environment: dict[str, str], server: FileServer) -> dict[str, str]:
     """The environment once everything of the track is in the cache."""
     listed = erk_bench("fetch", "imagenet512", "dry_run=true", environment=environment).stdout
-    assert listed.count("missing") == 10 and server.requests == []
+    assert listed.count("missing") == 11 and server.requests == []
     printed = erk_bench("fetch", "imagenet512", environment=environment).stdout
-    assert printed.count("fetched") == 10 and "CC BY-NC-SA 4.0" in printed
-    assert len(server.requests) == 10
+    assert printed.count("fetched") == 11 and "CC BY-NC-SA 4.0" in printed
+    assert len(server.requests) == 11
     lock = Path(environment["ERK_BENCH_LOCK"]).read_text().splitlines()
-    assert len(lock) == 10 and all(len(line.split("  ")[0]) == 64 for line in lock)
+    assert len(lock) == 11 and all(len(line.split("  ")[0]) == 64 for line in lock)
     again = erk_bench("fetch", "imagenet512", environment=environment).stdout
-    assert again.count("verified") == 10 and len(server.requests) == 10
+    assert again.count("verified") == 11 and len(server.requests) == 11
     return environment
 
 

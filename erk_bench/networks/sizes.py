@@ -8,17 +8,21 @@ from erk_bench.errors import unknown_name
 
 CHANNELS = {"xs": 128, "s": 192, "m": 256, "l": 320, "xl": 384, "xxl": 448}
 
-# Constructor arguments of Precond by architecture; everything else is a default.
-SIZES: dict[str, dict[str, Any]] = {
-    f"edm2-{images}-{size}{kind}": {
+
+def _size(img_channels: int, size: str, label_dim: int = 1000) -> dict[str, Any]:
+    return {
         "img_resolution": 64,
         "img_channels": img_channels,
         "label_dim": label_dim,
-        "model_channels": channels,
+        "model_channels": CHANNELS[size],
     }
-    for images, img_channels in (("img512", 4), ("img64", 3))
-    for size, channels in CHANNELS.items()
-    for kind, label_dim in (("", 1000), ("-uncond", 0))
+
+
+# Constructor arguments of Precond by architecture; everything else is a default.
+SIZES: dict[str, dict[str, Any]] = {
+    **{f"edm2-img512-{size}": _size(4, size) for size in CHANNELS},
+    **{f"edm2-img512-{size}-uncond": _size(4, size, 0) for size in ("xs", "s")},
+    **{f"edm2-img64-{size}": _size(3, size) for size in ("xs", "s", "m", "l", "xl")},
 }
 
 
