@@ -29,12 +29,17 @@ def version() -> int:
     return 0
 
 
-def run(spec: RunSpec) -> int:
-    """Generate, extract and score one run; a finished one is only shown."""
+def _prepare(spec: RunSpec) -> None:
+    """Everything that can fail before an image is made."""
     stages.check_enough(spec)
     stages.fetch(spec, features=True)
     if launch.reports():
         stages.check_reference(spec)
+
+
+def run(spec: RunSpec) -> int:
+    """Generate, extract and score one run; a finished one is only shown."""
+    _prepare(spec)
     record = stages.finished_record(spec)
     if record is None or stages.unfinished(spec, features=True):
         record = None
@@ -67,10 +72,7 @@ def generate(spec: RunSpec) -> int:
 
 def evaluate(spec: RunSpec) -> int:
     """Score the images that are there; never samples."""
-    stages.check_enough(spec)
-    stages.fetch(spec, features=True)
-    if launch.reports():
-        stages.check_reference(spec)
+    _prepare(spec)
     store = RunStore.open(spec)
     lacking = [block for block in stages.unfinished(spec, features=True) if not store.has_images(block)]
     if lacking:

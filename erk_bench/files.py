@@ -6,9 +6,11 @@ import errno
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from erk_bench.errors import UserError
 
@@ -28,23 +30,30 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name in the same folder, then rename.
+    """Write `data` under a temporary name in the same folder, then rename; see open_atomic."""
+    with open_atomic(path) as file:
+        file.write(data)
 
-    Raises UserError when the disk is full or the folder cannot be written; the temporary file is removed.
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name in the same folder, renamed to `path` when the block ends without error.
+
+    Raises UserError when the disk is full or the folder cannot be written. After any error the temporary file
+    is removed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-    except UserError:
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        raise
 
 
 def file_sha256(path: Path) -> str:

@@ -35,6 +35,15 @@ class Detector(NamedTuple):
     num_logits: int
 
 
+def check_images(images: Tensor, detector: str) -> None:
+    """Raise UserError unless `images` is uint8 [B, 3, H, W]."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(
+            f"the {detector} detector takes uint8 images [B, 3, H, W]; got {images.dtype} "
+            f"{list(images.shape)}; convert them to RGB, or choose metrics that suit the model's images"
+        )
+
+
 def digits_network(weights: Path) -> DigitsClassifier:
     """The digits classifier, on the CPU, frozen."""
     network = DigitsClassifier()

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from erk_bench.errors import UserError
-from erk_bench.evaluation.inception import NEXT_STEP, Extract, check_images, fitting_tensors, read_state_dict
+from erk_bench.evaluation.detectors import Extract, check_images
+from erk_bench.networks.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 
 RESOLUTION = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

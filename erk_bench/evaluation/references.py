@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from erk_bench.errors import UserError
 from erk_bench.evaluation.frechet import FeatureStats
-from erk_bench.files import writing
+from erk_bench.files import open_atomic
 from erk_bench.networks.pickles import STATISTICS, load_pickle
 
 FORMAT = "erk-bench reference 1"
@@ -124,21 +122,10 @@ def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapp
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     assert sys.byteorder == "little"  # as the format is
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(len(text).to_bytes(8, "little") + text)
-                for name in order:
-                    file.write(tensors[name].detach().contiguous().cpu().numpy().data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    except UserError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with open_atomic(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(tensors[name].detach().contiguous().cpu().numpy().data)
 
 
 def _check_is_file(path: Path) -> None:

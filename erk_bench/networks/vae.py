@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from erk_bench.errors import UserError
+from erk_bench.networks.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 
 # Sampler latents [B, 4, h, w], float -> uint8 images [B, 3, 8h, 8w] on the decoder's device.
 Decode = Callable[[Tensor], Tensor]
@@ -27,7 +26,6 @@ CHANNELS = 4
 LATENT_MEAN = (5.81, 3.25, 0.12, -2.15)
 LATENT_STD = (4.17, 4.62, 3.71, 3.28)
 SIGMA_DATA = 0.5
-NEXT_STEP = "fetch it again ('erk-bench fetch') and check its source"
 
 # Names of attention layers in the published sd-vae-ft-mse file, and what diffusers calls them since 0.18.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -92,16 +90,7 @@ def _build(config: Path, weights: Path, dtype: torch.dtype) -> Any:
         network: Any = AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise UserError(f"cannot build {CLASS_NAME} from '{config}': {error}; {NEXT_STEP}") from error
-    expected = {name: list(value.shape) for name, value in network.state_dict().items()}
-    shapes = {name: list(value.shape) for name, value in found.items()}
-    wrong = [name for name in [*expected, *shapes] if expected.get(name) != shapes.get(name)]
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"'{weights}' does not fit the {CLASS_NAME} of '{config}': tensor '{name}' is "
-            f"{shapes.get(name, 'missing')} in the file, {expected.get(name, 'unknown')} in the network "
-            f"({len(set(wrong))} tensors differ); {NEXT_STEP}"
-        )
+    found = fitting_tensors(weights, found, network.state_dict(), f"the {CLASS_NAME} of '{config}'")
     # Not network.to(dtype): diffusers warns of that without need. Copied because memory mapped from a file
     # may be aligned otherwise, which changes last bits.
     tensors = {name: value.to(dtype, copy=True) for name, value in found.items()}
@@ -134,11 +123,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"VAE weights '{path}' are not .safetensors, the only format read here; "
             "give 'diffusion_pytorch_model.safetensors' of sd-vae-ft-mse"
         )
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"'{path}' is no readable safetensors file ({error}); {NEXT_STEP}") from error
-    return {_renamed(name): value for name, value in found.items()}
+    return {_renamed(name): value for name, value in read_state_dict(path).items()}
 
 
 def _renamed(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.files import writing
+from erk_bench.files import open_atomic
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import blocks_of
 from erk_bench.storage.png import png_path, write_png
@@ -58,23 +57,16 @@ def export_npz(spec: RunSpec, path: Path) -> int:
     first = next(rows)
     height, width = first[1].shape[:2]
     labels = []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as member:
-                    header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
-                    np.lib.format.write_array_header_1_0(member, header)
-                    for _, image, label in itertools.chain([first], rows):
-                        member.write(np.broadcast_to(image, (height, width, 3)).tobytes())
-                        labels.append(label)
-                if min(labels) >= 0:
-                    with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as member:
-                        np.lib.format.write_array(member, np.array(labels, dtype=np.int64))
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for _, image, label in itertools.chain([first], rows):
+                member.write(np.broadcast_to(image, (height, width, 3)).tobytes())
+                labels.append(label)
+        if min(labels) >= 0:
+            with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as member:
+                np.lib.format.write_array(member, np.array(labels, dtype=np.int64))
     return count
 
 

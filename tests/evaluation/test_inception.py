@@ -17,15 +17,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
 from erk_bench.errors import UserError
+from erk_bench.evaluation.detectors import Extract
 from erk_bench.evaluation.dinov2 import load_dinov2_pil, load_dinov2_torch
-from erk_bench.evaluation.inception import (
-    Extract,
-    empty_inception,
-    empty_vgg16,
-    load_inception,
-    load_vgg16,
-    read_state_dict,
-)
+from erk_bench.evaluation.inception import empty_inception, empty_vgg16, load_inception, load_vgg16
+from erk_bench.networks.state_dicts import read_state_dict
 from tests.assets import inception_weights, write_dinov2, write_inception, write_vgg16
 
 LOADERS = [load_inception, load_vgg16, load_dinov2_torch, load_dinov2_pil]

@@ -144,7 +144,7 @@ def test_what_is_not_finite_is_refused(folder: Path) -> None:
         ({"out_channels": None}, "has out_channels None; the decoder needs 3"),
         ({"up_block_types": ["NoSuchBlock", "UpDecoderBlock2D"]}, "cannot build AutoencoderKL.*NoSuchBlock"),
         ({"norm_num_groups": 3}, "cannot build AutoencoderKL"),
-        ({"block_out_channels": [8, 16]}, r"tensor '.*' is \[8.*\] in the file, \[16.*\] in the network"),
+        ({"block_out_channels": [8, 16]}, r"tensor '.*' is \[8.*\] .*in the file, \[16.*\] .*in the network"),
     ],
 )
 def test_other_configs_are_refused(change: dict[str, Any], told: str, folder: Path, tmp_path: Path) -> None:
@@ -170,16 +170,20 @@ def test_unreadable_configs_are_refused(text: str, folder: Path, tmp_path: Path)
         (
             "post_quant_conv.weight",
             None,
-            r"is missing in the file, \[4, 4, 1, 1\] in the network \(1 tensors",
+            r"is missing in the file, \[4, 4, 1, 1\] .*in the network \(1 tensors",
         ),
         (
             "decoder.mid_block.attentions.0.to_q.weight",
             "old",
-            r"is missing in the file, \[8, 8\] in the network",
+            r"is missing in the file, \[8, 8\] .*in the network",
         ),
-        ("decoder.conv_in.bias", torch.zeros(9), r"is \[9\] in the file, \[8\] in the network \(1 tensors"),
-        ("extra.attentions", torch.zeros(1), r"is \[1\] in the file, unknown in the network \(1 tensors"),
-        ("x", torch.zeros(1), r"is \[1\] in the file, unknown in the network \(1 tensors"),
+        (
+            "decoder.conv_in.bias",
+            torch.zeros(9),
+            r"is \[9\] .*in the file, \[8\] .*in the network \(1 tensors",
+        ),
+        ("extra.attentions", torch.zeros(1), r"is \[1\] .*in the file, missing in the network \(1 tensors"),
+        ("x", torch.zeros(1), r"is \[1\] .*in the file, missing in the network \(1 tensors"),
     ],
 )
 def test_other_weights_are_refused(
@@ -202,7 +206,7 @@ def test_damaged_weights_are_refused(folder: Path, tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="no readable safetensors file.*erk-bench fetch"):
             load_vae(folder / "config.json", path, "cpu")
-    with pytest.raises(UserError, match="no readable safetensors file"):
+    with pytest.raises(UserError, match="no weight file at.*none.safetensors"):
         load_vae(folder / "config.json", tmp_path / "none.safetensors", "cpu")
     with pytest.raises(UserError, match="model.bin' are not .safetensors"):
         load_vae(folder / "config.json", tmp_path / "model.bin", "cpu")
