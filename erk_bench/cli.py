@@ -1,4 +1,4 @@
-"""The command line. Hydra composes configurations here and nowhere else; below there are only specs."""
+"""The command line: words in, exit status out."""
 
 from __future__ import annotations
 
@@ -6,185 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import NamedTuple
 
 from erk_bench import commands, preparing, table_command
+from erk_bench.composing import compose_config, groups, run_spec, table_file, table_specs
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.help import command_help, main_help
-from erk_bench.presets import preset_files
-from erk_bench.sampling.guidance import GUIDANCES
-from erk_bench.spec import RunSpec, build
-from erk_bench.stages import check_names
-from erk_bench.storage.assets import Assets
-
-NO_RUN_GROUPS = ("table",)  # folders of configs/ that are not part of one run
-
-# Settings that decide what a row of a table computes; published values hold for the table's own only.
-METHOD_SETTINGS = ("model", "solver", "schedule", "guidance", "correction", "class_label")
-
-
-def groups() -> dict[str, list[str]]:
-    """The configuration groups of a run and their choices."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(config_folder().iterdir())
-        if folder.is_dir() and folder.name not in NO_RUN_GROUPS
-    }
-
-
-def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """configs/NAME.yaml with overrides, as plain values. Raises UserError suggesting the nearest name."""
-    choices = groups() if name == "run" else {}
-    chosen = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or key != key.lstrip("+~-"):
-            plain = f"{key.lstrip('+~-')}={value}" if equals else "solver=heun"
-            raise UserError(f"'{override}' is no setting; write KEY=VALUE, for example {plain}")
-        if key in choices:
-            if value not in choices[key]:
-                raise unknown_name(key, value, choices[key])
-            chosen.append(override)
-    try:
-        return _compose(name, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        known = [*choices, *_dotted(_compose(name, chosen))]
-        for override in overrides:
-            key = override.partition("=")[0]
-            if key not in known:
-                raise unknown_name("setting", key, known) from error
-        raise UserError(
-            f"cannot read the settings {' '.join(overrides)} ({str(error).splitlines()[0]}); give one value "
-            "a setting, and put quotes around special characters: model.name=\"'x,y'\""
-        ) from error
-
-
-def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
-        config = compose(name, list(overrides))
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            names += _dotted(value, f"{prefix}{key}.")
-        else:
-            names.append(prefix + key)
-    return names
-
-
-def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
-    """The RunSpec that configs/run.yaml and the overrides compose to.
-
-    Hashes of weights that no config pins are filled in: from the file, or from the lock file. fetch: get
-    weights that are neither here nor in the lock file; without it their hash, and so the run's identity,
-    stays open.
-    """
-    content = compose_config("run", [*overrides, *_of_preset(overrides)])
-    model = content["model"]
-    guidance = content["guidance"]
-    assets = Assets.from_environment(bool(content["offline"]))
-    guides = {role: model.pop(role, None) for role in GUIDANCES.values() if role}
-    model.pop("guidance_weight", None)  # guidance/*.yaml has read it
-    model.pop("about", None)
-    role = GUIDANCES.get(str(guidance["name"]))
-    if role and guidance["weight"] != 1 and guides[role]:
-        guidance["guide"] = _with_hash(guides[role], f"model.{role}", assets, fetch)
-    model["weights"] = _with_hash(model["weights"], "model.weights", assets, fetch)
-    if model.get("vae"):
-        model["vae"] = _with_hash(model["vae"], "model.vae", assets, fetch)
-    spec = build(RunSpec, content)
-    check_names(spec)
-    return spec
-
-
-def _of_preset(overrides: Sequence[str]) -> list[str]:
-    """The track and guidance that belong to the chosen model, where the user has chosen none."""
-    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
-    file = preset_files().get(given.get("model", ""))
-    about = (yaml.safe_load(file.read_text()).get("about") or {}) if file else {}
-    return [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
-
-
-def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict[str, Any]:
-    """Weights without a pinned sha256 are taken as they are, and identified by their present hash."""
-    if not isinstance(weights, Mapping) or not isinstance(weights.get("path"), str):
-        raise UserError(f"{where} is {weights!r}; set its file: {where}.path=FILE")
-    address = str(weights["path"])
-    sha256 = weights.get("sha256") or assets.expected_sha256(address) or ""
-    if len(str(sha256)) < 64 and not weights.get("sha256"):
-        if fetch or assets.url(address) is None:
-            assets.locate(address)
-        sha256 = assets.sha256(address) if assets.is_here(address) else ""
-    return {**weights, "sha256": sha256}
-
-
-def table_file(name: str) -> dict[str, Any]:
-    """configs/table/NAME.yaml, or the user's own file; each row as a mapping with 'set' and 'published'.
-
-    name: NAME, TRACK/NAME for one that must be of that track, or a path ending in .yaml.
-    """
-    files = {file.stem: file for file in sorted((config_folder() / "table").glob("*.yaml"))}
-    track, slash, plain = name.partition("/")
-    if slash and not name.endswith((".yaml", ".yml")):
-        of_track = [stem for stem in files if f"track={track}" in table_file(stem)["base"]]
-        if plain not in of_track:
-            raise unknown_name(f"table of track '{track}'", plain, of_track)
-        name = plain
-    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
-    if file is None:
-        raise unknown_name("table", name, [*files, "FILE.yaml"])
-    try:
-        content: dict[str, Any] = yaml.safe_load(file.read_text())
-        missing = [
-            key for key in ("name", "title", "caption", "base", "headline", "rows") if key not in content
-        ]
-        rows = [row if isinstance(row, Mapping) else {"set": row} for row in content.get("rows", ())]
-        broken = [row for row in rows if not isinstance(row.get("set"), list)]
-    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot read the table '{file}': {error}; see configs/table/digits.yaml") from error
-    if missing or broken:
-        problem = f"lacks '{missing[0]}'" if missing else f"has a row without a list of settings: {broken[0]}"
-        raise UserError(f"the table '{file}' {problem}; see configs/table/digits.yaml")
-    return {**content, "rows": rows}
-
-
-def _row_numbers(text: str, count: int) -> list[int]:
-    """'0-3,7' as numbers below `count`; all of them for an empty text."""
-    numbers: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < count):
-            raise UserError(f"rows is '{text}'; expected numbers from 0 to {count - 1}, for example 0-3,7")
-        numbers += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(numbers)) or list(range(count))
-
-
-def table_specs(
-    table: Mapping[str, Any], overrides: Sequence[str], rows: str = "", *, fetch: bool = True
-) -> tuple[list[Mapping[str, Any]], list[RunSpec]]:
-    """The chosen rows of a table and their specs under the user's overrides.
-
-    A row loses its published values where the overrides change what it computes.
-    """
-    chosen = [table["rows"][number] for number in _row_numbers(rows, len(table["rows"]))]
-    specs = [run_spec([*table["base"], *row["set"], *overrides], fetch=fetch) for row in chosen]
-    if any(override.partition("=")[0].split(".")[0] in METHOD_SETTINGS for override in overrides):
-        chosen = [{**row, "published": None} for row in chosen]
-    return chosen, specs
+from erk_bench.spec import RunSpec
 
 
 class Command(NamedTuple):

@@ -15,10 +15,11 @@ from erk_bench.console import wide_console
 from erk_bench.digits.train import DenoiserRecipe, FeaturesRecipe, Recipe, train_all
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import METRICS
+from erk_bench.fields import build
 from erk_bench.networks import checkpoint
 from erk_bench.reporting import views
 from erk_bench.reporting.records import Record
-from erk_bench.spec import RunSpec, build
+from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import blocks_of
 from erk_bench.storage.export import export as export_images
 from erk_bench.storage.store import RunStore

@@ -19,6 +19,7 @@ from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
 from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
+from erk_bench.fields import to_dict
 from erk_bench.networks.latents import DECODERS
 from erk_bench.reporting.records import (
     MetricRecord,
@@ -31,7 +32,7 @@ from erk_bench.reporting.records import (
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.spec import RunSpec, to_dict
+from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.export import export_npz
 from erk_bench.storage.store import ImageBlock, RunStore, Timing

@@ -16,11 +16,12 @@ from erk_bench import cli
 from erk_bench.cli import COMMANDS, compose_config, groups, main, run_spec, table_file
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
+from erk_bench.fields import identity_fields
 from erk_bench.reporting.records import read_record
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.spec import RunSpec, identity_fields
+from erk_bench.spec import RunSpec
 from tests.conftest import golden_path
 
 SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",

@@ -10,10 +10,11 @@ import pytest
 
 from erk_bench.cli import run_spec
 from erk_bench.errors import UserError
+from erk_bench.fields import to_dict
 from erk_bench.published import MINIMUM_BELOW_MEAN, PublishedRow, compare, over_sets, published_row, unfair
 from erk_bench.reporting.records import MetricRecord, Record
 from erk_bench.reporting.views import latex, markdown, to_csv
-from erk_bench.spec import CorrectionSpec, to_dict
+from erk_bench.spec import CorrectionSpec
 from erk_bench.table_command import shifted
 from erk_bench.tables import build_view
 

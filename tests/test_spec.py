@@ -11,7 +11,8 @@ import pytest
 
 from erk_bench import spec as spec_module
 from erk_bench.errors import UserError
-from erk_bench.spec import RunSpec, build, identity_fields, to_dict
+from erk_bench.fields import build, identity_fields, to_dict
+from erk_bench.spec import RunSpec
 
 SHA = "a" * 64
 

@@ -16,9 +16,10 @@ import pytest
 from erk_bench.cli import run_spec, table_file
 from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
+from erk_bench.fields import to_dict
 from erk_bench.reporting.records import MetricRecord, Record, write_record
 from erk_bench.reporting.views import TableRow, TableView, latex, markdown, to_csv
-from erk_bench.spec import CorrectionSpec, RunSpec, to_dict
+from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.tables import (
     baseline_of,
     build_view,

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from erk_bench.errors import UserError
+from erk_bench.fields import build
 from erk_bench.files import write_atomic
-from erk_bench.spec import PROTOCOL, RunSpec, build
+from erk_bench.spec import PROTOCOL, RunSpec
 
 FORMAT = "erk-bench record 1"
 PACKAGES = (

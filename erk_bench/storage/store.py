@@ -24,8 +24,9 @@ from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
 from erk_bench.errors import UserError
+from erk_bench.fields import identity_fields
 from erk_bench.files import write_atomic, writing
-from erk_bench.spec import RunSpec, identity_fields
+from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Block, Worker
 from erk_bench.storage.png import read_png_block, write_png_block
 

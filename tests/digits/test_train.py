@@ -25,9 +25,9 @@ from erk_bench.digits.train import (
 )
 from erk_bench.errors import UserError
 from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, digits_network
+from erk_bench.fields import build
 from erk_bench.networks.checkpoint import read_checkpoint
 from erk_bench.networks.edm2 import MPConv
-from erk_bench.spec import build
 from erk_bench.storage.assets import Assets
 
 WEIGHTS = Path(erk_bench.__file__).parent / "digits" / "weights"

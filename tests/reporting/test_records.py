@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from erk_bench.errors import UserError
+from erk_bench.fields import to_dict
 from erk_bench.reporting.records import (
     FORMAT,
     PACKAGES,
@@ -21,7 +22,7 @@ from erk_bench.reporting.records import (
     read_record,
     write_record,
 )
-from erk_bench.spec import PROTOCOL, RunSpec, to_dict
+from erk_bench.spec import PROTOCOL, RunSpec
 
 
 def record_of(spec: RunSpec, seconds: dict[str, float] | None = None) -> Record:
