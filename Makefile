@@ -41,7 +41,7 @@ views: $(READY) ## draw the committed tables and figures again from the committe
 	$(BIN)/erk-bench table table=$(TRACK) from=results/records/$(TRACK) to=results/tables
 
 bench-frechet: $(READY) ## time the Frechet distance at 2048 dimensions against scipy's and torch-fidelity's
-	$(BIN)/python scripts/bench_frechet.py $(ARGS)
+	$(BIN)/python scripts/bench_frechet.py --repeats 3 $(ARGS)
 
 lock: ## pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet uv

@@ -131,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     text = (
         f"Frechet distance of {options.dimension}-d statistics: {options.repeats} turns, {options.threads} "
-        f"threads, torch {torch.__version__}, SciPy {scipy.__version__}, NumPy {np.__version__}.\n\n"
+        f"threads, torch {torch.__version__}, SciPy {scipy.__version__}, NumPy {np.__version__}.\n"
+        "Made by `make bench-frechet`; machines are shared, so only the ratios count.\n\n"
     )
     text += ROW.format(
         "method", "median seconds", "times ours: median (range)", "relative difference of value"

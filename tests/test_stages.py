@@ -344,3 +344,15 @@ def test_a_failing_write_stops_the_run(small_run: MakeSpec, monkeypatch: pytest.
     missing = [block.index for block in stages.unfinished(spec, features=True)]
     assert 1 in missing and 0 not in missing
     assert len(generated(spec)) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_make_the_same_images(small_run: MakeSpec) -> None:
+    """To a grey level; the run has another name all the same, since rounding differs."""
+    plain, compiled = small_run(), small_run("compile=true")
+    images = [
+        sample_block(spec, range(8), torch.device("cpu")).host().images.int() for spec in (plain, compiled)
+    ]
+    assert (images[0] - images[1]).abs().max() <= 1
+    assert plain.run_id != compiled.run_id

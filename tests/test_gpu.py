@@ -1,0 +1,86 @@
+"""What only a CUDA device can show; run with `pytest -m gpu` where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from erk_bench import stages
+from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
+from erk_bench.planning import measured_rate
+from erk_bench.sampling.sample import draw, sample
+from erk_bench.spec import RunSpec
+from erk_bench.storage.blocks import Worker
+from erk_bench.storage.store import RunStore
+from erk_bench.worker import sample_block
+from tests.conftest import golden_net, golden_path
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+MakeSpec = Callable[..., RunSpec]
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def test_float32_equals_the_cpu() -> None:
+    noise, labels = draw(range(8), golden_net("c"))
+    assert labels is not None
+    on_cpu = sample(golden_net("c"), noise, labels, num_steps=8, w_stiff=0.5, w_con=0.1)
+    net = build_denoiser(read_checkpoint(golden_path("c")), "cuda")
+    on_gpu = sample(net, noise.cuda(), labels.cuda(), num_steps=8, w_stiff=0.5, w_con=0.1)
+    assert (on_gpu.cpu() - on_cpu).abs().max() <= 1e-3 * on_cpu.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_close(dtype: torch.dtype) -> None:
+    noise, labels = draw(range(8), golden_net("c"))
+    assert labels is not None
+    sigma = torch.tensor(2.0)
+    exact = golden_net("c")(noise * 2, sigma, labels)
+    net = build_denoiser(read_checkpoint(golden_path("c")), "cuda", dtype)
+    found = net(noise.cuda() * 2, sigma.cuda(), labels.cuda())
+    assert found.dtype == torch.float32
+    assert (found.cpu() - exact).abs().max() <= 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("network_dtype", ["float32", "float16"])
+def test_same_bytes_again(network_dtype: str, small_run: MakeSpec, tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        spec = small_run(
+            "device=cuda", "draw_device=cuda", f"network_dtype={network_dtype}", f"out={tmp_path / name}"
+        )
+        stages.generate([[spec]], Worker(), lambda *_: None, features=True)
+        folder = RunStore.folder_of(spec)
+        runs.append({path.name: path.read_bytes() for path in sorted(folder.rglob("images/*.safetensors"))})
+    assert runs[0] == runs[1] and len(runs[0]) == 5
+
+
+def test_images_reach_the_host_whole(small_run: MakeSpec) -> None:
+    sampled = sample_block(small_run("device=cuda"), range(8), torch.device("cuda"))
+    content = sampled.host()
+    assert content.images.device.type == "cpu" and torch.equal(content.images, sampled.on_device.cpu())
+
+
+def test_compiled_network_is_close(small_run: MakeSpec) -> None:
+    plain, compiled = (
+        sample_block(small_run("device=cuda", f"compile={value}"), range(8), torch.device("cuda")).on_device
+        for value in ("false", "true")
+    )
+    assert (plain.int() - compiled.int()).abs().max() <= 2
+
+
+def test_rate_is_measured(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erk_bench.planning.CALIBRATION_S", 1.0)
+    rate = measured_rate(small_run("device=cuda", "network_dtype=float16"))
+    assert rate is not None and rate > 1e9
