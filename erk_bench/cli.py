@@ -40,6 +40,8 @@ def _plan(options: dict[str, str], overrides: list[str]) -> int:
         specs = table_specs(table_file(options["table"]), overrides, options["rows"], fetch=False)[1]
     else:
         specs = [run_spec(overrides, fetch=False)]
+    sets = table_command.whole_number("sets", options["sets"])
+    specs = [table_command.shifted(spec, index) for index in range(sets) for spec in specs]
     return preparing.plan(specs, options["throughput"])
 
 
@@ -49,16 +51,23 @@ def _fetch(options: dict[str, str], words: list[str]) -> int:
     overrides = [word for word in words if "=" in word]
     known = groups()["track"]
     for track in tracks:
+        if track in groups()["model"]:
+            raise UserError(f"'{track}' is a model; write model={track}")
         if track not in known:
             raise unknown_name("track", track, known)
-    specs = [] if tracks and not overrides else [run_spec(overrides, fetch=False)]
+    specs = []
+    if options["table"]:
+        specs += table_specs(table_file(options["table"]), overrides, fetch=False)[1]
+    elif overrides or not tracks:
+        specs.append(run_spec(overrides, fetch=False))
     for track in tracks:
         specs.append(run_spec([f"track={track}", *overrides], fetch=False))
         for file in sorted((config_folder() / "table").glob("*.yaml")):
             table = table_file(file.stem)
             if f"track={track}" in table["base"] and table.get("fetch", True):
                 specs += table_specs(table, overrides, fetch=False)[1]
-    return preparing.fetch(specs, every_detector=bool(tracks), dry_run=options["dry_run"] == "true")
+    dry_run = preparing.flag("dry_run", options["dry_run"])
+    return preparing.fetch(specs, every_detector=bool(tracks), dry_run=dry_run)
 
 
 def _reference(options: dict[str, str], overrides: list[str]) -> int:
@@ -107,14 +116,14 @@ COMMANDS: dict[str, Command] = {
     "plan": Command(
         _plan,
         "what a run or table would cost, what is done already, which files are missing",
-        "[table=NAME|FILE.yaml] [rows=0-3,7] [throughput=TFLOP/s] [KEY=VALUE ...]",
-        {"table": "", "rows": "", "throughput": ""},
+        "[table=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [throughput=TFLOP/s] [KEY=VALUE ...]",
+        {"table": "", "rows": "", "sets": "1", "throughput": ""},
     ),
     "fetch": Command(
         _fetch,
         "get the files that a track or run needs into the cache, and verify them",
-        "[TRACK] [dry_run=true] [KEY=VALUE ...]",
-        {"dry_run": "false"},
+        "[TRACK] [table=NAME|FILE.yaml] [dry_run=true] [KEY=VALUE ...]",
+        {"table": "", "dry_run": "false"},
     ),
     "reference": Command(
         _reference,

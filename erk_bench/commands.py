@@ -54,8 +54,13 @@ def run(spec: RunSpec) -> int:
 
 def _show_samples(spec: RunSpec) -> None:
     path = stages.finish_samples(spec)
-    if path is not None and path.exists():
-        print(f"images: {path}")
+    if path is None or not path.exists():
+        return
+    print(f"images: {path}")
+    blocks = blocks_of(spec.seed_range, spec.block_size)
+    extra = len(blocks) * spec.block_size - len(spec.seed_range)
+    if spec.samples == "png" and extra:
+        print(f"it also has {extra} images of seeds outside {spec.seeds}; 'erk-bench export' leaves them out")
 
 
 def generate(spec: RunSpec) -> int:

@@ -21,11 +21,15 @@ from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.spec import RunSpec
 from erk_bench.stages import check_names
 from erk_bench.storage.assets import Assets
+from erk_bench.table_files import read_table, without_published
 
 NO_RUN_GROUPS = ("table",)  # folders of configs/ that are not part of one run
 
 # Settings that decide what a row of a table computes; published values hold for the table's own only.
-METHOD_SETTINGS = ("model", "solver", "schedule", "guidance", "correction", "class_label")
+METHOD_SETTINGS = (
+    "model", "solver", "schedule", "guidance", "correction", "class_label", "track", "metrics.reference",
+    "metrics.real_features",
+)  # fmt: skip
 
 
 def groups() -> dict[str, list[str]]:
@@ -91,21 +95,32 @@ def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
     stays open.
     """
     content = compose_config("run", [*overrides, *_of_preset(overrides)])
-    model = content["model"]
-    guidance = content["guidance"]
+    spec = _spec_of(content, fetch=False)
+    check_names(spec)  # a typo is told before gigabytes are fetched
+    return _spec_of(content, fetch=True) if fetch and spec.unknown_weights else spec
+
+
+def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
+    model, guidance = dict(content["model"]), dict(content["guidance"])
     assets = Assets.from_environment(bool(content["offline"]))
     guides = {role: model.pop(role, None) for role in GUIDANCES.values() if role}
     model.pop("guidance_weight", None)  # guidance/*.yaml has read it
     model.pop("about", None)
     role = GUIDANCES.get(str(guidance["name"]))
-    if role and guidance["weight"] != 1 and guides[role]:
+    if role and not guides[role]:
+        raise UserError(
+            f"model '{model['name']}' has no '{role}' network for guidance={guidance['name']}; choose "
+            "guidance=none, or a model that has one (those with -guid- or -autog- in their names, or digits)"
+        )
+    if role and guidance["weight"] != 1:
         guidance["guide"] = _with_hash(guides[role], f"model.{role}", assets, fetch)
     model["weights"] = _with_hash(model["weights"], "model.weights", assets, fetch)
     if model.get("vae"):
         model["vae"] = _with_hash(model["vae"], "model.vae", assets, fetch)
-    spec = build(RunSpec, content)
-    check_names(spec)
-    return spec
+        folder, slash, _ = model["vae"]["path"].rpartition("/")
+        beside = {"path": f"{folder}{slash}config.json"}
+        model["vae_config"] = _with_hash(model.get("vae_config") or beside, "model.vae_config", assets, fetch)
+    return build(RunSpec, {**content, "model": model, "guidance": guidance})
 
 
 def _of_preset(overrides: Sequence[str]) -> list[str]:
@@ -144,19 +159,7 @@ def table_file(name: str) -> dict[str, Any]:
     file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
     if file is None:
         raise unknown_name("table", name, [*files, "FILE.yaml"])
-    try:
-        content: dict[str, Any] = yaml.safe_load(file.read_text())
-        missing = [
-            key for key in ("name", "title", "caption", "base", "headline", "rows") if key not in content
-        ]
-        rows = [row if isinstance(row, Mapping) else {"set": row} for row in content.get("rows", ())]
-        broken = [row for row in rows if not isinstance(row.get("set"), list)]
-    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot read the table '{file}': {error}; see configs/table/digits.yaml") from error
-    if missing or broken:
-        problem = f"lacks '{missing[0]}'" if missing else f"has a row without a list of settings: {broken[0]}"
-        raise UserError(f"the table '{file}' {problem}; see configs/table/digits.yaml")
-    return {**content, "rows": rows}
+    return read_table(file)
 
 
 def _row_numbers(text: str, count: int) -> list[int]:
@@ -179,6 +182,7 @@ def table_specs(
     """
     chosen = [table["rows"][number] for number in _row_numbers(rows, len(table["rows"]))]
     specs = [run_spec([*table["base"], *row["set"], *overrides], fetch=fetch) for row in chosen]
-    if any(override.partition("=")[0].split(".")[0] in METHOD_SETTINGS for override in overrides):
-        chosen = [{**row, "published": None} for row in chosen]
+    keys = [override.partition("=")[0] for override in overrides]
+    if any(key in METHOD_SETTINGS or key.split(".")[0] in METHOD_SETTINGS for key in keys):
+        chosen = [without_published(row) for row in chosen]
     return chosen, specs

@@ -49,7 +49,9 @@ EXAMPLES = {
   erk-bench reference source=val.zip resolution=512 to=real.safetensors detectors=vgg16 keep_features=true
   erk-bench reference source='shards/train-*.tar' resolution=64 to=train64.safetensors limit=50000 \\
       shuffle_seed=1                                        # a random choice; the features above serve
-                                                            # precision and recall""",
+                                                            # precision and recall
+  detectors: inception (FID, IS, KID), vgg16 (precision, recall), dinov2_torch (FD-DINOv2), dinov2_pil, digits
+  device=auto|cpu|cuda, offline=true never uses the network; stopped, the same command goes on""",
     "export": """\
   erk-bench export format=png to=digits-png seeds=0-99
   erk-bench export format=npz to=digits.npz""",

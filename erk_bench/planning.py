@@ -18,7 +18,7 @@ from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.sample import sample_counted
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
-from erk_bench.worker import assets_of, network_init, pick_device, sampler_options
+from erk_bench.worker import assets_of, memory_guard, network_init, pick_device, sampler_options
 
 CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
 CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing them here would say nothing
@@ -89,7 +89,7 @@ def measured_rate(spec: RunSpec) -> float | None:
     limit = CALIBRATION_S if device.type == "cuda" else 0.5
     start = last = time.perf_counter()
     best = float("inf")
-    with torch.inference_mode():
+    with torch.inference_mode(), memory_guard(spec):
         while last - start < limit:
             net(x, torch.tensor(1.0, device=device), None).sum().item()
             now = time.perf_counter()

@@ -29,8 +29,8 @@ from erk_bench.reporting.progress import progress_bar
 from erk_bench.reporting.records import PACKAGES, environment
 from erk_bench.spec import RunSpec
 from erk_bench.storage.assets import SOURCES, Assets
-from erk_bench.storage.blocks import blocks_of
-from erk_bench.worker import assets_of
+from erk_bench.storage.blocks import Worker, blocks_of
+from erk_bench.worker import assets_of, set_up_device
 
 REACH_S = 3.0  # seconds that a source has to answer
 
@@ -113,7 +113,10 @@ def plan(specs: Sequence[RunSpec], throughput: str) -> int:
         address for spec in specs for address in stages.addresses_of(spec) if not assets.is_here(address)
     )
     if missing:
-        print(f"missing: {len(missing)} files; 'erk-bench fetch' with the same settings gets them:")
+        print(
+            f"missing: {len(missing)} files; 'erk-bench fetch' with the same settings (or table=...) gets "
+            "them:"
+        )
         for address in missing:
             print(f"  {address}")
     return 0
@@ -174,9 +177,15 @@ def reference(options: Mapping[str, str]) -> int:
             raise unknown_name("detector", name, DETECTORS)
     if options["device"] not in ("auto", "cpu", "cuda"):
         raise unknown_name("device", options["device"], ("auto", "cpu", "cuda"))
-    assets = Assets.from_environment(options["offline"] == "true")
-    cuda = options["device"] == "cuda" or (options["device"] == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if cuda else "cpu")
+    flags = {name: flag(name, options[name]) for name in ("offline", "keep_features")}
+    worker = Worker.from_environment()
+    if worker is not None and worker.world_size > 1:
+        raise UserError(
+            f"reference works in one process, and WORLD_SIZE is {worker.world_size}; start it without "
+            "torchrun"
+        )
+    assets = Assets.from_environment(flags["offline"])
+    device = set_up_device(options["device"], 0)
     images = open_images(options["source"])
     count = min(len(images.names), numbers["limit"] or len(images.names))
     for name in names:
@@ -187,12 +196,19 @@ def reference(options: Mapping[str, str]) -> int:
     with progress_bar(f"reference {to.name}", count, count, shown=True) as bar:
         make_reference(
             images, resolution, extractors, keys, to,
-            keep_features=options["keep_features"] == "true", limit=numbers["limit"],
+            keep_features=flags["keep_features"], limit=numbers["limit"],
             shuffle_seed=numbers["shuffle_seed"], batch=batch, advance=lambda done: bar(done, done),
         )  # fmt: skip
     print(f"{to}: {', '.join(names)} of {count} images, sha256 {file_sha256(to)}")
     print(f"use it: metrics.reference={to}, or metrics.real_features={to} if it has features")
     return 0
+
+
+def flag(name: str, text: str) -> bool:
+    """A setting that is true or false."""
+    if text.lower() not in ("true", "false"):
+        raise UserError(f"{name} is '{text}'; expected true or false")
+    return text.lower() == "true"
 
 
 def _whole(name: str, text: str) -> int | None:

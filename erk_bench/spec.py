@@ -51,13 +51,14 @@ class WeightsSpec:
 class ModelSpec:
     """The main network and how its final state becomes a uint8 image (key of DECODERS).
 
-    vae: weights of the decoder, for latent models; its config.json lies beside them.
+    vae, vae_config: weights and config.json of the decoder, for latent models.
     """
 
     name: str = identity()
     weights: WeightsSpec = identity()
     decoder: str = identity()
     vae: WeightsSpec | None = extension(None)
+    vae_config: WeightsSpec | None = extension(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +238,8 @@ class RunSpec:
     def weights(self) -> tuple[WeightsSpec, ...]:
         """Every file of weights that sampling needs."""
         guide = self.guidance.guide if self.guidance.weight != 1 else None
-        return tuple(item for item in (self.model.weights, guide, self.model.vae) if item is not None)
+        found = (self.model.weights, guide, self.model.vae, self.model.vae_config)
+        return tuple(item for item in found if item is not None)
 
     @property
     def unknown_weights(self) -> tuple[WeightsSpec, ...]:
@@ -269,7 +271,7 @@ class RunSpec:
         for unknown in self.unknown_weights:
             raise UserError(
                 f"the sha256 of '{unknown.path}' is not known yet, so this run has no identity; run "
-                "'erk-bench fetch' with the same settings first"
+                "'erk-bench fetch' with the same settings first, or copy the lock file of where it was fetched"
             )
         content = {"protocol": PROTOCOL, **identity_fields(self)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,7 @@ from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, m
 from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
 from erk_bench.fields import to_dict
 from erk_bench.networks.latents import DECODERS
+from erk_bench.networks.sizes import architecture
 from erk_bench.reporting.records import (
     MetricRecord,
     Record,
@@ -37,7 +38,14 @@ from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.export import export_npz
 from erk_bench.storage.store import ImageBlock, RunStore, Timing
 from erk_bench.storage.writer import BlockWriter
-from erk_bench.worker import assets_of, config_address, network_init, pick_device, sample_block
+from erk_bench.worker import (
+    assets_of,
+    check_draws,
+    memory_guard,
+    network_init,
+    pick_device,
+    sample_block,
+)
 
 # Called after every finished block with its run and the number of its images.
 Progress = Callable[[RunSpec, int], None]
@@ -68,8 +76,6 @@ def check_names(spec: RunSpec) -> None:
 def addresses_of(spec: RunSpec, *, features: bool = True) -> list[str]:
     """Every file that a run (and its evaluation, if asked) needs, by address (see storage/assets)."""
     found = [item.path for item in spec.weights]
-    if spec.model.vae is not None:
-        found.append(config_address(spec.model.vae))
     if not features:
         return found
     found += [DETECTORS[name].weights for name in detectors_of(spec.metrics.names)]
@@ -79,15 +85,17 @@ def addresses_of(spec: RunSpec, *, features: bool = True) -> list[str]:
 
 
 def check_enough(spec: RunSpec) -> None:
-    """Refuse too few seeds for the metrics before any image is made."""
+    """Refuse too few seeds for the metrics, or draws of another device, before any image is made."""
     check_count(spec.metrics, len(spec.seed_range))
+    check_draws(spec)
 
 
 def check_reference(spec: RunSpec) -> None:
     """Refuse a reference that cannot serve the metrics or the model before any image is made."""
     assets = assets_of(spec)
     load_real(spec.metrics, assets)
-    init = network_init(spec.model.weights, assets)
+    declared = spec.model.weights.architecture
+    init = architecture(declared) if declared else network_init(spec.model.weights, assets)
     resolution = init["img_resolution"] * DECODERS[spec.model.decoder].factor
     check_resolution(spec.metrics, assets, resolution)
 
@@ -185,7 +193,8 @@ def _finish(job: _Job, keys: dict[str, str], device: torch.device) -> Callable[[
         timing = Timing(sampled.seconds, device_name(device))
     features = {}
     for name, key in lacking.items():
-        features[key] = load_detector(name, assets_of(spec), device)(images)
+        with memory_guard(spec):
+            features[key] = load_detector(name, assets_of(spec), device)(images)
         if not all(value.isfinite().all() for value in features[key].values()):
             raise UserError(
                 f"features of {spec.run_id}, {block}, by '{name}' are not finite; check its weights"

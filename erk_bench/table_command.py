@@ -44,7 +44,9 @@ def table(
         spec.run_id: (row, spec) for row, spec in zip(rows, specs, strict=True)
     }  # settings make rows equal
     rows, specs = [row for row, _ in unique.values()], [spec for _, spec in unique.values()]
-    sets = [[shifted(spec, index) for spec in specs] for index in range(_number(options, "sets"))]
+    sets = [
+        [shifted(spec, index) for spec in specs] for index in range(whole_number("sets", options["sets"]))
+    ]
     for spec in specs:
         stages.check_enough(spec)
     folder = config_folder().parent / content["reference"] if content.get("reference") else None
@@ -111,8 +113,8 @@ def shifted(spec: RunSpec, index: int) -> RunSpec:
     return dataclasses.replace(spec, seeds=f"{first + step}-{last + step}") if index else spec
 
 
-def _number(options: Mapping[str, str], name: str) -> int:
-    text = options[name]
+def whole_number(name: str, text: str) -> int:
+    """A setting that counts something."""
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"{name} is '{text}'; expected a whole number from 1 on")
     return int(text)
@@ -131,6 +133,14 @@ def _read_rows(sets: Sequence[Sequence[RunSpec]], folders: str) -> list[list[Rec
             f"in '{folders}' (first: {lacking[0][0]}, seeds {lacking[0][1]}); run 'erk-bench table' to "
             "compute them, or show some with rows=..."
         )
+    for specs in sets:
+        for spec in specs:
+            reference = found[(spec.run_id, spec.seeds)].run_spec.metrics.reference
+            if reference != spec.metrics.reference:
+                raise UserError(
+                    f"the record of {spec.run_id} in '{folders}' was measured against '{reference}', the "
+                    f"table says '{spec.metrics.reference}'; show it with metrics.reference={reference}"
+                )
     return [[found[keys[index]] for keys in wanted] for index in range(len(wanted[0]))]
 
 

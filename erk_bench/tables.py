@@ -116,7 +116,7 @@ def build_view(
     Each row is shown beside its baseline, its published values and its reference.
     """
     headline = table["headline"]
-    _check_metrics(headline, [record for sets in records for record in sets])
+    _check_comparable(headline, [record for sets in records for record in sets])
     specs = [sets[0].run_spec for sets in records]
     by_digest = {spec.digest: sets for spec, sets in zip(specs, records, strict=True)}
     names = [headline, *(name for name in records[0][0].metrics if name != headline)]
@@ -157,7 +157,7 @@ def build_view(
             )
         )
     notes = [note for note in dict.fromkeys(warnings) if note]
-    notes += _minima(table, shown)
+    notes += _minima(table, rows, shown, records[0][0].num_images)
     return TableView(
         table["title"],
         f"{' '.join(str(table['caption']).split())} {_facts(table, records)}",
@@ -167,18 +167,32 @@ def build_view(
     )
 
 
-def _check_metrics(headline: str, records: Sequence[Record]) -> None:
+def _check_comparable(headline: str, records: Sequence[Record]) -> None:
+    """Refuse to show records side by side that were measured differently."""
+    first = records[0]
     for record in records:
         if headline not in record.metrics:
             raise UserError(
                 f"{record.run_id} has no metric '{headline}', the table's headline; it has: "
                 f"{', '.join(record.metrics)}. Run it with metrics.names that include it"
             )
-        if set(record.metrics) != set(records[0].metrics):
-            raise UserError(
-                f"{record.run_id} has metrics {', '.join(record.metrics)}, {records[0].run_id} "
-                f"{', '.join(records[0].metrics)}; run all rows of a table with the same metrics.names"
-            )
+        for what, mine, other in (
+            ("metrics", set(record.metrics), set(first.metrics)),
+            ("detectors", record.detectors, first.detectors),
+            ("reference", record.reference, first.reference),
+            ("protocol", record.protocol, first.protocol),
+        ):
+            if mine != other:
+                raise UserError(
+                    f"{record.run_id} has {what} {_listed(mine)}, {first.run_id} {_listed(other)}; run all "
+                    "rows of a table with the same settings of metrics, and the same version"
+                )
+
+
+def _listed(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return ", ".join(sorted(value)) if isinstance(value, (set, tuple)) else str(value)
 
 
 def _mean_difference(sets: Sequence[Record], base: Sequence[Record], metric: str) -> Estimate:
@@ -210,22 +224,23 @@ def _facts(table: Mapping[str, Any], records: Sequence[Sequence[Record]]) -> str
     return text
 
 
-def _minima(table: Mapping[str, Any], rows: Sequence[TableRow]) -> list[str]:
-    """The table file's `minima`: the best of several rows beside a published best of unknown row."""
+def _minima(
+    table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], shown: Sequence[TableRow], num_images: int
+) -> list[str]:
+    """The best row of a group beside the published best of the same group; only where all of it is there."""
     notes = []
     for entry in table.get("minima", ()):
-        found = [
-            row for row in rows if row.steps == entry["steps"] and row.method.startswith("ERK-Guid")
-            and row.guidance == "no guidance"
-        ]  # fmt: skip
-        if found:
-            best = min(found, key=lambda row: row.metrics[entry["metric"]][1][0])
-            title, estimate = best.metrics[entry["metric"]]
-            notes.append(
-                f"lowest {title} of {len(found)} ERK-Guid rows at {entry['steps']} steps: "
-                f"{rounded(estimate)} ({best.method}), published {entry['value']:g} ({entry['source']}); a "
-                "lowest of several rows flatters itself"
-            )
+        group = [line for row, line in zip(rows, shown, strict=True) if row.get("group") == entry["group"]]
+        whole = sum(row.get("group") == entry["group"] for row in table["rows"])
+        if len(group) < whole or num_images != table["published"]["images"]:
+            continue
+        best = min(group, key=lambda row: row.metrics[entry["metric"]][1][0])
+        title, estimate = best.metrics[entry["metric"]]
+        notes.append(
+            f"lowest {title} of the {whole} rows of group {entry['group']}: {rounded(estimate)} "
+            f"({best.method}), published {entry['value']:g} ({entry['source']}); the lowest of several rows "
+            "flatters itself"
+        )
     return notes
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,21 +32,45 @@ def assets_of(spec: RunSpec) -> Assets:
 
 def pick_device(spec: RunSpec, worker: Worker) -> torch.device:
     """The worker's device: its own GPU if there are any and the spec allows, else the CPU."""
+    return set_up_device(spec.device, worker.local_rank)
+
+
+def set_up_device(choice: str, local_rank: int) -> torch.device:
+    """The device of `choice` (auto, cpu or cuda), set up so that all of a run's arithmetic is alike."""
     available = torch.cuda.is_available()
-    if spec.device == "cuda" and not available:
+    if choice == "cuda" and not available:
         raise UserError("device is 'cuda' but torch sees no GPU; use device=cpu, or see 'erk-bench doctor'")
-    if spec.device == "cpu" or not available:
+    if choice == "cpu" or not available:
         # One thread a worker: bytes must not depend on the number of cores. Use more workers instead.
         torch.set_num_threads(1)
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda", worker.local_rank % torch.cuda.device_count())
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # for streams and events, which follow the current device
+    return device
 
 
-def config_address(vae: WeightsSpec) -> str:
-    """The config.json that lies beside the decoder's weights."""
-    return f"{vae.path.rpartition('/')[0]}/config.json"
+def check_draws(spec: RunSpec) -> None:
+    """Refuse to draw a GPU's random numbers on a CPU, whose generators give others."""
+    if spec.draw_device == "cuda" and (spec.device == "cpu" or not torch.cuda.is_available()):
+        raise UserError(
+            "draw_device is 'cuda' but the device is a CPU, whose generators draw other numbers; use "
+            "draw_device=cpu (other images of the same distribution)"
+        )
+
+
+@contextmanager
+def memory_guard(spec: RunSpec) -> Iterator[None]:
+    """Turns a GPU's lack of memory into one error that names the batch to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of GPU memory with block_size {spec.block_size}, which is also the network's batch; "
+            f"nothing is lost. Try block_size={max(spec.block_size // 2, 1)} (with another out=..., if this "
+            "run has blocks already)"
+        ) from error
 
 
 def network_init(weights: WeightsSpec, assets: Assets) -> Mapping[str, Any]:
@@ -67,11 +92,8 @@ def _init_of(path: Path) -> Mapping[str, Any]:
     return read_checkpoint(path).init
 
 
-@functools.lru_cache(maxsize=4)
-def network(
-    weights: WeightsSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
-) -> Precond:
-    """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
+def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
+    """The file of weights. Raises UserError if its sha256 is not the one that the run is named after."""
     path = assets.locate(weights.path)
     found = assets.sha256(weights.path)
     if found != weights.sha256:
@@ -79,6 +101,15 @@ def network(
             f"'{path}' has sha256 {found}, not {weights.sha256}; the file changed or is damaged: "
             "fetch it again, or clear the sha256 in its config to accept the new file"
         )
+    return path
+
+
+@functools.lru_cache(maxsize=4)
+def network(
+    weights: WeightsSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
+) -> Precond:
+    """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
+    path = checked_file(weights, assets)
     net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))
     if compiled:
         net.compile(dynamic=False)  # blocks are always whole, so shapes never change
@@ -92,11 +123,11 @@ def decoder(model: ModelSpec, device: torch.device, assets: Assets) -> Decode:
     if row.decode is not None:
         return row.decode
     assert row.load is not None
-    if model.vae is None:
+    if model.vae is None or model.vae_config is None:
         raise UserError(
             f"decoder '{model.decoder}' needs weights; set model.vae.path=FILE (with its config.json beside)"
         )
-    return row.load(assets.locate(model.vae.path), assets.locate(config_address(model.vae)), device)
+    return row.load(checked_file(model.vae, assets), checked_file(model.vae_config, assets), device)
 
 
 class SampledBlock(NamedTuple):
@@ -115,14 +146,9 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
 
     Raises UserError naming the seeds whose result is not finite, or a batch that fits into the GPU's memory.
     """
-    try:
+    check_draws(spec)
+    with memory_guard(spec):
         return _sample_block(spec, seeds, device)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of GPU memory with block_size {spec.block_size}, which is also the network's batch; "
-            f"nothing is lost. Try block_size={max(spec.block_size // 2, 1)} (with another out=..., if this "
-            "run has blocks already)"
-        ) from error
 
 
 def _sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> SampledBlock:
@@ -147,11 +173,6 @@ def _sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> 
             f"class_label is {spec.class_label}; this model has labels 0 to {net.label_dim - 1}"
             if net.label_dim
             else "class_label is set but the model is unconditional; use class_label=null"
-        )
-    if spec.draw_device == "cuda" and device.type != "cuda":
-        raise UserError(
-            "draw_device is 'cuda' but the device is a CPU, whose generators draw other numbers; use "
-            "draw_device=cpu (other images of the same distribution)"
         )
     start = time.perf_counter()
     draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
@@ -194,7 +215,7 @@ def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     done = torch.cuda.Event()
-    done.record()
+    done.record(torch.cuda.current_stream(tensor.device))
 
     def wait() -> Tensor:
         done.synchronize()

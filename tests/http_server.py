@@ -35,7 +35,10 @@ def serving(folder: Path) -> Iterator[FileServer]:
             data = file.read_bytes()
             first = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
             if first and first >= len(data):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(206 if span else 200)
             if span:

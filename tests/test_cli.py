@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from erk_bench import cli
@@ -291,6 +292,27 @@ def test_defaults_are_the_documented_ones() -> None:
     assert content["solver"]["name"] == "heun" and content["schedule"]["num_steps"] == 32
 
 
+TABLE_HEAD = "name: x\ntitle: x\ncaption: x\nbase: []\nheadline: fid\n"
+
+
+def test_cells_that_are_not_known_may_be_empty(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(
+        TABLE_HEAD + "rows: [{set: [], published: {fid: 2.5, fd_dinov2: }}]\n"
+        "published: {source: a, sets: 1, images: 10, tolerance: 0.1}\n"
+    )
+    assert table_file(str(file))["rows"][0]["published"] == {"fid": 2.5}
+
+
+@pytest.mark.parametrize("override", ["schedule.num_steps=4", "track=imagenet64", "metrics.reference=a.npz"])
+def test_published_values_hold_for_the_tables_own_rows(override: str) -> None:
+    table = table_file("table2")
+    rows, _ = cli.table_specs(table, ["seeds=0-99"], "0", fetch=False)
+    assert rows[0]["published"] == {"fid": 2.58, "fd_dinov2": 90.1}
+    rows, _ = cli.table_specs(table, [override], "1", fetch=False)
+    assert not rows[0]["published"] and rows[0]["group"] is None
+
+
 def test_tables_of_a_track() -> None:
     """What `make reproduce-table TRACK=imagenet512 TABLE=2` asks for."""
     assert table_file("imagenet512/table2")["name"] == "table2"
@@ -344,6 +366,20 @@ def test_bad_number_of_sets(sets: str, capsys: pytest.CaptureFixture[str]) -> No
     [
         (["fetch", "imagenet"], "unknown track 'imagenet'; did you mean 'imagenet64'"),
         (["fetch", "imagenet512"], "11 of 11 files failed"),
+        (["fetch", "edm2-img512-s-fid"], "is a model; write model=edm2-img512-s-fid"),
+        (["fetch", "imagenet512", "dry_run=yes"], "dry_run is 'yes'; expected true or false"),
+        (["fetch", "table=table2"], "6 of 6 files failed"),
+        (
+            ["run", "model=edm2-img512-s-fid", "guidance=cfg"],
+            "has no 'unconditional' network for guidance=cfg",
+        ),
+        (["run", "model=edm2-img512-s-fid", "metrics.names=[fidd]"], "did you mean 'fid'"),
+        (
+            ["reference", "source=.", "resolution=8", "to=x.safetensors", "keep_features=1"],
+            "keep_features is '1'",
+        ),
+        (["reference", "source=.", "resolution=8", "to=x.safetensors", "device=cuda"], "torch sees no GPU"),
+        (["run", "draw_device=cuda", "device=cpu"], "draw_device is 'cuda' but the device is a CPU"),
         (["reference"], "source is missing"),
         (["reference", "source=absent", "resolution=64", "to=x.safetensors"], "absent"),
         (["reference", "source=.", "resolution=big", "to=x.safetensors"], "resolution is 'big'"),
@@ -358,7 +394,10 @@ def test_bad_number_of_sets(sets: str, capsys: pytest.CaptureFixture[str]) -> No
         (["run", "metrics.reference=stats.npz"], "no file at 'stats.npz'"),
     ],
 )
-def test_mistakes_before_a_run(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_before_a_run(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(words) == 2
     assert told in capsys.readouterr().err
 

@@ -202,10 +202,10 @@ def test_real_features_for_precision_recall_and_kid(fetched: dict[str, str], tmp
     refused = erk_bench(
         *run, "metrics.names=[fd_dinov2]", f"metrics.reference={small}", environment=fetched, status=2
     ).stderr
-    assert "made from images of 64x64 pixels, and the model makes 128x128" in refused
+    assert "made from images of 64x64 pixels, and the model makes 512x512" in refused
 
     detectors = "detectors=vgg16,inception,dinov2_torch,dinov2_pil"
-    erk_bench(*make, "resolution=128", f"to={file}", detectors, "keep_features=true", environment=fetched)
+    erk_bench(*make, "resolution=512", f"to={file}", detectors, "keep_features=true", environment=fetched)
     names = "fid,fd_dinov2,fd_dinov2_pil,precision,recall,kid"
     words = [
         *run, f"metrics.names=[{names}]", f"metrics.reference={file}", f"metrics.real_features={file}",

@@ -31,13 +31,18 @@ def test_cost_of_an_image_that_is_not_fetched() -> None:
 def test_plan_of_a_table_that_is_not_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "table=table2", "rows=8,9", "throughput=100"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("(not fetched)") == 2 and printed.count("0 / 782") == 2
-    assert "to do: 1,501,440 network evaluations" in printed
+    assert printed.count("(not fetched)") == 2 and printed.count("0 / 1000") == 2
+    assert "to do: 1,500,000 network evaluations" in printed
     per_image = 15 * evaluation_flops(json.dumps(SIZES["edm2-img512-s"]))
-    hours = 2 * 782 * 64 * per_image / 100e12 / 3600
+    hours = 2 * 50_000 * per_image / 100e12 / 3600
     assert f"about {hours:,.2f} GPU-hours at 100 TFLOP/s" in printed
     assert "missing: 6 files" in printed and "edm2:dataset-refs/img512.pkl" in printed
-    assert "no images (they would take 78.7 GB)" in printed
+    assert "no images (they would take 78.6 GB)" in printed
+
+
+def test_plan_of_several_seed_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "table=table2", "rows=8", "sets=3", "throughput=100"]) == 0
+    assert "to do: 2,250,000 network evaluations" in capsys.readouterr().out
 
 
 def test_plan_without_a_rate_asks_for_it(capsys: pytest.CaptureFixture[str]) -> None:

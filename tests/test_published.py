@@ -11,7 +11,7 @@ import pytest
 from erk_bench.cli import run_spec
 from erk_bench.errors import UserError
 from erk_bench.fields import to_dict
-from erk_bench.published import MINIMUM_BELOW_MEAN, PublishedRow, compare, over_sets, published_row, unfair
+from erk_bench.published import MINIMUM_BELOW_MEAN, PublishedRow, compare, over_sets, unfair
 from erk_bench.reporting.records import MetricRecord, Record
 from erk_bench.reporting.views import latex, markdown, to_csv
 from erk_bench.spec import CorrectionSpec
@@ -98,25 +98,18 @@ def test_expected_minimum_of_normal_draws(count: int) -> None:
     assert -draws.mean() == pytest.approx(MINIMUM_BELOW_MEAN[count], abs=0.01)
 
 
-def test_values_without_their_source_are_refused() -> None:
-    bare = {key: value for key, value in TABLE.items() if key != "published"}
-    assert published_row(bare, {"set": []}) is None
-    with pytest.raises(UserError, match="table 'made'.*source, sets, images, tolerance"):
-        published_row(bare, {"set": [], "published": {"fd_digits": 1.0}})
-
-
 def test_table_shows_sets_published_values_and_notes() -> None:
     plain, better = records(5.0, 5.2, 5.4), records(4.0, 4.2, 4.4, w_stiff=0.5)
-    rows = [{"published": {"fd_digits": 5.1}}, {"published": {"fd_digits": 9.0}}]
-    minima = [{"steps": 8, "metric": "fd_digits", "value": 4.5, "source": "a paper, best row"}]
-    view = build_view({**TABLE, "minima": minima}, rows, [plain, better], {})
+    rows = [{"published": {"fd_digits": 5.1}}, {"published": {"fd_digits": 9.0}, "group": "best8"}]
+    minima = [{"group": "best8", "metric": "fd_digits", "value": 4.5, "source": "a paper, best row"}]
+    view = build_view({**TABLE, "minima": minima, "rows": rows}, rows, [plain, better], {})
     assert [row.off for row in view.rows] == [False, True]
     assert view.rows[1].difference == (pytest.approx(-1.0), pytest.approx(0.0, abs=1e-12))
     text = markdown(view)
     assert "| FD-digits | FD-digits spread | FD-digits min | published FD-digits |" in text
     assert "| 5.200 ± 0.058 | 0.200 | 5.000 | 5.1 (-0.1) |" in text
     assert "9 (-5, OFF)" in text
-    assert "lowest FD-digits of 1 ERK-Guid rows at 8 steps: 4.200 ± 0.058" in text
+    assert "lowest FD-digits of the 1 rows of group best8: 4.200 ± 0.058" in text
     assert "means of 3 seed sets" in text and "OFF beyond 2% of the published value" in text
     header, first, _ = to_csv(view).splitlines()
     values = dict(zip(header.split(","), first.split(","), strict=True))
@@ -128,3 +121,28 @@ def test_single_run_beside_a_published_minimum_is_noted() -> None:
     view = build_view(TABLE, [{"published": {"fd_digits": 5.0}}], [records(5.1)], {})
     assert len(view.notes) == 1 and "0.85 standard deviations higher" in view.notes[0]
     assert f"Note: {view.notes[0]}." in markdown(view)
+
+
+def test_best_of_a_group_needs_all_of_it() -> None:
+    rows = [{"group": "g"}, {"group": "g"}]
+    minima = [{"group": "g", "metric": "fd_digits", "value": 4.5, "source": "a paper"}]
+    table = {**TABLE, "minima": minima, "rows": rows}
+    plain, better = records(5.0), records(4.0, w_stiff=0.5)
+    assert build_view(table, rows[:1], [plain], {}).notes == ()
+    assert len(build_view(table, rows, [plain, better], {}).notes) == 1
+    other = {**table, "published": {**TABLE["published"], "images": 50_000}}  # type: ignore[dict-item]
+    assert build_view(other, rows, [plain, better], {}).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"reference": {"name": "other", "sha256": "1"}}, "has reference name other, sha256 1"),
+        ({"detectors": ("digits-00000000",)}, "has detectors digits-00000000"),
+        ({"protocol": 0}, "has protocol 0"),
+    ],
+)
+def test_records_measured_differently_are_no_table(change: dict[str, object], told: str) -> None:
+    (plain,), (better,) = records(5.0), records(4.0, w_stiff=0.5)
+    with pytest.raises(UserError, match=f"{told}.*run all rows of a table with the same settings"):
+        build_view(TABLE, [{}, {}], [[plain], [dataclasses.replace(better, **change)]], {})  # type: ignore[arg-type]

@@ -25,10 +25,11 @@ IDENTITY = {
     "correction.name", "correction.w_stiff", "correction.w_con",
     "dtype", "network_dtype", "draw_device", "class_label",
 }  # fmt: skip
-EXTENSIONS = {"model.vae.sha256", "compile"}
+EXTENSIONS = {"model.vae.sha256", "model.vae_config.sha256", "compile"}
 EXECUTION = {
     "model.weights.path", "guidance.guide.path", "model.vae.path",
     "model.weights.architecture", "guidance.guide.architecture", "model.vae.architecture",
+    "model.vae_config.path", "model.vae_config.architecture",
     "metrics.real_features", "samples", "offline",
     "metrics.names", "metrics.reference", "metrics.num_groups", "metrics.kid_subsets",
     "metrics.kid_subset_size",
@@ -39,7 +40,8 @@ CHANGED: dict[str, Any] = {
     "network_dtype": "bfloat16", "draw_device": "cuda", "class_label": 3, "seeds": "0-7",
     "guidance.interval": [0.1, 5.0], "metrics.names": ["fd_digits"], "workers": 3,
     "schedule.num_steps": 9, "block_size": 7, "metrics.num_groups": 7, "metrics.kid_subsets": 7,
-    "metrics.kid_subset_size": 7, "compile": True, "model.vae.sha256": "d" * 64, "samples": "png",
+    "metrics.kid_subset_size": 7, "compile": True, "model.vae.sha256": "d" * 64,
+    "model.vae_config.sha256": "e" * 64, "samples": "png",
     "offline": True, "device": "cuda", "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
 }  # fmt: skip
 
@@ -47,7 +49,7 @@ CHANGED: dict[str, Any] = {
 def content(vae: bool = False) -> dict[str, Any]:
     plain = _content()
     if vae:
-        plain["model"]["vae"] = {"path": "v", "sha256": SHA}
+        plain["model"] |= {"vae": {"path": "v", "sha256": SHA}, "vae_config": {"path": "c", "sha256": SHA}}
     return plain
 
 

@@ -274,7 +274,7 @@ def test_damaged_png_is_made_anew(small_run: MakeSpec) -> None:
     image = folder / "png" / "000000" / "000009.png"
     before = image.read_bytes()
     image.write_bytes(before[: len(before) // 2])
-    with pytest.raises(UserError, match="PNG files of seeds 8-15 .* are damaged.*same command again"):
+    with pytest.raises(UserError, match="PNG files of seeds 8-15 .* damaged.*'erk-bench run' or 'generate'"):
         RunStore.open(spec).read_images(Block(1, 8))
     assert [block.index for block in stages.unfinished(spec, features=True)] == [1]
     generated(spec)

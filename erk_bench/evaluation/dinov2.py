@@ -143,7 +143,7 @@ def _load(
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
         check_images(images, name)
-        return {"features": network(normalize(resize(images).to(device))).cpu()}
+        return {"features": network(normalize(resize(images.to(device)))).cpu()}
 
     return extract
 

@@ -185,9 +185,9 @@ def _features(real: Real | None) -> Tensor:
     """The real images' features, or the error that says how to get them."""
     if real is None or real.features is None:
         raise UserError(
-            "the reference holds statistics only; make features with 'erk-bench reference ... features=true' "
-            "and set metrics.real_features=FILE, or leave these metrics out of metrics.names: precision, "
-            "recall and KID need features"
+            "the reference holds statistics only; make features with 'erk-bench reference "
+            "keep_features=true' and set metrics.real_features=FILE, or leave these metrics out of "
+            "metrics.names: precision, recall and KID need features"
         )
     return real.features
 

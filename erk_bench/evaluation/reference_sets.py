@@ -12,7 +12,7 @@ from torch import Tensor
 
 from erk_bench.digits.data import load_digits
 from erk_bench.errors import UserError
-from erk_bench.evaluation.detectors import DETECTORS, load_detector
+from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.references import Real, read_facts, read_reference
 from erk_bench.spec import MetricsSpec
@@ -23,6 +23,9 @@ def digits_reference() -> Tensor:
     """All 1,797 real digits, uint8 [1797, 1, 8, 8]."""
     return load_digits().images
 
+
+# Published statistics do not say which size of images they are of.
+RESOLUTIONS = {"edm2:dataset-refs/img64.pkl": 64, "edm2:dataset-refs/img512.pkl": 512}
 
 # Sets of real images that ship inside, by name.
 REFERENCES: dict[str, Callable[[], Tensor]] = {"digits": digits_reference}
@@ -38,8 +41,22 @@ def _shipped(name: str, detectors: tuple[str, ...], assets: Assets) -> dict[str,
 
 
 @functools.lru_cache(maxsize=4)
-def _from_file(path: Path) -> dict[str, Real]:
+def _read(path: Path) -> dict[str, Real]:
     return read_reference(path)
+
+
+def _from_file(address: str, detectors: tuple[str, ...], assets: Assets) -> dict[str, Real]:
+    """A file's references, refused where it says that other weights of a wanted detector made them."""
+    path = assets.locate(address)
+    made_by = read_facts(path).get("detectors", {})
+    for name in detectors:
+        if name in made_by and made_by[name] != detector_key(name, assets):
+            raise UserError(
+                f"'{address}' was made by detector {made_by[name]}, this run has "
+                f"{detector_key(name, assets)}: other weights; make the reference anew with 'erk-bench "
+                "reference'"
+            )
+    return _read(path)
 
 
 def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
@@ -52,18 +69,21 @@ def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
     if spec.reference in REFERENCES:
         found = dict(_shipped(spec.reference, detectors, assets))
     else:
-        found = dict(_from_file(assets.locate(spec.reference)))
+        found = dict(_from_file(spec.reference, detectors, assets))
+    of_reference = set(found)
     if spec.real_features is not None:
-        for name, real in _from_file(assets.locate(spec.real_features)).items():
-            stats = found[name].stats if name in found else real.stats
-            found[name] = Real(stats, real.features)
+        for name, real in _from_file(spec.real_features, detectors, assets).items():
+            # Never its statistics: it is another set of images.
+            found[name] = Real(found[name].stats if name in found else None, real.features)
     for name in spec.names:
         metric = METRICS[name]
         real_set = found.get(metric.detector)
-        if metric.needs != "nothing" and real_set is None:
+        has_any = metric.detector in (of_reference if metric.needs == "statistics" else found)
+        if metric.needs != "nothing" and not has_any:
+            given = spec.reference if metric.needs == "statistics" else spec.real_features or spec.reference
             raise UserError(
-                f"metric '{name}' needs real images in the features of '{metric.detector}', but "
-                f"'{spec.reference}' has them for {', '.join(found)} only; make them with 'erk-bench "
+                f"metric '{name}' needs {metric.needs} of real images by detector '{metric.detector}', but "
+                f"'{given}' has them for {', '.join(sorted(of_reference))} only; make them with 'erk-bench "
                 f"reference', or leave '{name}' out of metrics.names"
             )
         if metric.needs == "features" and real_set is not None and real_set.features is None:
@@ -89,7 +109,7 @@ def check_resolution(spec: MetricsSpec, assets: Assets, resolution: int) -> None
     for address in (spec.reference, spec.real_features):
         if address is None or address in REFERENCES:
             continue
-        found = read_facts(assets.locate(address)).get("resolution")
+        found = RESOLUTIONS.get(address) or read_facts(assets.locate(address)).get("resolution")
         if found is not None and found != resolution:
             raise UserError(
                 f"'{address}' was made from images of {found}x{found} pixels, and the model makes "

@@ -124,7 +124,9 @@ def _commit() -> dict[str, Any]:
     # An installed package may lie inside somebody else's repository: only our own tracked source counts.
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return {"commit": None, "dirty": None}
-    changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
+    # Hashes of fetched files are in each record, so the lock file does not count either.
+    kept_out = (":(top,exclude)results", ":(top,exclude)configs/assets.lock")
+    changes = git("status", "--porcelain", "--", ":/", *kept_out)
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -135,8 +136,8 @@ class Assets:
             folder = hashlib.sha256(address.encode()).hexdigest()[:8]
             return self.cache / "url" / parts.netloc.replace(":", "_") / folder / name
         source, _, path = address.partition(":")
-        if ".." in path.split("/"):
-            raise UserError(f"'{address}' leaves the cache; an address has no '..'")
+        if not all(part and part != ".." for part in path.split("/")):
+            raise UserError(f"'{address}' leaves the cache; write SOURCE:FOLDER/FILE, without '..' or '//'")
         return self.cache / source / path
 
     def is_here(self, address: str) -> bool:
@@ -173,8 +174,9 @@ class Assets:
         if expected is None or (len(expected) < 64 and found.startswith(expected)):
             self._record(address, found)
         elif found != expected:
+            lock = self._locked(address)[1]
             raise UserError(
-                f"'{path}' has sha256 {found}, but {self.lock} says {expected}; the file is damaged or was "
+                f"'{path}' has sha256 {found}, but {lock} says {expected}; the file is damaged or was "
                 f"changed by its publisher. Delete it to fetch it again; delete the line of '{address}' in "
                 "the lock file to accept the new one"
             )
@@ -182,8 +184,13 @@ class Assets:
 
     def expected_sha256(self, address: str) -> str | None:
         """The locked hash of `address` (perhaps a prefix), here or not; None where none is known."""
-        known = [LockFile(lock).read().get(address, "") for lock in (self.lock, self.cache / "assets.lock")]
-        return max(known, key=len) or None  # the first of equal length
+        return self._locked(address)[0] or None
+
+    def _locked(self, address: str) -> tuple[str, Path]:
+        """The longest known hash of `address` and the lock file that has it."""
+        locks = (self.lock, self.cache / "assets.lock")
+        found = [(LockFile(lock).read().get(address, ""), lock) for lock in locks]
+        return max(found, key=lambda item: len(item[0]))  # the first of equal length
 
     def verify(self, address: str) -> None:
         """Hash the file again, whatever is remembered of it, and compare it with the lock file."""
@@ -194,9 +201,12 @@ class Assets:
 
     def _record(self, address: str, sha256: str) -> None:
         # An installed package's configs/ may be read-only, or shared by users.
+        with suppress(OSError):
+            self.lock.parent.mkdir(parents=True, exist_ok=True)
         writable = os.access(self.lock if self.lock.exists() else self.lock.parent, os.W_OK)
-        with FileLock(self.cache / ".assets.lock.busy"):
-            LockFile(self.lock if writable else self.cache / "assets.lock").record(address, sha256)
+        lock = self.lock if writable else self.cache / "assets.lock"
+        with writing(lock), FileLock(_busy(lock)):
+            LockFile(lock).record(address, sha256)
 
     def _memo(self, path: Path) -> Path:
         return path.with_name(f".{path.name}.sha256")
@@ -211,7 +221,7 @@ class Assets:
                 return str(content["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # none yet, or torn: hash the file
-        digest = fresh_sha256(path)
+        digest = file_sha256(path)  # hashed once a process, even where it cannot be remembered
         self._remember(path, digest)
         return digest
 
@@ -230,22 +240,27 @@ class Assets:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         # Ranks of one launch meet here: the first fetches, the others find the file.
-        with FileLock(path.with_name(f".{path.name}.busy")):
+        with FileLock(_busy(path)):
             if path.is_file():
                 return
             partial = path.with_name(f"{path.name}.part")
             download(url, partial, path.name)
             found = fresh_sha256(partial)
-            expected = self.expected_sha256(address)
-            if expected is not None and not found.startswith(expected):
+            expected, lock = self._locked(address)
+            if not found.startswith(expected):
                 partial.unlink()
                 raise UserError(
-                    f"{url} gave a file of sha256 {found}, but {self.lock} says {expected}; it was not "
+                    f"{url} gave a file of sha256 {found}, but {lock} says {expected}; it was not "
                     "kept. Try again; if the publisher has replaced the file and you accept it, delete the "
                     f"line of '{address}' in the lock file"
                 )
             with writing(path):
                 partial.replace(path)
+
+
+def _busy(path: Path) -> Path:
+    """The file at which processes meet that would write `path`."""
+    return path.with_name(f".{path.name}.busy")
 
 
 def download(url: str, partial: Path, title: str) -> None:
@@ -263,13 +278,18 @@ def download(url: str, partial: Path, title: str) -> None:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the network
             with writing(partial):
                 raise
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status == 416:  # nothing is left to ask for: either complete, or another file
-            partial.unlink(missing_ok=True)
-        reason = (
-            f"HTTP status {status}" if status else f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        )
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        kept = "what has arrived is kept"
+        if response is not None and status == 416:  # nothing is left to ask for
+            whole = str(response.headers.get("Content-Range", "")).rpartition("/")[2]
+            if whole == str(partial.stat().st_size):
+                return
+            partial.unlink()
+            kept = "what had arrived was of another file, and is removed"
+        text = next(iter(str(error).splitlines()), "")
+        reason = f"HTTP status {status}" if status else f"{type(error).__name__}: {text}"
         raise UserError(
-            f"cannot fetch {url} ({reason}); what has arrived is kept: run the same command again to go on, "
-            "check the network, or set a mirror (ERK_BENCH_MIRROR_...)"
+            f"cannot fetch {url} ({reason}); {kept}: run the same command again to go on, check the network, "
+            "or set a mirror (ERK_BENCH_MIRROR_...)"
         ) from error

@@ -58,8 +58,8 @@ def read_png_block(folder: Path, index: Path, block: Block) -> tuple[Tensor, dic
     if problem:
         index.unlink(missing_ok=True)
         raise UserError(
-            f"the PNG files of {block} in '{folder}' are damaged ({problem}); run the same command again to "
-            "make them anew"
+            f"the PNG files of {block} in '{folder}' are damaged ({problem}); 'erk-bench run' or 'generate' "
+            "with the same settings makes them anew"
         )
     return images, facts
 

@@ -72,7 +72,7 @@ def test_statistics_alone_serve_the_distance_only(tmp_path: Path) -> None:
 def test_reference_of_another_detector(tmp_path: Path) -> None:
     file = written(tmp_path / "other.safetensors", features=True, detector="vgg16", dim=4096)
     with pytest.raises(
-        UserError, match="metric 'fd_digits' needs real images in the features of 'digits'.*vgg16 only"
+        UserError, match="metric 'fd_digits' needs statistics of real images by detector 'digits'.*vgg16 only"
     ):
         load_real(digits_metrics(names=("fd_digits",), reference=str(file)), ASSETS)
     assert load_real(digits_metrics(names=("is_digits",), reference=str(file)), ASSETS)
@@ -97,3 +97,35 @@ def test_missing_reference() -> None:
         load_real(digits_metrics(reference="absent.npz"), ASSETS)
     with pytest.raises(UserError, match="img512.pkl' is not in the cache, and offline=true"):
         load_real(digits_metrics(reference="edm2:dataset-refs/img512.pkl"), ASSETS)
+
+
+def test_statistics_never_come_from_the_features_of_another_set(tmp_path: Path) -> None:
+    other = written(tmp_path / "other.safetensors", features=False, detector="vgg16", dim=4096)
+    features = written(tmp_path / "features.safetensors", features=True)
+    spec = digits_metrics(names=("fd_digits",), reference=str(other), real_features=str(features))
+    with pytest.raises(UserError, match="metric 'fd_digits' needs statistics.*but .*other.safetensors"):
+        load_real(spec, ASSETS)
+    both = digits_metrics(names=("precision_digits",), reference=str(other), real_features=str(features))
+    real = load_real(both, ASSETS)["digits"]
+    assert real.stats is None and real.features is not None
+
+
+def test_reference_by_other_weights_of_the_detector(tmp_path: Path) -> None:
+    file = tmp_path / "foreign.safetensors"
+    values = torch.randn(100, 64)
+    facts = {"detectors": {"digits": "digits-deadbeef"}}
+    write_reference(file, {"digits": Real(FeatureSums.of(values).stats(), values)}, facts)
+    for setting in ("reference", "real_features"):
+        with pytest.raises(
+            UserError, match="made by detector digits-deadbeef, this run has digits-.*other weights"
+        ):
+            load_real(digits_metrics(names=("fd_digits",), **{setting: str(file)}), ASSETS)
+
+
+def test_published_statistics_are_of_a_known_resolution() -> None:
+    spec = digits_metrics(reference="edm2:dataset-refs/img64.pkl")
+    check_resolution(spec, ASSETS, 64)
+    with pytest.raises(
+        UserError, match="img64.pkl' was made from images of 64x64 pixels, and the model makes 512x512"
+    ):
+        check_resolution(spec, ASSETS, 512)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
+import pytest
 import torch
 
+from erk_bench.errors import UserError
+from erk_bench.files import file_sha256
 from erk_bench.networks.latents import DECODERS, rgb_to_uint8
+from erk_bench.spec import ModelSpec, WeightsSpec
+from erk_bench.storage.assets import Assets
+from erk_bench.worker import decoder
+from tests.assets import write_vae
 from tests.conftest import golden
 
 
@@ -29,3 +39,20 @@ def test_rgb_decode_of_other_dtypes() -> None:
     expected = torch.tensor([0, 0, 128, 191, 255, 255], dtype=torch.uint8)
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         assert torch.equal(rgb_to_uint8(x.to(dtype)), expected)
+
+
+def test_decoder_is_the_one_that_the_run_is_named_after(tmp_path: Path) -> None:
+    """Weights and config.json of the VAE change images, so both are checked as the networks' weights are."""
+    folder = write_vae(tmp_path)
+    paths = {"vae": folder / "diffusion_pytorch_model.safetensors", "vae_config": folder / "config.json"}
+    files = {name: WeightsSpec(path=str(path), sha256=file_sha256(path)) for name, path in paths.items()}
+    weights = WeightsSpec(path="none", sha256="0" * 64)
+    model = ModelSpec(name="m", weights=weights, decoder="sd_vae", **files)
+    assets, cpu = Assets.from_environment(), torch.device("cpu")
+    assert decoder(model, cpu, assets)(torch.zeros(2, 4, 8, 8)).shape == (2, 3, 16, 16)
+    for name in files:
+        other = WeightsSpec(path=files[name].path, sha256="a" * 64)
+        with pytest.raises(UserError, match=f"has sha256 .*, not {'a' * 64}; the file changed"):
+            decoder(dataclasses.replace(model, **{name: other}), cpu, assets)
+    with pytest.raises(UserError, match="decoder 'sd_vae' needs weights; set model.vae.path=FILE"):
+        decoder(dataclasses.replace(model, vae=None), cpu, assets)

@@ -100,9 +100,20 @@ def test_too_long_remains_start_anew(tmp_path: Path, server: FileServer) -> None
     partial = assets.path(ADDRESS).with_name("a.pkl.part")
     partial.parent.mkdir(parents=True)
     partial.write_bytes(CONTENT + b"more")
-    with pytest.raises(UserError, match="HTTP status 416"):
+    with pytest.raises(UserError, match="HTTP status 416.*was of another file, and is removed"):
         assets.locate(ADDRESS)
     assert assets.locate(ADDRESS).read_bytes() == CONTENT
+
+
+def test_complete_remains_are_taken(tmp_path: Path, server: FileServer) -> None:
+    """Killed between the last byte and the renaming: nothing is fetched twice."""
+    assets = cache(tmp_path, server)
+    partial = assets.path(ADDRESS).with_name("a.pkl.part")
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(CONTENT)
+    assert assets.locate(ADDRESS).read_bytes() == CONTENT
+    assert server.requests == [("/nets/a.pkl", f"bytes={len(CONTENT)}-")]
+    assert assets.expected_sha256(ADDRESS) == SHA256
 
 
 def test_wrong_hash_is_refused(tmp_path: Path, server: FileServer) -> None:
@@ -207,7 +218,8 @@ def test_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "named"),
     [
-        ("edm2:../../etc/passwd", "no '..'"),
+        ("edm2:../../etc/passwd", "leaves the cache"),
+        ("edm2:/etc/passwd", "leaves the cache"),
         ("ftp://host/file", "use https://"),
         ("absent/file.pkl", "no file at 'absent/file.pkl'"),
         ("package:digits/absent", "install the package again"),
@@ -216,6 +228,27 @@ def test_environment(tmp_path: Path) -> None:
 def test_bad_addresses(address: str, named: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=named):
         cache(tmp_path).locate(address)
+
+
+def test_lock_file_in_a_new_folder(tmp_path: Path, server: FileServer) -> None:
+    assets = Assets(tmp_path / "cache", tmp_path / "new" / "lock", False, (("edm2", server.url),))
+    assets.locate(ADDRESS)
+    assert SHA256 in (tmp_path / "new" / "lock").read_text()
+
+
+def test_lock_file_that_cannot_be_written(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed package's lock file: hashes go beside the cache, and hold from there."""
+    assets = cache(tmp_path, server)
+    assets.lock.write_text("# shipped\n")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != assets.lock and access(path, mode))
+    assets.locate(ADDRESS)
+    assert assets.lock.read_text() == "# shipped\n" and assets.expected_sha256(ADDRESS) == SHA256
+    assets.path(ADDRESS).write_bytes(b"other")
+    with pytest.raises(UserError, match=f"but {assets.cache}/assets.lock says"):
+        assets.locate(ADDRESS)
 
 
 def test_broken_lock_file(tmp_path: Path) -> None:
