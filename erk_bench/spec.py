@@ -271,7 +271,7 @@ class RunSpec:
         for unknown in self.unknown_weights:
             raise UserError(
                 f"the sha256 of '{unknown.path}' is not known yet, so this run has no identity; run "
-                "'erk-bench fetch' with the same settings first, or copy the lock file of where it was fetched"
+                "'erk-bench fetch' with the same settings, or copy the lock file of where it was fetched"
             )
         content = {"protocol": PROTOCOL, **identity_fields(self)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
