@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import blocks_of
 from erk_bench.storage.export import export as export_images
 from erk_bench.storage.store import RunStore
+
+MANY = 10_000  # images whose metrics take minutes
 
 
 def version() -> int:
@@ -45,11 +48,17 @@ def run(spec: RunSpec) -> int:
     if record is None or stages.unfinished(spec, features=True):
         record = None
         if launch.compute([[spec]], features=True, title=spec.run_id):
-            record = stages.score(spec)
+            record = _scored(spec)
     if record is not None and launch.reports():
         _show_record(record, stages.record_path(spec))
         _show_samples(spec)
     return 0
+
+
+def _scored(spec: RunSpec) -> Record:
+    if len(spec.seed_range) >= MANY:
+        print(f"scoring {len(spec.seed_range):,} images: {', '.join(spec.metrics.names)}", file=sys.stderr)
+    return stages.score(spec)
 
 
 def _show_samples(spec: RunSpec) -> None:
@@ -88,7 +97,7 @@ def evaluate(spec: RunSpec) -> int:
             "'erk-bench generate' with the same settings first"
         )
     if launch.compute([[spec]], features=True, title=f"features of {spec.run_id}"):
-        _show_record(stages.score(spec), stages.record_path(spec))
+        _show_record(_scored(spec), stages.record_path(spec))
     return 0
 
 

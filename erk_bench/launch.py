@@ -124,16 +124,20 @@ def _local_worker(
 
 def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:
     """Wait until the other ranks' files are there, or nothing new has come for STALL_S."""
-    left, since = -1, time.monotonic()
-    while True:
-        missing = [block for spec in specs for block in stages.unfinished(spec, features=features)]
-        if not missing:
-            return
-        if len(missing) != left:
-            left, since = len(missing), time.monotonic()
-        if time.monotonic() - since > STALL_S:
+    missing = [stages.unfinished(spec, features=features) for spec in specs]
+    left, since, pause = sum(map(len, missing)), time.monotonic(), 0.2
+    while left:
+        time.sleep(pause)
+        pause = min(1.5 * pause, 5.0)  # thousands of files on a network file system: not too often
+        missing = [
+            stages.unfinished(spec, features=features, among=blocks)
+            for spec, blocks in zip(specs, missing, strict=True)
+        ]
+        if sum(map(len, missing)) < left:
+            left, since = sum(map(len, missing)), time.monotonic()
+        elif time.monotonic() - since > STALL_S:
+            first = next(blocks[0] for blocks in missing if blocks)
             raise UserError(
-                f"rank 0 is done, but {left} blocks of other ranks are missing (first: {missing[0]}) and "
-                f"none came in {STALL_S:.0f} s; see those ranks' output, then run the same command again"
+                f"rank 0 is done, but {left} blocks of other ranks are missing (first: {first}) and none "
+                f"came in {STALL_S:.0f} s; see those ranks' output, then run the same command again"
             )
-        time.sleep(0.5)

@@ -105,9 +105,12 @@ def detector_keys(spec: RunSpec) -> dict[str, str]:
     return {name: detector_key(name, assets_of(spec)) for name in detectors_of(spec.metrics.names)}
 
 
-def unfinished(spec: RunSpec, *, features: bool) -> list[Block]:
-    """The blocks of the spec's seeds that still lack features (or, for features=False, images)."""
-    blocks = blocks_of(spec.seed_range, spec.block_size)
+def unfinished(spec: RunSpec, *, features: bool, among: Sequence[Block] | None = None) -> list[Block]:
+    """The blocks of the spec's seeds that still lack features (or, for features=False, images).
+
+    among: blocks to look at, where the others are known to be finished.
+    """
+    blocks = blocks_of(spec.seed_range, spec.block_size) if among is None else among
     store = RunStore.open(spec)
     keys = list(detector_keys(spec).values()) if features else []
     images = _wants_images(spec) or not features

@@ -18,6 +18,7 @@ from erk_bench.console import wide_console
 from erk_bench.errors import UserError
 from erk_bench.files import write_atomic
 from erk_bench.reporting import figures, views
+from erk_bench.reporting.progress import progress_bar
 from erk_bench.reporting.records import Record, write_record
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
@@ -171,9 +172,14 @@ def _compute_set(content: Mapping[str, Any], specs: Sequence[RunSpec]) -> list[R
         # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile. Beside GPUs
         # each record has all CPU cores to itself, and needs gigabytes.
         on_cpu = pick_device(specs[0], Worker()).type == "cpu"
-        with ThreadPoolExecutor(launch.default_workers(specs[0]) if on_cpu else 1) as pool:
-            for spec, record in zip(todo, pool.map(stages.score, todo), strict=True):
+        images = [len(spec.seed_range) for spec in todo]
+        with (
+            ThreadPoolExecutor(launch.default_workers(specs[0]) if on_cpu else 1) as pool,
+            progress_bar(f"scoring {len(todo)} rows", sum(images), sum(images), shown=True) as bar,
+        ):
+            for spec, record, count in zip(todo, pool.map(stages.score, todo), images, strict=True):
                 done[spec.run_id] = record
+                bar(count, count)
         print(f"computed {len(todo)} of {len(specs)} rows in {time.monotonic() - start:.0f} s")
     for spec in specs:
         stages.finish_samples(spec)
