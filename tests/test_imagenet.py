@@ -54,7 +54,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "edm2/dataset-refs").mkdir()
     content = {"fid": random_stats(2048, 1), "fd_dinov2": random_stats(64, 2)}
     (folder / "edm2/dataset-refs/img512.pkl").write_bytes(pickle.dumps(content, protocol=4))
-    vae = folder / "huggingface/stabilityai/sd-vae-ft-mse/resolve/main"
+    vae = folder / "huggingface/stabilityai/sd-vae-ft-mse/resolve/31f26fdeee1355a5c34592e401dd41e45d25a493"
     inception = folder / "torch_fidelity/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
     vgg16 = folder / "pytorch/vgg16-397923af.pth"
     dinov2 = folder / "dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
