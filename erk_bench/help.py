@@ -91,8 +91,9 @@ def command_help(name: str, command: Command, groups: Mapping[str, list[str]]) -
         text = (config_folder() / "train_digits.yaml").read_text()
         parts.append("settings and their defaults (configs/train_digits.yaml):\n" + _indent(text))
     elif "KEY=VALUE" in command.usage:
+        width = max(len(f"{group}={choice}") for group, names in groups.items() for choice in names)
         choices = "\n".join(
-            f"  {f'{group}={choice}':24} {_first_comment(group, choice)}"
+            f"  {f'{group}={choice}':{width}} {_first_comment(group, choice)}"
             for group, names in groups.items()
             for choice in names
         )

@@ -32,11 +32,14 @@ def steps_figure(view: TableView) -> Figure:
         for color, family in zip(itertools.cycle(COLORS), families, strict=False):
             points = [row for row in rows if row.method.split(" ")[0] == family]
             estimates = [next(iter(row.metrics.values()))[1] for row in points]
+            several = len({row.steps for row in points}) < len(
+                points
+            )  # of one step count: no line through them
             axis.errorbar(
                 [row.steps for row in points],
                 [value for value, _ in estimates],
                 yerr=[error for _, error in estimates],
-                marker="o", capsize=3, label=family, color=color,
+                marker="o", capsize=3, linestyle="none" if several else "-", label=family, color=color,
             )  # fmt: skip
         axis.set(title=panel, xlabel="steps", xscale="log", yscale="log")
         ticks = sorted({row.steps for row in rows})
