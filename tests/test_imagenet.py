@@ -21,7 +21,8 @@ from tests.assets import write_dinov2, write_inception, write_vae, write_vgg16
 from tests.conftest import golden_path
 from tests.http_server import FileServer, serving
 
-pytestmark = pytest.mark.slow
+# One worker runs all of them: the assets are made and fetched once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("imagenet")]
 
 NETS = "edm2/posthoc-reconstructions"
 # Golden networks in the place of published ones: a and e are conditional, b is unconditional.

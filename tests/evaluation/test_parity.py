@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,12 @@ import torch
 import torch_fidelity
 from PIL import Image
 
+from erk_bench.evaluation.detectors import Extract
 from erk_bench.evaluation.inception import load_inception, load_vgg16
-from erk_bench.evaluation.metrics import Extracted, measure
+from erk_bench.evaluation.metrics import METRICS, Extracted, Measured, measure
 from erk_bench.evaluation.references import Real
 from erk_bench.spec import MetricsSpec
 from tests.assets import write_inception, write_vgg16
-
-NUM_FAKE, NUM_REAL = 26, 14
 
 
 def write_images(folder: Path, count: int, seed: int) -> torch.Tensor:
@@ -32,45 +32,46 @@ def write_images(folder: Path, count: int, seed: int) -> torch.Tensor:
     return torch.stack(images)
 
 
-@pytest.mark.slow
-def test_from_images_to_numbers(tmp_path: Path) -> None:
-    fake = write_images(tmp_path / "fake", NUM_FAKE, 1)
-    real = write_images(tmp_path / "real", NUM_REAL, 2)
-    inception = write_inception(tmp_path / "inception.pth")
-    vgg16 = write_vgg16(tmp_path / "vgg16.pth")
-    common = {
-        "input1": str(tmp_path / "fake"), "input2": str(tmp_path / "real"), "cuda": False, "cache": False,
-        "verbose": False, "save_cpu_ram": True, "batch_size": 64, "kid_subset_size": 10, "kid_subsets": 20,
-    }  # fmt: skip
+def both(
+    tmp_path: Path, counts: tuple[int, int], names: tuple[str, ...], extract: Extract, **options: Any
+) -> tuple[dict[str, Measured], dict[str, float]]:
+    """Metrics of so many generated and real images, by us and by torch-fidelity."""
+    fake = write_images(tmp_path / "fake", counts[0], 1)
+    real = write_images(tmp_path / "real", counts[1], 2)
     theirs = torch_fidelity.calculate_metrics(
-        **common, isc=True, fid=True, kid=True, feature_extractor="inception-v3-compat",
-        feature_extractor_weights_path=str(inception),
+        input1=str(tmp_path / "fake"), input2=str(tmp_path / "real"), cuda=False, cache=False, verbose=False,
+        save_cpu_ram=True, batch_size=64, kid_subset_size=10, kid_subsets=20, **options,
     )  # fmt: skip
-    theirs |= torch_fidelity.calculate_metrics(
-        **common, prc=True, feature_extractor="vgg16", feature_extractor_weights_path=str(vgg16)
-    )
-
     spec = MetricsSpec(
-        names=("fid", "kid", "is", "precision", "recall"), reference="", num_groups=13, kid_subsets=20,
-        kid_subset_size=10,
+        names=names, reference="", num_groups=counts[0] // 2, kid_subsets=20, kid_subset_size=10
+    )
+    found = extract(fake)
+    detector = METRICS[names[0]].detector
+    images = {detector: Extracted(found["features"], found.get("logits"))}
+    return measure(spec, images, {detector: Real(None, extract(real)["features"])}), theirs
+
+
+@pytest.mark.slow
+def test_inception_from_images_to_numbers(tmp_path: Path) -> None:
+    weights = write_inception(tmp_path / "inception.pth")
+    ours, theirs = both(
+        tmp_path, (26, 14), ("fid", "kid", "is"), load_inception(weights, "cpu"), isc=True, fid=True,
+        kid=True, feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights),
     )  # fmt: skip
-    images, reals = {}, {}
-    for name, extract in (
-        ("inception", load_inception(inception, "cpu")),
-        ("vgg16", load_vgg16(vgg16, "cpu")),
-    ):
-        found = extract(fake)
-        images[name] = Extracted(found["features"], found.get("logits"))
-        reals[name] = Real(None, extract(real)["features"])
-    ours = measure(spec, images, reals)
     # Fewer images than dimensions: eigenvalues that should be zero are rounding errors, whose square roots
     # torch-fidelity adds up. With more images the two agree to 1e-9 (test_frechet.py).
     assert ours["fid"].value == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
-    for metric, name in (
-        ("kid", "kernel_inception_distance_mean"),
-        ("is", "inception_score_mean"),
-        ("precision", "precision"),
-        ("recall", "recall"),
-    ):
-        assert ours[metric].value == pytest.approx(theirs[name], rel=1e-6), metric
-    assert 0 < ours["precision"].value < 1 and 0 < ours["recall"].value < 1  # neither all nor none
+    assert ours["kid"].value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert ours["is"].value == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_vgg16_from_images_to_numbers(tmp_path: Path) -> None:
+    weights = write_vgg16(tmp_path / "vgg16.pth")
+    ours, theirs = both(
+        tmp_path, (18, 9), ("precision", "recall"), load_vgg16(weights, "cpu"), prc=True,
+        feature_extractor="vgg16", feature_extractor_weights_path=str(weights),
+    )  # fmt: skip
+    for name in ("precision", "recall"):
+        assert ours[name].value == pytest.approx(theirs[name], rel=1e-6)
+        assert 0 < ours[name].value < 1  # neither all nor none
