@@ -54,20 +54,22 @@ def test_each_cell_is_its_own_run_bit_for_bit(dtype: torch.dtype, limit: int) ->
 @pytest.mark.parametrize("guidance", [1.0, 1.4])
 def test_on_a_network_with_labels_and_guidance(guidance: float) -> None:
     """To the rounding of the network, which depends on the batch; gates must not flip for that."""
-    noise, labels = erk_bench.draw(range(4), golden_net("c"))
-    sigma = levels(6, torch.float64)
+    noise, labels = erk_bench.draw(range(2), golden_net("c"))
+    sigma = levels(5, torch.float64)
     x = noise.double() * sigma[0]
     main, guide = CountedDenoiser(golden_net("c")), CountedDenoiser(golden_net("d"))
     with torch.inference_mode():
         denoiser = guided(main, guide, guidance)
-        found = integrate_grid(denoiser, x, sigma, labels, HEUN, CELLS)
-        for index, cell in enumerate(CELLS):
+        found = integrate_grid(denoiser, x, sigma, labels, HEUN, CELLS[2:8])
+        for index, cell in enumerate(CELLS[2:8]):
             alone = integrate(denoiser, x, sigma, labels, HEUN, erk_guid(*cell))
             assert (found.x[index] - alone).abs().max() <= 1e-5 * alone.abs().max(), cell
     assert found.evaluations < found.separate
 
 
-@pytest.mark.parametrize(("num_steps", "share"), [(6, 0.27), (8, 0.32), (16, 0.48)])
+@pytest.mark.parametrize(
+    ("num_steps", "share"), [(6, 0.27), (8, 0.32), pytest.param(16, 0.48, marks=pytest.mark.slow)]
+)
 def test_share_of_separate_evaluations_on_digits(num_steps: int, share: float) -> None:
     """48 cells on the shipped network; counted 0.261, 0.306 and 0.471 when this was written."""
     noise, labels = erk_bench.draw(range(8), erk_bench.load_denoiser("digits"))
