@@ -30,7 +30,7 @@ test: $(READY) ## run the fast tests
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-slow: $(READY) ## run the slow tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
 check: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -21,8 +21,7 @@ from tests.assets import write_dinov2, write_inception, write_vae, write_vgg16
 from tests.conftest import golden_path
 from tests.http_server import FileServer, serving
 
-# One worker runs all of them: the assets are made and fetched once.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("imagenet")]
+pytestmark = pytest.mark.slow
 
 NETS = "edm2/posthoc-reconstructions"
 # Golden networks in the place of published ones: a and e are conditional, b is unconditional.
