@@ -33,6 +33,8 @@ def main() -> None:
     for name, (network, itemsize) in networks.items():
         count = sum(value.numel() for value in network.parameters())
         print(f"{name:24} {count / 1e6:8.1f} M parameters  {count * itemsize / 1e6:8.0f} MB")
+    statistics = 8 * sum(dim * dim + dim for dim in (2048, 1024))  # of FID and FD-DINOv2, float64
+    print(f"{'reference statistics':24} {statistics / 8e6:8.1f} M numbers     {statistics / 1e6:8.0f} MB")
 
 
 if __name__ == "__main__":
