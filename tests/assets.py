@@ -49,7 +49,7 @@ def write_vae(folder: Path, old_names: bool = True, seed: int = 0, levels: int =
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    network: Any = AutoencoderKL.from_config(config)  # type: ignore[no-untyped-call]
+    network: Any = AutoencoderKL.from_config(config)  # type: ignore[no-untyped-call]  # diffusers is untyped
     for name, value in network.state_dict().items():
         if old_names:
             for new, old in OLD_NAMES.items():

@@ -130,7 +130,7 @@ def test_best_of_a_group_needs_all_of_it() -> None:
     plain, better = records(5.0), records(4.0, w_stiff=0.5)
     assert build_view(table, rows[:1], [plain], {}).notes == ()
     assert len(build_view(table, rows, [plain, better], {}).notes) == 1
-    other = {**table, "published": {**TABLE["published"], "images": 50_000}}  # type: ignore[dict-item]
+    other = {**table, "published": {**TABLE["published"], "images": 50_000}}  # type: ignore[dict-item]  # a dict in a dict
     assert build_view(other, rows, [plain, better], {}).notes == ()
 
 
@@ -145,4 +145,4 @@ def test_best_of_a_group_needs_all_of_it() -> None:
 def test_records_measured_differently_are_no_table(change: dict[str, object], told: str) -> None:
     (plain,), (better,) = records(5.0), records(4.0, w_stiff=0.5)
     with pytest.raises(UserError, match=f"{told}.*run all rows of a table with the same settings"):
-        build_view(TABLE, [{}, {}], [[plain], [dataclasses.replace(better, **change)]], {})  # type: ignore[arg-type]
+        build_view(TABLE, [{}, {}], [[plain], [dataclasses.replace(better, **change)]], {})  # type: ignore[arg-type]  # fields by name

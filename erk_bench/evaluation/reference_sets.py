@@ -13,6 +13,7 @@ from torch import Tensor
 from erk_bench.digits.data import load_digits
 from erk_bench.errors import UserError
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
+from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.references import Real, read_facts, read_reference
 from erk_bench.spec import MetricsSpec
@@ -34,10 +35,11 @@ REFERENCES: dict[str, Callable[[], Tensor]] = {"digits": digits_reference}
 @functools.lru_cache(maxsize=4)
 def _shipped(name: str, detectors: tuple[str, ...], assets: Assets) -> dict[str, Real]:
     images = REFERENCES[name]()
-    return {
-        detector: Real(None, load_detector(detector, assets, torch.device("cpu"))(images)["features"])
-        for detector in detectors
-    }
+    found = {}
+    for detector in detectors:
+        features = load_detector(detector, assets, torch.device("cpu"))(images)["features"]
+        found[detector] = Real(FeatureSums.of(features).stats(), features)
+    return found
 
 
 @functools.lru_cache(maxsize=4)

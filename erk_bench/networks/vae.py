@@ -87,7 +87,7 @@ def _build(config: Path, weights: Path, dtype: torch.dtype) -> Any:
     options = _read_config(config)
     found = _read_weights(weights)
     try:
-        network: Any = AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]
+        network: Any = AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]  # diffusers is untyped
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise UserError(f"cannot build {CLASS_NAME} from '{config}': {error}; {NEXT_STEP}") from error
     found = fitting_tensors(weights, found, network.state_dict(), f"the {CLASS_NAME} of '{config}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erk_bench.errors import UserError
+from erk_bench.evaluation.detectors import Extract
 from erk_bench.evaluation.dinov2 import (
     build_dinov2,
     interpolate_positions,
@@ -127,7 +129,7 @@ def test_channels_are_normalised_apart() -> None:
 
 
 @pytest.mark.parametrize("load", [load_dinov2_torch, load_dinov2_pil])
-def test_rows_do_not_depend_on_the_batch(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_rows_do_not_depend_on_the_batch(load: Callable[..., Extract], tmp_path: Path) -> None:
     extract = load(write_dinov2(tmp_path / "dinov2.pth"), "cpu")
     together = extract(images())["features"]
     assert together.shape == (3, 64)
@@ -139,7 +141,7 @@ def test_rows_do_not_depend_on_the_batch(load, tmp_path: Path) -> None:  # type:
 
 def test_size_is_read_off_the_file(tmp_path: Path) -> None:
     network = build_dinov2(write_dinov2(tmp_path / "other.pth", width=128, depth=3))
-    assert len(network.blocks) == 3 and network.blocks[0].attn.num_heads == 2  # type: ignore[arg-type,index]
+    assert len(network.blocks) == 3 and network.blocks[0].attn.num_heads == 2  # type: ignore[arg-type,index]  # timm is untyped
     assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 128)
 
 

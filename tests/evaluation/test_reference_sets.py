@@ -105,6 +105,10 @@ def test_statistics_never_come_from_the_features_of_another_set(tmp_path: Path) 
     spec = digits_metrics(names=("fd_digits",), reference=str(other), real_features=str(features))
     with pytest.raises(UserError, match="metric 'fd_digits' needs statistics.*but .*other.safetensors"):
         load_real(spec, ASSETS)
+    shipped = load_real(digits_metrics(), ASSETS)["digits"].stats
+    mixed = load_real(digits_metrics(real_features=str(features)), ASSETS)["digits"]
+    assert shipped is not None and mixed.stats is shipped and mixed.features is not None
+    assert len(mixed.features) == 300  # of the file, while the statistics are of the 1,797 digits
     both = digits_metrics(names=("precision_digits",), reference=str(other), real_features=str(features))
     real = load_real(both, ASSETS)["digits"]
     assert real.stats is None and real.features is not None
