@@ -2,7 +2,8 @@
 
 from erk_bench.evaluation.frechet import frechet_distance
 from erk_bench.presets import load_denoiser
+from erk_bench.sampling.grid import sample_grid
 from erk_bench.sampling.sample import draw, sample
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "draw", "frechet_distance", "load_denoiser", "sample"]
+__all__ = ["__version__", "draw", "frechet_distance", "load_denoiser", "sample", "sample_grid"]

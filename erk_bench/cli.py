@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from erk_bench import commands, preparing, table_command
+from erk_bench import commands, preparing, stopping, table_command
 from erk_bench.composing import compose_config, groups, run_spec, table_file, table_specs
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
@@ -170,6 +170,12 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("erk-bench: interrupted; finished blocks are kept, run again to go on", file=sys.stderr)
         return 130
+    except stopping.Stopped:
+        print(
+            "erk-bench: stopped as SIGUSR2 asked; finished blocks are kept, run the same command to go on",
+            file=sys.stderr,
+        )
+        return stopping.STATUS
     except BrokenPipeError:  # the reader of our output, such as 'head', has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -201,6 +207,7 @@ def _dispatch(words: list[str]) -> int:
 
 def entry() -> None:
     """Console script."""
+    stopping.listen()
     sys.exit(main())
 
 

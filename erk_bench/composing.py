@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from erk_bench.config_files import config_folder
@@ -69,12 +72,27 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
-        config = compose(name, list(overrides))
+    """Hydra's composition, of which the part that only depends on the chosen groups is kept."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    picks = tuple(
+        override for override, one in zip(overrides, parsed, strict=True) if one.key_or_group in groups()
+    )
+    config = copy.deepcopy(_chosen(name, str(config_folder().resolve()), picks if name == "run" else ()))
+    for one in parsed:
+        if one.is_sweep_override():
+            raise HydraException(f"'{one.input_line}' has several values; only 'erk-bench grid' takes them")
+        if name != "run" or one.key_or_group not in groups():
+            OmegaConf.update(config, one.key_or_group, one.value(), merge=True)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _chosen(name: str, folder: str, picks: tuple[str, ...]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder, version_base="1.3"):
+        return compose(name, list(picks))
 
 
 def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:

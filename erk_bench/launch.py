@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from erk_bench import stages
+from erk_bench import stages, stopping
 from erk_bench.errors import UserError
 from erk_bench.planning import count_evaluations
 from erk_bench.processes import end_with_parent
@@ -22,11 +24,19 @@ from erk_bench.storage.blocks import Worker
 STALL_S = 1800.0  # rank 0 gives up when the other ranks finish nothing for so long
 
 
-def compute(groups: Sequence[Sequence[RunSpec]], *, features: bool, title: str) -> bool:
+def compute(
+    groups: Sequence[Sequence[RunSpec]],
+    *,
+    features: bool,
+    title: str,
+    shared: bool = False,
+    watch: stages.Progress = lambda spec, count: None,
+) -> bool:
     """Finish all images (and features) of groups of specs; True where the results may be scored.
 
     Under a launcher (RANK and WORLD_SIZE set) this process does its own share; rank 0 then waits for the
-    others' files and alone returns True. Without one, local workers share the work.
+    others' files and alone returns True. Without one, local workers share the work. shared: specs of a
+    group share their trajectories. watch: also called after every finished block.
     """
     specs = [spec for group in groups for spec in group]
     left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
@@ -42,12 +52,13 @@ def compute(groups: Sequence[Sequence[RunSpec]], *, features: bool, title: str) 
 
         def advance(spec: RunSpec, count: int) -> None:
             bar(count, count * cost[spec.run_id])
+            watch(spec, count)
 
         num_workers = min(default_workers(specs[0]), sum(map(len, left.values())))
         if worker is not None or num_workers == 1:
-            stages.generate(groups, worker or Worker(), advance, features=features)
+            stages.generate(groups, worker or Worker(), advance, features=features, shared=shared)
         else:
-            _run_local(groups, num_workers, features, advance)
+            _run_local(_Work(groups, features, shared), num_workers, advance)
     if worker is not None and reports():
         _wait_for_others(specs, features)
     return reports()
@@ -68,20 +79,35 @@ def default_workers(spec: RunSpec) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run_local(
-    groups: Sequence[Sequence[RunSpec]], num_workers: int, features: bool, advance: stages.Progress
-) -> None:
+class _Work(NamedTuple):
+    groups: Sequence[Sequence[RunSpec]]
+    features: bool
+    shared: bool
+
+
+def _run_local(work: _Work, num_workers: int, advance: stages.Progress) -> None:
     """Spawn workers, pass on their progress, and report the first failure once all have ended."""
     context = multiprocessing.get_context("spawn")
     links: dict[Connection, tuple[Any, Worker]] = {}
     for rank in range(num_workers):
         mine, theirs = context.Pipe(duplex=False)
         worker = Worker(rank, num_workers, rank)
-        process = context.Process(target=_local_worker, args=(groups, worker, features, theirs), daemon=True)
+        process = context.Process(target=_local_worker, args=(work, worker, theirs), daemon=True)
         process.start()
         theirs.close()
         links[mine] = (process, worker)
+    with stopping.passed_on_to([process.pid for process, _ in links.values()]):
+        failures, stopped = _follow(links, advance)
+    if failures:
+        raise UserError(failures[0])
+    if stopped:
+        raise stopping.Stopped
+
+
+def _follow(links: dict[Connection, tuple[Any, Worker]], advance: stages.Progress) -> tuple[list[str], bool]:
+    """Pass on progress until all workers have ended; what failed, and whether any stopped as asked."""
     failures: list[str] = []
+    stopped = False
     while links:
         for ready in wait(list(links)):
             link = cast("Connection", ready)
@@ -90,7 +116,9 @@ def _run_local(
                 message = link.recv()
             except EOFError:
                 process.join()
-                if process.exitcode != 0 and not failures:
+                if process.exitcode in (stopping.STATUS, -signal.SIGUSR2):
+                    stopped = True
+                elif process.exitcode != 0 and not failures:
                     failures.append(_ending(worker, process.exitcode))
                 del links[link]
                 continue
@@ -98,8 +126,7 @@ def _run_local(
                 failures.insert(0, message)
             else:
                 advance(*message)
-    if failures:
-        raise UserError(failures[0])
+    return failures, stopped
 
 
 def _ending(worker: Worker, exitcode: int) -> str:
@@ -110,12 +137,17 @@ def _ending(worker: Worker, exitcode: int) -> str:
     )
 
 
-def _local_worker(
-    groups: Sequence[Sequence[RunSpec]], worker: Worker, features: bool, link: Connection
-) -> None:
+def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
     end_with_parent()
+    stopping.listen()
+
+    def advance(spec: RunSpec, count: int) -> None:
+        link.send((spec, count))
+
     try:
-        stages.generate(groups, worker, lambda spec, count: link.send((spec, count)), features=features)
+        stages.generate(work.groups, worker, advance, features=work.features, shared=work.shared)
+    except stopping.Stopped:
+        sys.exit(stopping.STATUS)
     except UserError as error:
         link.send(str(error))
     except KeyboardInterrupt:
@@ -127,6 +159,7 @@ def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:
     missing = [stages.unfinished(spec, features=features) for spec in specs]
     left, since, pause = sum(map(len, missing)), time.monotonic(), 0.2
     while left:
+        stopping.check()
         time.sleep(pause)
         pause = min(1.5 * pause, 5.0)  # thousands of files on a network file system: not too often
         missing = [

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from erk_bench.block_sampling import sampler_options
 from erk_bench.evaluation.detectors import DETECTORS, PUBLISHED_DIM
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.edm2 import Precond
@@ -18,7 +19,7 @@ from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.sample import sample_counted
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
-from erk_bench.worker import assets_of, memory_guard, network_init, pick_device, sampler_options
+from erk_bench.worker import assets_of, memory_guard, network_init, pick_device
 
 CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
 CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing them here would say nothing

@@ -6,6 +6,7 @@ where, how fast or what to measure); the helper that declares a field makes it c
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -233,6 +234,11 @@ class RunSpec:
         if seeds[-1] >= 2**32 or len(seeds) > MAX_SEEDS:
             raise UserError(f"seeds is '{self.seeds}'; they must be below 2^32, at most {MAX_SEEDS:,} a run")
         return seeds
+
+    @property
+    def baseline(self) -> RunSpec:
+        """The same run without its correction."""
+        return dataclasses.replace(self, correction=CorrectionSpec(name="none"))
 
     @property
     def weights(self) -> tuple[WeightsSpec, ...]:

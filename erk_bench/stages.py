@@ -8,24 +8,27 @@ from __future__ import annotations
 import datetime
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
+from erk_bench import stopping
+from erk_bench.block_sampling import is_tree
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
+from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
 from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
 from erk_bench.fields import to_dict
+from erk_bench.finishing import Job, detector_keys, finished, is_kept, npz_path, wants_images
 from erk_bench.networks.latents import DECODERS
 from erk_bench.networks.sizes import architecture
 from erk_bench.reporting.records import (
     MetricRecord,
     Record,
-    device_name,
     environment,
     read_record,
     write_record,
@@ -36,16 +39,9 @@ from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.export import export_npz
-from erk_bench.storage.store import ImageBlock, RunStore, Timing
+from erk_bench.storage.store import RunStore, Timing
 from erk_bench.storage.writer import BlockWriter
-from erk_bench.worker import (
-    assets_of,
-    check_draws,
-    memory_guard,
-    network_init,
-    pick_device,
-    sample_block,
-)
+from erk_bench.worker import assets_of, check_draws, network_init, pick_device
 
 # Called after every finished block with its run and the number of its images.
 Progress = Callable[[RunSpec, int], None]
@@ -100,11 +96,6 @@ def check_reference(spec: RunSpec) -> None:
     check_resolution(spec.metrics, assets, resolution)
 
 
-def detector_keys(spec: RunSpec) -> dict[str, str]:
-    """Name and key of the detectors that the spec's metrics need."""
-    return {name: detector_key(name, assets_of(spec)) for name in detectors_of(spec.metrics.names)}
-
-
 def unfinished(spec: RunSpec, *, features: bool, among: Sequence[Block] | None = None) -> list[Block]:
     """The blocks of the spec's seeds that still lack features (or, for features=False, images).
 
@@ -113,34 +104,31 @@ def unfinished(spec: RunSpec, *, features: bool, among: Sequence[Block] | None =
     blocks = blocks_of(spec.seed_range, spec.block_size) if among is None else among
     store = RunStore.open(spec)
     keys = list(detector_keys(spec).values()) if features else []
-    images = _wants_images(spec) or not features
+    images = wants_images(spec) or not features
     return [
         block
         for block in blocks
         if not all(store.has_features(key, block) for key in keys)
-        or (images and not _is_kept(spec, store, block))
+        or (images and not is_kept(spec, store, block))
     ]
 
 
-def _wants_images(spec: RunSpec) -> bool:
-    """Whether images are asked for; block files are only means to features, and may have been deleted."""
-    return spec.samples == "png" or (spec.samples == "npz" and not npz_path(spec).is_file())
-
-
-def _is_kept(spec: RunSpec, store: RunStore, block: Block) -> bool:
-    """Whether the block's images are there in a form that `samples` accepts."""
-    return store.has_images(block, png=True if spec.samples == "png" else None)
-
-
 def generate(
-    groups: Sequence[Sequence[RunSpec]], worker: Worker, progress: Progress, *, features: bool
+    groups: Sequence[Sequence[RunSpec]],
+    worker: Worker,
+    progress: Progress,
+    *,
+    features: bool,
+    shared: bool = False,
 ) -> None:
     """This worker's share of the images of every spec and, if asked, of their features.
 
-    Group after group; within one, specs take turns block by block, so that their timings compare. Finished
-    blocks are skipped; where features are asked for and all there, images may have been deleted. Files are
-    written beside the sampler, and all of them are there when this returns.
-    Raises UserError for anything a user can put right; finished blocks stay.
+    Group after group; within one, specs take turns block by block, so that their timings compare. shared:
+    specs of a group compute what their trajectories have in common once. Finished blocks are skipped; where
+    features are asked for and all there, images may have been deleted. Files are written beside the sampler,
+    and all of them are there when this returns.
+    Raises UserError for anything a user can put right, Stopped between two blocks where a signal asked for
+    it; finished blocks stay.
     """
     device = pick_device(groups[0][0], worker)
     with ExitStack() as stack:
@@ -156,64 +144,18 @@ def generate(
         begun = set()  # blocks of this call, whose files may not be there yet
         for group in groups:
             shares = [worker.owned(blocks_of(spec.seed_range, spec.block_size)) for spec in group]
-            keys = [detector_keys(spec) if features else {} for spec in group]
+            keys = {spec.run_id: detector_keys(spec) if features else {} for spec in group}
+            tree = shared and is_tree(group)
             for turn in itertools.zip_longest(*shares):
-                for spec, block, wanted in zip(group, turn, keys, strict=True):
-                    if block is None or (spec.run_id, block) in begun:
-                        continue
-                    begun.add((spec.run_id, block))
-                    job = _Job(spec, stores[spec.run_id], block, worker)
-                    write = _finish(job, wanted, device)
-                    if write is not None:
-                        writer.submit(write, functools.partial(progress, spec, block.size))
-
-
-class _Job(NamedTuple):
-    spec: RunSpec
-    store: RunStore
-    block: Block
-    worker: Worker
-
-
-def _finish(job: _Job, keys: dict[str, str], device: torch.device) -> Callable[[], None] | None:
-    """Compute what a block lacks; returns the function that writes it, or None where it lacks nothing.
-
-    keys: of the detectors whose features are asked for. One read of an image serves all of them.
-    """
-    spec, store, block, worker = job
-    lacking = {name: key for name, key in keys.items() if not store.has_features(key, block)}
-    keep = spec.samples != "none" and not _is_kept(spec, store, block)
-    if not lacking and not (keep and (_wants_images(spec) or not keys)):
-        return None
-    timing: Timing | None = None
-    host: Callable[[], ImageBlock]
-    if store.has_images(block):
-        kept = store.read_images(block)
-        images, host = kept.images, lambda: kept
-    else:
-        sampled = sample_block(spec, block.seeds, device)
-        images, host = sampled.on_device, sampled.host
-        timing = Timing(sampled.seconds, device_name(device))
-    features = {}
-    for name, key in lacking.items():
-        with memory_guard(spec):
-            features[key] = load_detector(name, assets_of(spec), device)(images)
-        if not all(value.isfinite().all() for value in features[key].values()):
-            raise UserError(
-                f"features of {spec.run_id}, {block}, by '{name}' are not finite; check its weights"
-            )
-
-    def write() -> None:
-        image_block = host()
-        if keep:
-            store.write_images(block, image_block, png=spec.samples == "png")
-        if timing is not None:
-            store.note_timing(worker, block, timing)
-        counts = {"nfe": image_block.nfe, "nfe_guide": image_block.nfe_guide}
-        for key, tensors in features.items():
-            store.write_features(key, block, tensors, counts)
-
-    return write
+                jobs = []
+                for spec, block in zip(group, turn, strict=True):
+                    if block is not None and (spec.run_id, block) not in begun:
+                        begun.add((spec.run_id, block))
+                        jobs.append(Job(spec, stores[spec.run_id], block, worker, keys[spec.run_id]))
+                for some in [jobs] if tree and len(set(turn)) == 1 else [[job] for job in jobs]:
+                    for done, write in finished(some, device):
+                        writer.submit(write, functools.partial(progress, done.spec, done.block.size))
+                    stopping.check()
 
 
 def score(spec: RunSpec) -> Record:
@@ -258,17 +200,28 @@ def score(spec: RunSpec) -> Record:
             name: MetricRecord(item.value, item.standard_error, item.replicates)
             for name, item in measured.items()
         },
-        seconds_per_block={str(index): round(timing.seconds, 6) for index, timing in timed.items()},
+        seconds_per_block={
+            str(index): round(timing.seconds, 6) for index, timing in timed.items() if timing.cells == 1
+        },
         reference=reference_facts(spec.metrics, assets_of(spec)),
         detectors=tuple(keys.values()),
         environment={
             **environment(pick_device(spec, Worker())),
             "sampled_on": sorted({timing.device for timing in timed.values()}),
+            **_sharing(timed.values(), len(blocks)),
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     write_record(record_path(spec), record)
     return record
+
+
+def _sharing(timings: Collection[Timing], num_blocks: int) -> dict[str, Any]:
+    """How far the run's trajectories were shared with others; nothing unless all of its blocks are known."""
+    shared = [timing.evaluations for timing in timings if timing.evaluations is not None]
+    if not shared or len(shared) < num_blocks:
+        return {}
+    return {"shared": {"cells": max(item.cells for item in timings), "evaluations": math.fsum(shared)}}
 
 
 def record_path(spec: RunSpec) -> Path:
@@ -289,11 +242,6 @@ def finished_record(spec: RunSpec) -> Record | None:
         and record.reference == reference_facts(spec.metrics, assets)
     )
     return record if same else None
-
-
-def npz_path(spec: RunSpec) -> Path:
-    """Where samples=npz puts the images of the spec's seeds."""
-    return RunStore.folder_of(spec) / f"samples-{spec.seeds}.npz"
 
 
 def finish_samples(spec: RunSpec) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,21 +13,16 @@ from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
 from erk_bench.reporting.records import Record, read_record
 from erk_bench.reporting.views import Estimate, TableRow, TableView, rounded
-from erk_bench.spec import CorrectionSpec, RunSpec
+from erk_bench.spec import RunSpec
 
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
-
-
-def baseline_of(spec: RunSpec) -> RunSpec:
-    """The same run without its correction."""
-    return dataclasses.replace(spec, correction=CorrectionSpec(name="none"))
 
 
 def pairs(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     """Rows with the same baseline together, in order; their blocks take turns, so their times compare."""
     groups: dict[str, list[RunSpec]] = {}
     for spec in specs:
-        groups.setdefault(baseline_of(spec).digest, []).append(spec)
+        groups.setdefault(spec.baseline.digest, []).append(spec)
     return list(groups.values())
 
 
@@ -122,7 +116,7 @@ def build_view(
     names = [headline, *(name for name in records[0][0].metrics if name != headline)]
     shown, warnings = [], []
     for row, spec, sets in zip(rows, specs, records, strict=True):
-        base = by_digest.get(baseline_of(spec).digest) if spec.correction.w_stiff else None
+        base = by_digest.get(spec.baseline.digest) if spec.correction.w_stiff else None
         difference = _mean_difference(sets, base, headline) if base else None
         first = sets[0]
         reproduced, off = reproduction(

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from erk_bench.errors import UserError
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.edm2 import Precond
 from erk_bench.networks.latents import DECODERS, Decode
 from erk_bench.networks.sizes import architecture
-from erk_bench.sampling.sample import sample_counted
-from erk_bench.sampling.seeds import SeededDraws, initial
 from erk_bench.spec import ModelSpec, RunSpec, WeightsSpec
 from erk_bench.storage.assets import Assets
 from erk_bench.storage.blocks import Worker
-from erk_bench.storage.store import ImageBlock
 
 
 def assets_of(spec: RunSpec) -> Assets:
@@ -128,119 +123,3 @@ def decoder(model: ModelSpec, device: torch.device, assets: Assets) -> Decode:
             f"decoder '{model.decoder}' needs weights; set model.vae.path=FILE (with its config.json beside)"
         )
     return row.load(checked_file(model.vae, assets), checked_file(model.vae_config, assets), device)
-
-
-class SampledBlock(NamedTuple):
-    """Images of a block where they were made; `host` waits for their copy in host memory.
-
-    seconds: wall time of drawing and sampling, without decoding.
-    """
-
-    on_device: Tensor
-    host: Callable[[], ImageBlock]
-    seconds: float
-
-
-def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> SampledBlock:
-    """Draw, sample and decode the images of `seeds`; the same for whoever calls.
-
-    Raises UserError naming the seeds whose result is not finite, or a batch that fits into the GPU's memory.
-    """
-    check_draws(spec)
-    with memory_guard(spec):
-        return _sample_block(spec, seeds, device)
-
-
-def _sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> SampledBlock:
-    assets = assets_of(spec)
-    net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
-    channels = DECODERS[spec.model.decoder].channels
-    if net.img_channels != channels:
-        raise UserError(
-            f"decoder '{spec.model.decoder}' takes {channels} channels, the model has "
-            f"{net.img_channels}; set model.decoder to the model's own"
-        )
-    guide = None
-    if spec.guidance.guide is not None and spec.guidance.weight != 1:
-        guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
-        shapes = [(each.img_channels, each.img_resolution) for each in (net, guide)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"main and guiding network differ in (channels, resolution): {shapes[0]} and {shapes[1]}"
-            )
-    if spec.class_label is not None and not 0 <= spec.class_label < net.label_dim:
-        raise UserError(
-            f"class_label is {spec.class_label}; this model has labels 0 to {net.label_dim - 1}"
-            if net.label_dim
-            else "class_label is set but the model is unconditional; use class_label=null"
-        )
-    start = time.perf_counter()
-    draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
-    shape = (net.img_channels, net.img_resolution, net.img_resolution)
-    noise, labels = initial(draws, shape, net.label_dim, spec.class_label)
-    sampled = sample_counted(
-        net,
-        _to_device(noise, device),
-        None if labels is None else _to_device(labels, device),
-        **sampler_options(spec, guide),
-        fresh_noise=draws.normal_like,
-    )
-    finite = sampled.x.isfinite().flatten(1).all(dim=1).tolist()
-    seconds = time.perf_counter() - start  # reading `finite` waited for the device
-    bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
-    if bad:
-        raise UserError(
-            f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
-            f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
-            "was written for this block. Try network_dtype=float32 or a smaller w_stiff"
-        )
-    images = decoder(spec.model, device, assets)(sampled.x)
-    classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
-    copied = _to_host(images)
-    return SampledBlock(
-        images, lambda: ImageBlock(copied(), classes, sampled.nfe, sampled.nfe_guide), seconds
-    )
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
-    """Start copying to host memory; the function returned waits until the copy is complete."""
-    if not tensor.is_cuda:
-        return lambda: tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()
-    done.record(torch.cuda.current_stream(tensor.device))
-
-    def wait() -> Tensor:
-        done.synchronize()
-        return host
-
-    return wait
-
-
-def sampler_options(spec: RunSpec, guide: Callable[..., Tensor] | None) -> dict[str, Any]:
-    """The spec as options of `sample`."""
-    return {
-        "solver": spec.solver.name,
-        "num_steps": spec.schedule.num_steps,
-        "w_stiff": spec.correction.w_stiff,
-        "w_con": spec.correction.w_con,
-        "guide": guide,
-        "guidance": spec.guidance.weight,
-        "guidance_interval": spec.guidance.interval,
-        "schedule": spec.schedule.name,
-        "sigma_min": spec.schedule.sigma_min,
-        "sigma_max": spec.schedule.sigma_max,
-        "rho": spec.schedule.rho,
-        "dtype": getattr(torch, spec.dtype),
-        "s_churn": spec.solver.s_churn,
-        "s_min": spec.solver.s_min,
-        "s_max": spec.solver.s_max,
-        "s_noise": spec.solver.s_noise,
-    }

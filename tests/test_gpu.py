@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from erk_bench import stages
+from erk_bench.block_sampling import sample_block
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.planning import measured_rate
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
 from erk_bench.storage.store import RunStore
-from erk_bench.worker import sample_block
 from tests.conftest import golden_net, golden_path
 
 pytestmark = [

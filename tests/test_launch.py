@@ -67,11 +67,11 @@ def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyP
     assert launch.compute([[spec]], features=True, title="test")
 
 
-def die_as_rank_one(groups, worker, features, link) -> None:  # type: ignore[no-untyped-def]  # a worker's signature
+def die_as_rank_one(work, worker, link) -> None:  # type: ignore[no-untyped-def]  # a worker's signature
     """Stands for a worker of which the second is killed at once."""
     if worker.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    stages.generate(groups, worker, lambda *done: link.send(done), features=features)
+    stages.generate(work.groups, worker, lambda *done: link.send(done), features=work.features)
 
 
 def test_only_rank_zero_scores(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:

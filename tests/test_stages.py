@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from erk_bench import stages
+from erk_bench.block_sampling import sample_block
 from erk_bench.errors import UserError
 from erk_bench.networks.checkpoint import Checkpoint, file_sha256, read_checkpoint, write_checkpoint
 from erk_bench.planning import count_evaluations
@@ -20,7 +21,6 @@ from erk_bench.storage.assets import Assets
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.export import images_of
 from erk_bench.storage.store import RunStore
-from erk_bench.worker import sample_block
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -305,7 +305,7 @@ def test_out_of_gpu_memory_names_the_batch_to_try(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     generated(small_run("seeds=0-7"))
-    monkeypatch.setattr("erk_bench.worker.sample_counted", exhausted)
+    monkeypatch.setattr("erk_bench.block_sampling.sample_counted", exhausted)
     with pytest.raises(
         UserError, match="out of GPU memory with block_size 8.*nothing is lost. Try block_size=4"
     ):
@@ -322,7 +322,7 @@ def test_features_that_are_not_finite_are_told(small_run: MakeSpec, monkeypatch:
     def broken(images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"features": torch.full((len(images), 64), torch.nan), "logits": torch.zeros(len(images), 10)}
 
-    monkeypatch.setattr(stages, "load_detector", lambda *_: broken)
+    monkeypatch.setattr("erk_bench.finishing.load_detector", lambda *_: broken)
     with pytest.raises(UserError, match="features of .*, seeds 0-7, by 'digits' are not finite"):
         generated(small_run())
 

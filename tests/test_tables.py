@@ -21,7 +21,6 @@ from erk_bench.reporting.records import MetricRecord, Record, write_record
 from erk_bench.reporting.views import TableRow, TableView, latex, markdown, to_csv
 from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.tables import (
-    baseline_of,
     build_view,
     overhead,
     paired_difference,
@@ -134,7 +133,7 @@ def test_pairs_join_rows_of_one_baseline() -> None:
         [a, corrected(a), stronger],
         [b, corrected(b)],
     ]
-    assert baseline_of(corrected(a)).digest == a.digest
+    assert corrected(a).baseline.digest == a.digest
 
 
 def test_rows_say_guidance_method_and_evaluations() -> None:
@@ -364,6 +363,6 @@ def test_every_corrected_row_of_the_digits_table_has_its_baseline() -> None:
     specs = [run_spec([*table["base"], *row["set"]]) for row in table["rows"]]
     digests = {spec.digest for spec in specs}
     assert len(digests) == len(specs) > 0
-    assert all(baseline_of(spec).digest in digests for spec in specs)
+    assert all(spec.baseline.digest in digests for spec in specs)
     assert all(len(group) == 2 for group in pairs(specs))
     assert table["headline"] in METRICS

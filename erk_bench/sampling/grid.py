@@ -9,7 +9,8 @@ cells part.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from erk_bench.errors import UserError
 from erk_bench.sampling.guidance import Denoiser, erk_guid
+from erk_bench.sampling.sample import check_paired, pose, sample_counted
 from erk_bench.sampling.solvers import Node, Solver, Step
 
 ALWAYS = -1.0  # a w_con that every stiffness exceeds
@@ -30,12 +32,28 @@ class Cell(NamedTuple):
 
 
 class GridSampled(NamedTuple):
-    """x: final states [cells, batch, C, H, W]. evaluations: of single images by the denoiser, and those that
-    as many separate runs as there are cells would have made."""
+    """Final states of every cell of a grid, each distinct one once.
 
-    x: Tensor
+    states: [R, C, H, W]. rows: int64 [cells, batch], rows of `states`. nfe, nfe_guide: calls of the main and
+    the guiding network that a separate run of one cell makes. evaluations: of single images by both
+    networks, counted.
+    """
+
+    states: Tensor
+    rows: Tensor
+    nfe: int
+    nfe_guide: int
     evaluations: int
-    separate: int
+
+    @property
+    def x(self) -> Tensor:
+        """The states of each cell [cells, batch, C, H, W]."""
+        return self.states[self.rows]
+
+    @property
+    def separate(self) -> int:
+        """Evaluations that as many separate runs as there are cells make."""
+        return (self.nfe + self.nfe_guide) * self.rows.numel()
 
 
 class _Bundle(NamedTuple):
@@ -48,6 +66,58 @@ class _Bundle(NamedTuple):
     history: list[Step]
 
 
+@torch.inference_mode()
+def sample_grid(
+    net: Callable[..., Tensor],
+    noise: Tensor,
+    labels: Tensor | None = None,
+    *,
+    cells: Sequence[tuple[float, float]],
+    solver: str = "heun",
+    num_steps: int = 32,
+    guide: Callable[..., Tensor] | None = None,
+    guidance: float = 1.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    dtype: torch.dtype = torch.float32,
+    schedule: str = "polynomial",
+    guidance_interval: tuple[float, float] = (0.0, math.inf),
+    branch_limit: int = 256,
+) -> GridSampled:
+    """`sample` for every (w_stiff, w_con) of `cells` on the same noise, for a part of the evaluations.
+
+    cells: w_stiff 0 is the plain solver. branch_limit: images a network call may hold. The other options are
+    those of `sample`. Results equal those of separate calls of `sample`, to the rounding with which the
+    network's rows depend on the batch around them.
+    Raises UserError for an empty grid, a solver without pairs, or what `sample` refuses.
+    """
+    problem = pose(
+        net, guide, guidance, guidance_interval, solver, schedule, num_steps, sigma_min, sigma_max, rho, dtype
+    )
+    if not cells:
+        raise UserError("the grid has no cells; give at least one (w_stiff, w_con)")
+    if any(w_stiff for w_stiff, _ in cells):
+        check_paired(solver)
+    if branch_limit < 1:
+        raise UserError(f"branch_limit is {branch_limit}; it must be 1 or more")
+    states, index = integrate_grid(
+        problem.denoiser, noise.to(dtype) * problem.levels[0], problem.levels, labels, problem.solver,
+        [Cell(*cell) for cell in cells], branch_limit,
+    )  # fmt: skip
+    counted = [network.num_images for network in (problem.main, problem.guiding) if network]
+    alone = sample_counted(
+        _stand_in, torch.ones(1, 1, 1, 1), None, solver, num_steps, guide=_stand_in if guide else None,
+        guidance=guidance, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, dtype=dtype, schedule=schedule,
+        guidance_interval=guidance_interval,
+    )  # fmt: skip
+    return GridSampled(states, index, alone.nfe, alone.nfe_guide, sum(counted))
+
+
+def _stand_in(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    return x * 0.5
+
+
 def integrate_grid(
     denoiser: Denoiser,
     x: Tensor,
@@ -55,25 +125,18 @@ def integrate_grid(
     labels: Tensor | None,
     solver: Solver,
     cells: Sequence[Cell],
-    branch_limit: int = 256,
-) -> GridSampled:
+    branch_limit: int,
+) -> tuple[Tensor, Tensor]:
     """Integrate dx/dsigma = (x - D) / sigma from x [B, C, H, W] at sigmas[0], for every cell.
 
     branch_limit: branches a network call may hold; more are worked off in parts, each to its end, so that
-    memory stays bounded. Results equal those of `integrate` with erk_guid(w_stiff, w_con) for each cell
-    alone: bit for bit where the network's rows do not depend on the batch around them, otherwise to its
-    rounding.
-    Raises UserError for an empty grid, a solver without pairs or a limit below 1.
+    memory stays bounded. Returns the distinct final states [R, C, H, W] and their index [cells, B]. Each
+    equals that of `integrate` with erk_guid(w_stiff, w_con) for its cell alone: bit for bit where the
+    network's rows do not depend on the batch around them.
     """
-    if not cells:
-        raise UserError("the grid has no cells; give at least one (w_stiff, w_con)")
-    if not solver.paired:
-        raise UserError("the solver has no embedded pair, so there is nothing to search; use heun")
-    if branch_limit < 1:
-        raise UserError(f"branch_limit is {branch_limit}; it must be 1 or more")
     levels = list(itertools.pairwise(sigmas))
-    result = torch.empty(len(cells), *x.shape, dtype=x.dtype, device=x.device)
-    evaluations = 0
+    index = torch.empty(len(cells), len(x), dtype=torch.int64, device=x.device)
+    states: list[Tensor] = []
     everything = torch.ones(len(x), len(cells), dtype=torch.bool, device=x.device)
     stack = [_Bundle(0, x, torch.arange(len(x), device=x.device), everything, [])]
     while stack:
@@ -84,20 +147,19 @@ def integrate_grid(
             stack += [_take(bundle, rows[half:]), _take(bundle, rows[:half])]
             continue
         if bundle.number == len(levels):
-            for state, sample, members in zip(bundle.x, bundle.sample, bundle.cells, strict=True):
-                result[members, sample] = state
+            branch, cell = bundle.cells.nonzero(as_tuple=True)
+            index[cell, bundle.sample[branch]] = branch + sum(map(len, states))
+            states.append(bundle.x)
             continue
         sigma, sigma_next = levels[bundle.number]
         own_labels = None if labels is None else labels[bundle.sample]
 
         def slope(x: Tensor, sigma: float, labels: Tensor | None = own_labels) -> Tensor:
-            nonlocal evaluations
-            evaluations += len(x)
             return (x - denoiser(x, sigma, labels)) / sigma
 
         step = solver.step(slope, bundle.x, sigma, sigma_next, bundle.history)
         stack.append(_parted(bundle, step, cells, solver.history))
-    return GridSampled(result, evaluations, _calls_of_one(solver, sigmas) * len(cells) * len(x))
+    return torch.cat(states), index
 
 
 def _parted(bundle: _Bundle, step: Step, cells: Sequence[Cell], history: int) -> _Bundle:
@@ -139,20 +201,3 @@ def _rows(step: Step, rows: Tensor) -> Step:
         step.x_next[rows], Node(step.node.x[rows], step.node.slope[rows]), of(step.partner), step.span,
         of(step.ahead),
     )  # fmt: skip
-
-
-def _calls_of_one(solver: Solver, sigmas: Sequence[float]) -> int:
-    """Evaluations of one trajectory, counted on a one-pixel stand-in."""
-    calls = 0
-
-    def slope(x: Tensor, sigma: float) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return x * 0.5
-
-    x = torch.ones(1, 1, 1, 1)
-    history: list[Step] = []
-    for sigma, sigma_next in itertools.pairwise(sigmas):
-        step = solver.step(slope, x, sigma, sigma_next, history)
-        x, history = step.x_next, [*history, step][-solver.history :] if solver.history else []
-    return calls

@@ -42,14 +42,16 @@ Trace = Callable[[TracePoint], None]
 
 
 class CountedDenoiser:
-    """A denoiser that counts its calls and answers in the dtype of the state."""
+    """A denoiser that counts its calls and their images, and answers in the dtype of the state."""
 
     def __init__(self, denoiser: Callable[..., Tensor]) -> None:
         self._denoiser = denoiser
         self.num_calls = 0
+        self.num_images = 0
 
     def __call__(self, x: Tensor, sigma: float, labels: Tensor | None) -> Tensor:
         self.num_calls += 1
+        self.num_images += len(x)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         return self._denoiser(x, level, labels).to(x.dtype)
 

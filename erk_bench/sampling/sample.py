@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.sampling.guidance import CORRECTIONS, guided
+from erk_bench.sampling.guidance import CORRECTIONS, Denoiser, guided
 from erk_bench.sampling.loop import Churn, CountedDenoiser, Trace, integrate
 from erk_bench.sampling.schedules import SCHEDULES, sigmas
 from erk_bench.sampling.seeds import SeededDraws, initial
-from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.sampling.solvers import SOLVERS, Solver
 
 
 class DenoiserModel(Protocol):
@@ -99,38 +99,75 @@ def sample_counted(
 
     Raises UserError for values that do not fit together; an unknown name fails with the valid ones listed.
     """
+    problem = pose(
+        net, guide, guidance, guidance_interval, solver, schedule, num_steps, sigma_min, sigma_max, rho, dtype
+    )
+    if w_stiff:
+        check_paired(solver)
+    if w_stiff and s_churn:
+        raise UserError(
+            f"ERK-Guid (w_stiff {w_stiff}) needs deterministic sampling, but s_churn is {s_churn}; "
+            "set one of them to 0"
+        )
+    # The estimates are free: a trace sees them at w_stiff = 0 too, where the step is left as it is.
+    wants_estimate = w_stiff != 0 or (trace is not None and problem.solver.paired)
+    x = integrate(
+        problem.denoiser,
+        noise.to(dtype) * problem.levels[0],
+        problem.levels,
+        labels,
+        problem.solver,
+        CORRECTIONS["erk_guid" if wants_estimate else "none"](w_stiff, w_con),
+        Churn(s_churn, s_min, s_max, s_noise, fresh_noise) if s_churn else None,
+        trace,
+    )
+    return Sampled(x, problem.main.num_calls, problem.guiding.num_calls if problem.guiding else 0)
+
+
+class Problem(NamedTuple):
+    """What a solver is given: the guided denoiser, noise levels, and the counted networks behind it."""
+
+    denoiser: Denoiser
+    levels: Sequence[float]
+    solver: Solver
+    main: CountedDenoiser
+    guiding: CountedDenoiser | None
+
+
+def pose(
+    net: Callable[..., Tensor],
+    guide: Callable[..., Tensor] | None,
+    guidance: float,
+    guidance_interval: tuple[float, float],
+    solver: str,
+    schedule: str,
+    num_steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+    dtype: torch.dtype,
+) -> Problem:
+    """The options of `sample` that say which equation is solved at which noise levels, checked."""
     if solver not in SOLVERS:
         raise unknown_name("solver", solver, SOLVERS)
     if schedule not in SCHEDULES:
         raise unknown_name("schedule", schedule, SCHEDULES)
     if guidance != 1 and guide is None:
         raise UserError(f"guidance is {guidance} but there is no guide; pass guide=NET or guidance=1")
-    if w_stiff and not SOLVERS[solver].paired:
+    main = CountedDenoiser(net)
+    guiding = CountedDenoiser(guide) if guide is not None else None
+    levels = sigmas(SCHEDULES[schedule], num_steps, sigma_min, sigma_max, rho, dtype)
+    denoiser = guided(main, guiding or main, guidance, guidance_interval)
+    return Problem(denoiser, levels, SOLVERS[solver], main, guiding)
+
+
+def check_paired(solver: str) -> None:
+    """Refuse ERK-Guid on a solver without an embedded pair."""
+    if not SOLVERS[solver].paired:
         paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
         raise UserError(
             f"solver '{solver}' has no embedded pair for ERK-Guid; set w_stiff=0 or use: {paired}"
         )
-    if w_stiff and s_churn:
-        raise UserError(
-            f"ERK-Guid (w_stiff {w_stiff}) needs deterministic sampling, but s_churn is {s_churn}; "
-            "set one of them to 0"
-        )
-    main = CountedDenoiser(net)
-    guiding = CountedDenoiser(guide) if guide is not None else main
-    levels = sigmas(SCHEDULES[schedule], num_steps, sigma_min, sigma_max, rho, dtype)
-    # The estimates are free: a trace sees them at w_stiff = 0 too, where the step is left as it is.
-    wants_estimate = w_stiff != 0 or (trace is not None and SOLVERS[solver].paired)
-    x = integrate(
-        guided(main, guiding, guidance, guidance_interval),
-        noise.to(dtype) * levels[0],
-        levels,
-        labels,
-        SOLVERS[solver],
-        CORRECTIONS["erk_guid" if wants_estimate else "none"](w_stiff, w_con),
-        Churn(s_churn, s_min, s_max, s_noise, fresh_noise) if s_churn else None,
-        trace,
-    )
-    return Sampled(x, main.num_calls, guiding.num_calls if guide is not None else 0)
 
 
 sample = _state_only(sample_counted)

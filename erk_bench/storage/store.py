@@ -45,10 +45,16 @@ class ImageBlock(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Wall seconds of a block's sampling, and the name of the device that did it."""
+    """Wall seconds of a block's sampling, and the name of the device that did it.
+
+    cells: runs that shared the work; both seconds and evaluations (of single images, counted) are then this
+    run's equal part of it. evaluations: None where the run was alone.
+    """
 
     seconds: float
     device: str
+    cells: int = 1
+    evaluations: float | None = None
 
 
 class RunStore:
@@ -153,7 +159,8 @@ class RunStore:
             for line in path.read_text().splitlines():
                 try:
                     entry = json.loads(line)
-                    found[int(entry["block"])] = Timing(float(entry["seconds"]), str(entry["device"]))
+                    timing = Timing(**{key: value for key, value in entry.items() if key != "block"})
+                    found[int(entry["block"])] = timing._replace(seconds=float(timing.seconds))
                 except (ValueError, KeyError, TypeError):
                     continue  # a line of a worker that was killed while writing it
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 import erk_bench
 from erk_bench.errors import UserError
-from erk_bench.sampling.grid import Cell, integrate_grid
-from erk_bench.sampling.guidance import erk_guid, guided
-from erk_bench.sampling.loop import CountedDenoiser, integrate
+from erk_bench.sampling.grid import Cell, integrate_grid, sample_grid
+from erk_bench.sampling.guidance import erk_guid
+from erk_bench.sampling.loop import integrate
+from erk_bench.sampling.sample import sample_counted
 from erk_bench.sampling.schedules import SCHEDULES, sigmas
 from erk_bench.sampling.solvers import SOLVERS
 from tests.conftest import golden_net
@@ -43,27 +45,25 @@ def test_each_cell_is_its_own_run_bit_for_bit(dtype: torch.dtype, limit: int) ->
     generator = torch.Generator().manual_seed(3)
     sigma = levels(8, dtype)
     x = torch.randn(5, 2, 4, 4, generator=generator, dtype=dtype) * sigma[0]
-    found = integrate_grid(smooth, x, sigma, None, HEUN, CELLS, branch_limit=limit)
-    for index, cell in enumerate(CELLS):
+    states, index = integrate_grid(smooth, x, sigma, None, HEUN, CELLS, limit)
+    for cell, rows in zip(CELLS, index, strict=True):
         alone = integrate(smooth, x, sigma, None, HEUN, erk_guid(*cell))
-        assert torch.equal(found.x[index], alone), cell
-    assert len({tuple(state.flatten().tolist()) for state in found.x}) > 3  # the cells do differ
-    assert found.separate == 15 * len(CELLS) * 5
+        assert torch.equal(states[rows], alone), cell
+    assert len({tuple(state.flatten().tolist()) for state in states[index]}) > 3  # the cells do differ
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.4])
 def test_on_a_network_with_labels_and_guidance(guidance: float) -> None:
     """To the rounding of the network, which depends on the batch; gates must not flip for that."""
-    noise, labels = erk_bench.draw(range(2), golden_net("c"))
-    sigma = levels(5, torch.float64)
-    x = noise.double() * sigma[0]
-    main, guide = CountedDenoiser(golden_net("c")), CountedDenoiser(golden_net("d"))
-    with torch.inference_mode():
-        denoiser = guided(main, guide, guidance)
-        found = integrate_grid(denoiser, x, sigma, labels, HEUN, CELLS[2:8])
-        for index, cell in enumerate(CELLS[2:8]):
-            alone = integrate(denoiser, x, sigma, labels, HEUN, erk_guid(*cell))
-            assert (found.x[index] - alone).abs().max() <= 1e-5 * alone.abs().max(), cell
+    net, guide = golden_net("c"), golden_net("d")
+    noise, labels = erk_bench.draw(range(2), net)
+    options = {"num_steps": 5, "dtype": torch.float64, "guide": guide, "guidance": guidance}
+    found = erk_bench.sample_grid(net, noise, labels, cells=CELLS[2:8], **options)
+    for (w_stiff, w_con), x in zip(CELLS[2:8], found.x, strict=True):
+        alone = sample_counted(net, noise, labels, w_stiff=w_stiff, w_con=w_con, **options)
+        assert (x - alone.x).abs().max() <= 1e-5 * alone.x.abs().max(), (w_stiff, w_con)
+        assert (found.nfe, found.nfe_guide) == (alone.nfe, alone.nfe_guide)
+    assert found.separate == 9 * (1 + (guidance != 1)) * len(CELLS[2:8]) * 2
     assert found.evaluations < found.separate
 
 
@@ -72,37 +72,38 @@ def test_on_a_network_with_labels_and_guidance(guidance: float) -> None:
 )
 def test_share_of_separate_evaluations_on_digits(num_steps: int, share: float) -> None:
     """48 cells on the shipped network; counted 0.261, 0.306 and 0.471 when this was written."""
-    noise, labels = erk_bench.draw(range(8), erk_bench.load_denoiser("digits"))
-    sigma = levels(num_steps, torch.float32)
+    net = erk_bench.load_denoiser("digits")
+    noise, labels = erk_bench.draw(range(8), net)
     rows = 0
 
-    def counted(x: Tensor, sigma: float, labels: Tensor | None) -> Tensor:
+    def counted(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         nonlocal rows
         rows += len(x)
         assert labels is not None and len(labels) == len(x) <= 64
-        return net(x, torch.tensor(sigma), labels)
+        return net(x, sigma, labels)
 
-    net = erk_bench.load_denoiser("digits")
-    with torch.inference_mode():
-        found = integrate_grid(counted, noise * sigma[0], sigma, labels, HEUN, PROTOTYPE, branch_limit=64)
+    found = sample_grid(counted, noise, labels, cells=PROTOTYPE, num_steps=num_steps, branch_limit=64)
     assert rows == found.evaluations <= share * found.separate
     assert found.separate == (2 * num_steps - 1) * 48 * 8
 
 
 def test_cells_that_never_open_cost_nothing() -> None:
-    x = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(1)) * 80
-    sigma = levels(6, torch.float32)
+    noise = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     shut = [Cell(w_stiff, 1e9) for w_stiff in (0.5, 1.0, 2.0)]
-    found = integrate_grid(smooth, x, sigma, None, HEUN, shut)
+    found = sample_grid(lambda x, sigma, labels: x * 0.5, noise, cells=shut, num_steps=6)
     assert found.evaluations == 11 * 3 and found.separate == 3 * found.evaluations
-    assert torch.equal(found.x[0], found.x[2])
+    assert len(found.states) == 3 and torch.equal(found.x[0], found.x[2])
 
 
 def test_what_cannot_be_searched_is_told() -> None:
-    x = torch.ones(1, 1, 2, 2)
-    with pytest.raises(UserError, match="has no cells"):
-        integrate_grid(smooth, x, [1.0, 0.0], None, HEUN, [])
-    with pytest.raises(UserError, match="no embedded pair"):
-        integrate_grid(smooth, x, [1.0, 0.0], None, SOLVERS["euler"], CELLS)
-    with pytest.raises(UserError, match="branch_limit is 0"):
-        integrate_grid(smooth, x, [1.0, 0.0], None, HEUN, CELLS, branch_limit=0)
+    noise = torch.ones(1, 1, 2, 2)
+
+    def refused(message: str, **options: Any) -> None:
+        with pytest.raises(UserError, match=message):
+            sample_grid(lambda x, sigma, labels: x, noise, **{"cells": CELLS, **options})
+
+    refused("has no cells", cells=[])
+    refused("no embedded pair", solver="euler")
+    refused("branch_limit is 0", branch_limit=0)
+    refused("unknown solver 'huen'", solver="huen")
+    refused("there is no guide", guidance=1.5)

@@ -41,4 +41,11 @@ def test_unconditional_networks_have_no_labels() -> None:
 
 
 def test_public_names() -> None:
-    assert set(erk_bench.__all__) == {"__version__", "draw", "frechet_distance", "load_denoiser", "sample"}
+    assert set(erk_bench.__all__) == {
+        "__version__",
+        "draw",
+        "frechet_distance",
+        "load_denoiser",
+        "sample",
+        "sample_grid",
+    }

@@ -1,0 +1,212 @@
+"""The images of one block of seeds: of one run, or of a tree of runs that differ in ERK-Guid alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from erk_bench.errors import UserError
+from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.latents import DECODERS
+from erk_bench.sampling.grid import sample_grid
+from erk_bench.sampling.sample import sample_counted
+from erk_bench.sampling.seeds import SeededDraws, initial
+from erk_bench.spec import RunSpec
+from erk_bench.storage.store import ImageBlock
+from erk_bench.worker import assets_of, check_draws, decoder, memory_guard, network
+
+
+class SampledBlock(NamedTuple):
+    """Images of a block where they were made; `host` waits for their copy in host memory.
+
+    nfe, nfe_guide: counted calls of the networks. seconds: wall time of drawing and sampling, without
+    decoding.
+    """
+
+    on_device: Tensor
+    host: Callable[[], ImageBlock]
+    nfe: int
+    nfe_guide: int
+    seconds: float
+
+
+class SampledTree(NamedTuple):
+    """A block's images of several runs, each distinct one once.
+
+    images: uint8 [R, C, H, W] where they were made. rows: int64 on the CPU, the block's images of each run.
+    classes: int64 [B]. nfe, nfe_guide: of a separate run. seconds: of drawing and sampling. evaluations: of
+    single images by all networks, counted.
+    """
+
+    images: Tensor
+    rows: list[Tensor]
+    classes: Tensor
+    nfe: int
+    nfe_guide: int
+    seconds: float
+    evaluations: int
+
+    def block(self, number: int) -> ImageBlock:
+        """The images of the run of that number, in host memory."""
+        images = self.images[self.rows[number].to(self.images.device)].cpu()
+        return ImageBlock(images, self.classes, self.nfe, self.nfe_guide)
+
+
+def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> SampledBlock:
+    """Draw, sample and decode the images of `seeds`; the same for whoever calls.
+
+    Raises UserError naming the seeds whose result is not finite, or a batch that fits into the GPU's memory.
+    """
+    check_draws(spec)
+    with memory_guard(spec):
+        start = time.perf_counter()
+        drawn = _draw(spec, seeds, device)
+        sampled = sample_counted(
+            drawn.net,
+            drawn.noise,
+            drawn.labels,
+            **sampler_options(spec, drawn.guide),
+            fresh_noise=drawn.draws.normal_like,
+        )
+        _check_finite(spec, seeds, sampled.x)
+        seconds = time.perf_counter() - start  # the check waited for the device
+        images = decoder(spec.model, device, assets_of(spec))(sampled.x)
+        copied = _to_host(images)
+        counts = (sampled.nfe, sampled.nfe_guide)
+        return SampledBlock(images, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds)
+
+
+def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.device) -> SampledTree:
+    """The images of `seeds` of runs that differ in ERK-Guid alone, sharing what they have in common.
+
+    A network call holds block_size images, as in a run alone. Raises UserError as `sample_block` does.
+    """
+    spec = specs[0]
+    check_draws(spec)
+    with memory_guard(spec):
+        start = time.perf_counter()
+        drawn = _draw(spec, seeds, device)
+        options = sampler_options(spec, drawn.guide)
+        corrections = ("w_stiff", "w_con", "s_churn", "s_min", "s_max", "s_noise")
+        sampled = sample_grid(
+            drawn.net,
+            drawn.noise,
+            drawn.labels,
+            cells=[(each.correction.w_stiff, each.correction.w_con) for each in specs],
+            branch_limit=spec.block_size,
+            **{name: value for name, value in options.items() if name not in corrections},
+        )
+        for each, rows in zip(specs, sampled.rows, strict=True):
+            _check_finite(each, seeds, sampled.states[rows])
+        seconds = time.perf_counter() - start
+        decode = decoder(spec.model, device, assets_of(spec))
+        images = torch.cat([decode(part) for part in sampled.states.split(spec.block_size)])
+    return SampledTree(
+        images, list(sampled.rows.cpu()), drawn.classes, sampled.nfe, sampled.nfe_guide, seconds,
+        sampled.evaluations,
+    )  # fmt: skip
+
+
+def is_tree(specs: Sequence[RunSpec]) -> bool:
+    """Whether runs on the same seeds differ in ERK-Guid alone and can share trajectories."""
+    return len({spec.baseline.digest for spec in specs}) == 1 and not specs[0].solver.s_churn
+
+
+class _Drawn(NamedTuple):
+    net: Precond
+    guide: Precond | None
+    draws: SeededDraws
+    noise: Tensor
+    labels: Tensor | None
+    classes: Tensor
+
+
+def _draw(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> _Drawn:
+    """The networks, and noise and labels of the seeds on the device."""
+    assets = assets_of(spec)
+    net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
+    channels = DECODERS[spec.model.decoder].channels
+    if net.img_channels != channels:
+        raise UserError(
+            f"decoder '{spec.model.decoder}' takes {channels} channels, the model has "
+            f"{net.img_channels}; set model.decoder to the model's own"
+        )
+    guide = None
+    if spec.guidance.guide is not None and spec.guidance.weight != 1:
+        guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
+        shapes = [(each.img_channels, each.img_resolution) for each in (net, guide)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"main and guiding network differ in (channels, resolution): {shapes[0]} and {shapes[1]}"
+            )
+    if spec.class_label is not None and not 0 <= spec.class_label < net.label_dim:
+        raise UserError(
+            f"class_label is {spec.class_label}; this model has labels 0 to {net.label_dim - 1}"
+            if net.label_dim
+            else "class_label is set but the model is unconditional; use class_label=null"
+        )
+    draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
+    shape = (net.img_channels, net.img_resolution, net.img_resolution)
+    noise, labels = initial(draws, shape, net.label_dim, spec.class_label)
+    classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
+    moved = None if labels is None else _to_device(labels, device)
+    return _Drawn(net, guide, draws, _to_device(noise, device), moved, classes)
+
+
+def _check_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> None:
+    finite = x.isfinite().flatten(1).all(dim=1).tolist()
+    bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
+    if bad:
+        raise UserError(
+            f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
+            f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
+            "was written for this block. Try network_dtype=float32 or a smaller w_stiff"
+        )
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start copying to host memory; the function returned waits until the copy is complete."""
+    if not tensor.is_cuda:
+        return lambda: tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Tensor:
+        done.synchronize()
+        return host
+
+    return wait
+
+
+def sampler_options(spec: RunSpec, guide: Callable[..., Tensor] | None) -> Mapping[str, Any]:
+    """The spec as options of `sample`."""
+    return {
+        "solver": spec.solver.name,
+        "num_steps": spec.schedule.num_steps,
+        "w_stiff": spec.correction.w_stiff,
+        "w_con": spec.correction.w_con,
+        "guide": guide,
+        "guidance": spec.guidance.weight,
+        "guidance_interval": spec.guidance.interval,
+        "schedule": spec.schedule.name,
+        "sigma_min": spec.schedule.sigma_min,
+        "sigma_max": spec.schedule.sigma_max,
+        "rho": spec.schedule.rho,
+        "dtype": getattr(torch, spec.dtype),
+        "s_churn": spec.solver.s_churn,
+        "s_min": spec.solver.s_min,
+        "s_max": spec.solver.s_max,
+        "s_noise": spec.solver.s_noise,
+    }
