@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from erk_bench import commands, preparing, stopping, table_command
-from erk_bench.composing import compose_config, groups, run_spec, table_file, table_specs
+from erk_bench import commands, grid_command, launch, manifests, preparing, stopping, table_command
+from erk_bench.composing import (
+    compose_config,
+    grid_cells,
+    grid_file,
+    groups,
+    run_spec,
+    table_file,
+    table_specs,
+    tracker_spec,
+)
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
+from erk_bench.grids import trees
 from erk_bench.help import command_help, main_help
+from erk_bench.reporting.tracker import Launch, Tracker, TrackerSpec, open_tracker
 from erk_bench.spec import RunSpec
 
 
@@ -29,20 +41,96 @@ def _one_run(action: Callable[[RunSpec], int]) -> Callable[[dict[str, str], list
     return lambda options, overrides: action(run_spec(overrides))
 
 
+@contextmanager
+def _tracked(
+    kind: str, name: str, specs: Sequence[RunSpec], overrides: Sequence[str], *, show: bool = True
+) -> Iterator[Tracker]:
+    """The tracker that the settings ask for; a disabled one where this process shows nothing."""
+    spec = tracker_spec(overrides)
+    share = sum(len(each.seed_range) for each in specs) // launch.world_size()
+    shown = launch.reports() and show
+    with open_tracker(spec if shown else TrackerSpec(), Launch(kind, name, specs, share)) as tracker:
+        yield tracker
+
+
+def _run(options: dict[str, str], overrides: list[str]) -> int:
+    spec = run_spec(overrides)
+    with _tracked("run", spec.run_id, [spec], overrides) as tracker:
+        return commands.run(spec, tracker)
+
+
 def _table(options: dict[str, str], overrides: list[str]) -> int:
     table = table_file(options["table"])
     rows, specs = table_specs(table, overrides, options["rows"], fetch=not options["from"])
-    return table_command.table(table, rows, specs, options, as_published=not overrides)
+    as_published = all(override.startswith("tracker") for override in overrides)
+    with _tracked("table", table["name"], specs, overrides) as tracker:
+        return table_command.table(table, rows, specs, options, tracker, as_published=as_published)
+
+
+def _grid(options: dict[str, str], overrides: list[str]) -> int:
+    grid, cells = grid_cells(grid_file(options["grid"]), overrides, fetch=not options["from"])
+    # Settings of axes are no settings of the tracker, and those with several values do not compose.
+    tracking = [override for override in overrides if override.startswith("tracker")]
+    specs = [spec for group in trees(cells) for spec in group]
+    with _tracked("grid", grid.name, specs, tracking, show=options["views"] != "false") as tracker:
+        return grid_command.grid(grid, cells, options, tracker)
 
 
 def _plan(options: dict[str, str], overrides: list[str]) -> int:
-    if options["table"]:
-        specs = table_specs(table_file(options["table"]), overrides, options["rows"], fetch=False)[1]
+    sets = table_command.whole_number("sets", options["sets"])
+    for name in ("grid", "table"):
+        if options["table" if name == "grid" else "grid"] and options[name]:
+            raise UserError("both table and grid are given; plan one of them")
+    if options["grid"]:
+        grid, cells = grid_cells(grid_file(options["grid"]), overrides, fetch=False)
+        specs = [spec for group in trees(cells) for spec in group]
+        lines = manifests.grid_lines(options["grid"], grid, overrides)
+    elif options["table"]:
+        table = table_file(options["table"])
+        rows, specs = table_specs(table, overrides, options["rows"], fetch=False)
+        seeds = [table_command.shifted(specs[0], index).seeds for index in range(sets)]
+        lines = manifests.table_lines(table, rows, overrides, seeds)
     else:
         specs = [run_spec(overrides, fetch=False)]
-    sets = table_command.whole_number("sets", options["sets"])
+        lines = [["run", *overrides]]
+    if options["manifest"]:
+        path = Path(options["manifest"]).expanduser()
+        source = next((f"{key}={options[key]}" for key in ("grid", "table") if options[key]), "run")
+        manifests.write_manifest(path, " ".join([source, *overrides]), lines)
+        print(f"{path}: {len(lines)} tasks; 'erk-bench task {path} 0' runs the first")
+        return 0
     specs = [table_command.shifted(spec, index) for index in range(sets) for spec in specs]
-    return preparing.plan(specs, options["throughput"])
+    return preparing.plan(specs, options["throughput"], shared=bool(options["grid"]))
+
+
+def _task(options: dict[str, str], words: list[str]) -> int:
+    """Line N of a manifest; without N, check that every line still composes."""
+    if not 1 <= len(words) <= 2:
+        raise UserError(f"task takes a manifest and the number of a line; got {len(words)} words")
+    path = Path(words[0]).expanduser()
+    lines = manifests.read_manifest(path)
+    if len(words) == 2 and not (words[1].isdigit() and int(words[1]) < len(lines)):
+        raise UserError(f"'{path}' has no line {words[1]}; it has lines 0 to {len(lines) - 1}")
+    chosen = [int(words[1])] if len(words) == 2 else range(len(lines))
+    for number in chosen:
+        name, *rest = lines[number]
+        try:
+            settings, overrides = _parted(COMMANDS[name].options, rest)
+            if name == "grid":
+                grid_cells(grid_file(settings["grid"]), overrides, fetch=False)
+            else:
+                run_spec(overrides, fetch=False)
+        except UserError as error:
+            raise UserError(
+                f"line {number} of '{path}' no longer composes: {error}. The line is: "
+                f"{' '.join(lines[number])}"
+            ) from error
+    if len(words) == 2:
+        print(f"task {words[1]} of {path}: erk-bench {' '.join(lines[chosen[0]])}", flush=True)
+        return _dispatch(lines[chosen[0]])
+    for number in chosen:
+        print(f"{number}: erk-bench {' '.join(lines[number])}")
+    return 0
 
 
 def _fetch(options: dict[str, str], words: list[str]) -> int:
@@ -58,6 +146,9 @@ def _fetch(options: dict[str, str], words: list[str]) -> int:
     specs = []
     if options["table"]:
         specs += table_specs(table_file(options["table"]), overrides, fetch=False)[1]
+    elif options["grid"]:
+        cells = grid_cells(grid_file(options["grid"]), overrides, fetch=False)[1]
+        specs += [cell.spec for cell in cells]
     elif overrides or not tracks:
         specs.append(run_spec(overrides, fetch=False))
     for track in tracks:
@@ -99,9 +190,7 @@ def _doctor(options: dict[str, str], overrides: list[str]) -> int:
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command(
-        _one_run(commands.run), "generate, extract features and score one run", "[KEY=VALUE ...]", {}
-    ),
+    "run": Command(_run, "generate, extract features and score one run", "[KEY=VALUE ...]", {}),
     "generate": Command(_one_run(commands.generate), "write the images of one run", "[KEY=VALUE ...]", {}),
     "evaluate": Command(
         _one_run(commands.evaluate), "score the images that a run has", "[KEY=VALUE ...]", {}
@@ -110,20 +199,42 @@ COMMANDS: dict[str, Command] = {
         _table,
         "run every row of a table, show it, compare it with the reference records",
         "[table=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] "
-        "[KEY=VALUE ...]",
-        {"table": "digits", "rows": "", "sets": "1", "from": "", "to": "", "records": ""},
+        "[sampling=true|false] [KEY=VALUE ...]",
+        {
+            "table": "digits",
+            "rows": "",
+            "sets": "1",
+            "from": "",
+            "to": "",
+            "records": "",
+            "sampling": "true",
+        },
+    ),
+    "grid": Command(
+        _grid,
+        "run every cell of a grid with shared trajectories, show the best, draw the figures",
+        "[grid=NAME|FILE.yaml] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] [sampling=true|false] "
+        "[views=true|false] [AXIS=VALUE,VALUE,...] [KEY=VALUE ...]",
+        {"grid": "digits", "from": "", "to": "", "records": "", "sampling": "true", "views": "true"},
     ),
     "plan": Command(
         _plan,
-        "what a run or table would cost, what is done already, which files are missing",
-        "[table=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [throughput=TFLOP/s] [KEY=VALUE ...]",
-        {"table": "", "rows": "", "sets": "1", "throughput": ""},
+        "what a run, table or grid would cost, what is done already, which files are missing",
+        "[table=NAME|FILE.yaml | grid=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [throughput=TFLOP/s] "
+        "[--manifest FILE] [KEY=VALUE ...]",
+        {"table": "", "grid": "", "rows": "", "sets": "1", "throughput": "", "manifest": ""},
+    ),
+    "task": Command(
+        _task,
+        "run one line of a manifest that 'plan --manifest' wrote, or check all of them",
+        "MANIFEST [LINE]",
+        {},
     ),
     "fetch": Command(
         _fetch,
         "get the files that a track or run needs into the cache, and verify them",
-        "[TRACK] [table=NAME|FILE.yaml] [dry_run=true] [KEY=VALUE ...]",
-        {"table": "", "dry_run": "false"},
+        "[TRACK] [table=NAME|FILE.yaml] [grid=NAME|FILE.yaml] [dry_run=true] [KEY=VALUE ...]",
+        {"table": "", "grid": "", "dry_run": "false"},
     ),
     "reference": Command(
         _reference,
@@ -194,15 +305,27 @@ def _dispatch(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(command_help(name, command, groups()))
         return 0
-    options = dict(command.options)
-    overrides = []
-    for word in rest:
-        key, equals, value = word.partition("=")
-        if equals and key in options:
-            options[key] = value
-        else:
-            overrides.append(word)
+    options, overrides = _parted(command.options, rest)
     return command.run(options, overrides)
+
+
+def _parted(known: Mapping[str, str], words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A command's own settings, as NAME=VALUE, --NAME=VALUE or --NAME VALUE, and the other words."""
+    options, others = dict(known), list[str]()
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        dashed = name.startswith("--") and name[2:] in known
+        if dashed and not equals:
+            if not left:
+                raise UserError(f"{name} needs a value: {name} VALUE")
+            value = left.pop(0)
+        if dashed or (equals and name in known):
+            options[name.removeprefix("--")] = value
+        else:
+            others.append(word)
+    return options, others
 
 
 def entry() -> None:

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 import erk_bench
 from erk_bench import launch, stages
+from erk_bench.computing import compute_records, prepare
 from erk_bench.console import wide_console
 from erk_bench.digits.train import DenoiserRecipe, FeaturesRecipe, Recipe, train_all
 from erk_bench.errors import UserError, unknown_name
@@ -20,6 +21,7 @@ from erk_bench.fields import build
 from erk_bench.networks import checkpoint
 from erk_bench.reporting import views
 from erk_bench.reporting.records import Record
+from erk_bench.reporting.tracker import Tracker
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import blocks_of
 from erk_bench.storage.export import export as export_images
@@ -33,24 +35,13 @@ def version() -> int:
     return 0
 
 
-def _prepare(spec: RunSpec) -> None:
-    """Everything that can fail before an image is made."""
-    stages.check_enough(spec)
-    stages.fetch(spec, features=True)
-    if launch.reports():
-        stages.check_reference(spec)
-
-
-def run(spec: RunSpec) -> int:
+def run(spec: RunSpec, tracker: Tracker) -> int:
     """Generate, extract and score one run; a finished one is only shown."""
-    _prepare(spec)
-    record = stages.finished_record(spec)
-    if record is None or stages.unfinished(spec, features=True):
-        record = None
-        if launch.compute([[spec]], features=True, title=spec.run_id):
-            record = _scored(spec)
-    if record is not None and launch.reports():
-        _show_record(record, stages.record_path(spec))
+    prepare([spec])
+    records = compute_records([[spec]], title=spec.run_id, tracker=tracker)
+    if records is not None:
+        tracker.record(records[spec.run_id], RunStore.folder_of(spec))
+        _show_record(records[spec.run_id], stages.record_path(spec))
         _show_samples(spec)
     return 0
 
@@ -87,7 +78,7 @@ def generate(spec: RunSpec) -> int:
 
 def evaluate(spec: RunSpec) -> int:
     """Score the images that are there; never samples."""
-    _prepare(spec)
+    prepare([spec])
     store = RunStore.open(spec)
     lacking = [block for block in stages.unfinished(spec, features=True) if not store.has_images(block)]
     if lacking:

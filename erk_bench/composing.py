@@ -19,14 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.fields import build
+from erk_bench.grids import Cell, Grid, check_cells, read_grid
 from erk_bench.presets import preset_files
+from erk_bench.reporting.tracker import TrackerSpec
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.spec import RunSpec
 from erk_bench.stages import check_names
 from erk_bench.storage.assets import Assets
 from erk_bench.table_files import read_table, without_published
 
-NO_RUN_GROUPS = ("table",)  # folders of configs/ that are not part of one run
+NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
 # Settings that decide what a row of a table computes; published values hold for the table's own only.
 METHOD_SETTINGS = (
@@ -118,12 +120,19 @@ def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
     return _spec_of(content, fetch=True) if fetch and spec.unknown_weights else spec
 
 
+def tracker_spec(overrides: Sequence[str]) -> TrackerSpec:
+    """Where progress and results are shown, as configs/tracker/ and the overrides say."""
+    content = compose_config("run", [*overrides, *_of_preset(overrides)])
+    return build(TrackerSpec, content["tracker"], "tracker")
+
+
 def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     model, guidance = dict(content["model"]), dict(content["guidance"])
     assets = Assets.from_environment(bool(content["offline"]))
     guides = {role: model.pop(role, None) for role in GUIDANCES.values() if role}
     model.pop("guidance_weight", None)  # guidance/*.yaml has read it
     model.pop("about", None)
+    plain = {key: value for key, value in content.items() if key != "tracker"}
     role = GUIDANCES.get(str(guidance["name"]))
     if role and not guides[role]:
         raise UserError(
@@ -138,7 +147,7 @@ def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
         folder, slash, _ = model["vae"]["path"].rpartition("/")
         beside = {"path": f"{folder}{slash}config.json"}
         model["vae_config"] = _with_hash(model.get("vae_config") or beside, "model.vae_config", assets, fetch)
-    return build(RunSpec, {**content, "model": model, "guidance": guidance})
+    return build(RunSpec, {**plain, "model": model, "guidance": guidance})
 
 
 def _of_preset(overrides: Sequence[str]) -> list[str]:
@@ -178,6 +187,50 @@ def table_file(name: str) -> dict[str, Any]:
     if file is None:
         raise unknown_name("table", name, [*files, "FILE.yaml"])
     return read_table(file)
+
+
+def grid_file(name: str) -> Grid:
+    """configs/grid/NAME.yaml, or the user's own file, by a path ending in .yaml."""
+    files = {file.stem: file for file in sorted((config_folder() / "grid").glob("*.yaml"))}
+    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
+    if file is None:
+        raise unknown_name("grid", name, [*files, "FILE.yaml"])
+    return read_grid(file)
+
+
+def grid_cells(grid: Grid, overrides: Sequence[str], *, fetch: bool = True) -> tuple[Grid, list[Cell]]:
+    """The grid under the user's settings, and its cells.
+
+    A setting of an axis replaces its values; one with several values (KEY=A,B) becomes an axis.
+    """
+    axes, rest = dict[str, list[str]](), list[str]()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        values = _several(override) if equals and key == key.lstrip("+~-") else None
+        if values is not None or key in grid.axes:
+            axes[key] = [value] if values is None else values
+        else:
+            rest.append(override)
+    grid = grid.with_axes(axes)
+    known = [*groups(), *_dotted(_compose("run", []))]
+    for key in grid.axes:
+        if key not in known:
+            raise unknown_name(f"axis of grid '{grid.name}'", key, known)
+    cells = []
+    for place in grid.places():
+        settings = [f"{key}={value}" for key, value in place.items()]
+        cells.append(Cell(place, run_spec([*grid.base, *settings, *rest], fetch=fetch)))
+    check_cells(grid, cells)
+    return grid, cells
+
+
+def _several(override: str) -> list[str] | None:
+    """The values of KEY=A,B, in Hydra's grammar of sweeps; None for a single value."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        return list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else None
+    except HydraException:
+        return None  # composing it will say what is wrong
 
 
 def _row_numbers(text: str, count: int) -> list[int]:

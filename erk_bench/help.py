@@ -32,10 +32,22 @@ EXAMPLES = {
   erk-bench table table=table2 rows=0,4                     # two rows of the paper's Table 2
   erk-bench table table=edm2 rows=4 sets=3                  # three seed sets: mean, spread, minimum
   erk-bench table table=my-table.yaml                       # a table of your own""",
+    "grid": """\
+  erk-bench grid                                            # the digits grid, minutes
+  erk-bench grid schedule.num_steps=8 correction.w_stiff=0.5,1 correction.w_con=0,0.3,1   # other axes
+  erk-bench grid guidance=cfg guidance.weight=1,1.5         # a setting with several values is an axis, too
+  erk-bench grid grid=figure4_16 seeds=100000-109999        # the paper's Figure 4, on fewer images
+  erk-bench grid from=results/records/grid to=results/grids # views from records, nothing computed
+  erk-bench grid grid=my-grid.yaml                          # a grid of your own""",
     "plan": """\
   erk-bench plan seeds=0-49999 schedule.num_steps=16
   erk-bench plan table=digits
-  erk-bench plan table=table2 throughput=150                # GPU-hours at 150 TFLOP/s a GPU""",
+  erk-bench plan table=table2 throughput=150                # GPU-hours at 150 TFLOP/s a GPU
+  erk-bench plan --manifest sweep.manifest grid=figure4_16  # a line for each task of a Slurm array
+  erk-bench plan --manifest sweep.manifest table=table2""",
+    "task": """\
+  erk-bench task sweep.manifest                             # list the lines, checking each
+  erk-bench task sweep.manifest 3                           # run one""",
     "fetch": """\
   erk-bench fetch imagenet512                               # all that its run and tables need
   erk-bench fetch imagenet512 dry_run=true                  # only list it

@@ -47,7 +47,7 @@ def compute(
     worker = Worker.from_environment()
     if worker is None and num_images == 0:
         return True
-    share = 1 if worker is None else worker.world_size
+    share = world_size()
     with progress_bar(title, num_images // share, work // share, shown=reports()) as bar:
 
         def advance(spec: RunSpec, count: int) -> None:
@@ -62,6 +62,12 @@ def compute(
     if worker is not None and reports():
         _wait_for_others(specs, features)
     return reports()
+
+
+def world_size() -> int:
+    """Processes of this launch that share the work."""
+    worker = Worker.from_environment()
+    return 1 if worker is None else worker.world_size
 
 
 def reports() -> bool:

@@ -72,8 +72,11 @@ def fetch(specs: Sequence[RunSpec], *, every_detector: bool, dry_run: bool) -> i
     return 0
 
 
-def plan(specs: Sequence[RunSpec], throughput: str) -> int:
-    """What is left to do, in blocks, evaluations, FLOPs, disk and time; nothing is sampled or written."""
+def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> int:
+    """What is left to do, in blocks, evaluations, FLOPs, disk and time; nothing is sampled or written.
+
+    shared: the runs are cells of a grid, and share trajectories.
+    """
     table = RichTable(title="plan")
     for header in (
         "run", "images", "blocks done", "NFE / image", "evaluations left", "TFLOPs left", "features",
@@ -107,6 +110,11 @@ def plan(specs: Sequence[RunSpec], throughput: str) -> int:
         "and features come on top); on disk: features "
         f"{_size(features)}{kept or f', no images (they would take {_size(pixels)})'}"
     )
+    if shared:
+        print(
+            "that is for separate runs: 'erk-bench grid' shares trajectories and needs less (a quarter to a "
+            "half on the digits grid)"
+        )
     _print_time(specs[0], flops, throughput)
     assets = assets_of(specs[0])
     missing = dict.fromkeys(

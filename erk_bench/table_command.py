@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from erk_bench import launch, stages, tables
+from erk_bench import stages, tables
+from erk_bench.computing import compute_records, prepare, read_folder, read_records
 from erk_bench.config_files import config_folder
 from erk_bench.console import wide_console
 from erk_bench.errors import UserError
 from erk_bench.files import write_atomic
+from erk_bench.preparing import flag
 from erk_bench.reporting import figures, views
-from erk_bench.reporting.progress import progress_bar
 from erk_bench.reporting.records import Record, write_record
+from erk_bench.reporting.tracker import Tracker
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Worker
 from erk_bench.storage.export import images_of
-from erk_bench.worker import pick_device
+from erk_bench.storage.store import RunStore
 
 SHEET_COLUMNS = 14  # seeds shown on a sample sheet
 
@@ -33,6 +33,7 @@ def table(
     rows: Sequence[Mapping[str, Any]],
     specs: Sequence[RunSpec],
     options: Mapping[str, str],
+    tracker: Tracker,
     *,
     as_published: bool,
 ) -> int:
@@ -48,15 +49,21 @@ def table(
     sets = [
         [shifted(spec, index) for spec in specs] for index in range(whole_number("sets", options["sets"]))
     ]
-    for spec in specs:
-        stages.check_enough(spec)
+    sampling = flag("sampling", options["sampling"])
     folder = config_folder().parent / content["reference"] if content.get("reference") else None
     again = (
         bool(options["from"]) and folder is not None and Path(options["from"]).resolve() == folder.resolve()
     )
-    found = tables.read_folder(folder) if folder is not None and not again else {}
+    found = read_folder(folder) if folder is not None and not again else {}
     references = tables.references_for(specs, found)
-    records = _read_rows(sets, options["from"]) if options["from"] else _compute_rows(content, sets)
+    records: list[list[Record]] | None
+    if options["from"]:
+        records = [
+            list(several)
+            for several in zip(*(read_records(each, options["from"]) for each in sets), strict=True)
+        ]
+    else:
+        records = _compute_rows(content, sets, sampling, tracker)
     if records is None:
         return 0
     to = Path(options["to"] or Path(specs[0].out) / "tables").expanduser()
@@ -66,8 +73,12 @@ def table(
         write_atomic(to / f"{name}.{form}", text(view).encode())
     for form in ("png", "svg"):
         write_atomic(to / f"{name}-steps.{form}", figures.to_bytes(figures.steps_figure(view), form))
+    for record in itertools.chain(*records):
+        tracker.record(record, None if options["from"] else RunStore.folder_of(record.run_spec))
+    tracker.table(view)
+    tracker.picture(f"{name}-steps", to / f"{name}-steps.png")
     if not options["from"]:
-        _sample_sheet(content, specs, view, to / f"{name}-samples.png")
+        _sample_sheet(content, specs, view, to / f"{name}-samples.png", tracker)
     if options["records"]:
         for index, record in ((index, record) for several in records for index, record in enumerate(several)):
             suffix = f"-{record.seeds}" if index else ""
@@ -121,73 +132,23 @@ def whole_number(name: str, text: str) -> int:
     return int(text)
 
 
-def _read_rows(sets: Sequence[Sequence[RunSpec]], folders: str) -> list[list[Record]]:
-    """Each row's records of every seed set, from one or several folders of records."""
-    found: dict[tuple[str, str], Record] = {}
-    for folder in folders.split(","):
-        found |= tables.read_folder(Path(folder).expanduser())
-    wanted = [[(spec.run_id, spec.seeds) for spec in specs] for specs in sets]
-    lacking = [key for keys in wanted for key in keys if key not in found]
-    if lacking:
-        raise UserError(
-            f"{len(lacking)} of {len(lacking) + sum(map(len, wanted)) - len(lacking)} rows have no record "
-            f"in '{folders}' (first: {lacking[0][0]}, seeds {lacking[0][1]}); run 'erk-bench table' to "
-            "compute them, or show some with rows=..."
-        )
-    for specs in sets:
-        for spec in specs:
-            reference = found[(spec.run_id, spec.seeds)].run_spec.metrics.reference
-            if reference != spec.metrics.reference:
-                raise UserError(
-                    f"the record of {spec.run_id} in '{folders}' was measured against '{reference}', the "
-                    f"table says '{spec.metrics.reference}'; show it with metrics.reference={reference}"
-                )
-    return [[found[keys[index]] for keys in wanted] for index in range(len(wanted[0]))]
-
-
-def _compute_rows(content: Mapping[str, Any], sets: Sequence[Sequence[RunSpec]]) -> list[list[Record]] | None:
+def _compute_rows(
+    content: Mapping[str, Any], sets: Sequence[Sequence[RunSpec]], sampling: bool, tracker: Tracker
+) -> list[list[Record]] | None:
     """The rows' records of every seed set, from earlier runs or computed now; None on a silent rank."""
-    for spec in sets[0]:
-        stages.fetch(spec, features=True)
-    if launch.reports():
-        for spec in sets[0]:
-            stages.check_reference(spec)
-    computed = [_compute_set(content, specs) for specs in sets]
-    if any(records is None for records in computed):
-        return None
+    prepare(sets[0])
+    computed = []
+    for specs in sets:
+        records = compute_records(
+            tables.pairs(specs), title=f"table {content['name']}", tracker=tracker, sampling=sampling
+        )
+        computed.append(records and [records[spec.run_id] for spec in specs])
     complete = [records for records in computed if records is not None]
-    return [list(several) for several in zip(*complete, strict=True)]
-
-
-def _compute_set(content: Mapping[str, Any], specs: Sequence[RunSpec]) -> list[Record] | None:
-    start = time.monotonic()
-    done = {spec.run_id: stages.finished_record(spec) for spec in specs}
-    todo = [spec for spec in specs if done[spec.run_id] is None or stages.unfinished(spec, features=True)]
-    if not todo and not launch.reports():
-        return None
-    if todo:
-        title = f"table {content['name']}, {len(todo)} rows"
-        if not launch.compute(tables.pairs(todo), features=True, title=title):
-            return None
-        # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile. Beside GPUs
-        # each record has all CPU cores to itself, and needs gigabytes.
-        on_cpu = pick_device(specs[0], Worker()).type == "cpu"
-        images = [len(spec.seed_range) for spec in todo]
-        with (
-            ThreadPoolExecutor(launch.default_workers(specs[0]) if on_cpu else 1) as pool,
-            progress_bar(f"scoring {len(todo)} rows", sum(images), sum(images), shown=True) as bar,
-        ):
-            for spec, record, count in zip(todo, pool.map(stages.score, todo), images, strict=True):
-                done[spec.run_id] = record
-                bar(count, count)
-        print(f"computed {len(todo)} of {len(specs)} rows in {time.monotonic() - start:.0f} s")
-    for spec in specs:
-        stages.finish_samples(spec)
-    return [record for record in done.values() if record is not None]
+    return [list(several) for several in zip(*complete, strict=True)] or None
 
 
 def _sample_sheet(
-    content: Mapping[str, Any], specs: Sequence[RunSpec], view: views.TableView, path: Path
+    content: Mapping[str, Any], specs: Sequence[RunSpec], view: views.TableView, path: Path, tracker: Tracker
 ) -> None:
     """The first seeds of every unguided row side by side, where their images are still kept."""
     shown = {}
@@ -200,10 +161,9 @@ def _sample_sheet(
             pictures = [image for _, image, _ in images_of(few)]
             shown[f"{row.steps} steps, {row.method}"] = pictures
     if shown:
-        seeds = [str(seed) for seed in specs[0].seed_range[:SHEET_COLUMNS]]
-        sheet = figures.sample_sheet(
-            {label: np.stack(images) for label, images in shown.items()},
-            f"{content['name']}: one seed a column, one method a row",
-            seeds,
-        )
+        seeds = specs[0].seed_range[:SHEET_COLUMNS]
+        images = {label: np.stack(pictures) for label, pictures in shown.items()}
+        title = f"{content['name']}: one seed a column, one method a row"
+        sheet = figures.sample_sheet(images, title, [str(seed) for seed in seeds])
         write_atomic(path, figures.to_bytes(sheet, "png"))
+        tracker.samples(images, seeds)

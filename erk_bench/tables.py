@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 from erk_bench import published
 from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
-from erk_bench.reporting.records import Record, read_record
+from erk_bench.reporting.records import Record
 from erk_bench.reporting.views import Estimate, TableRow, TableView, rounded
 from erk_bench.spec import RunSpec
 
@@ -110,7 +109,7 @@ def build_view(
     Each row is shown beside its baseline, its published values and its reference.
     """
     headline = table["headline"]
-    _check_comparable(headline, [record for sets in records for record in sets])
+    check_comparable(headline, [record for sets in records for record in sets])
     specs = [sets[0].run_spec for sets in records]
     by_digest = {spec.digest: sets for spec, sets in zip(specs, records, strict=True)}
     names = [headline, *(name for name in records[0][0].metrics if name != headline)]
@@ -161,7 +160,7 @@ def build_view(
     )
 
 
-def _check_comparable(headline: str, records: Sequence[Record]) -> None:
+def check_comparable(headline: str, records: Sequence[Record]) -> None:
     """Refuse to show records side by side that were measured differently."""
     first = records[0]
     for record in records:
@@ -236,12 +235,6 @@ def _minima(
             "flatters itself"
         )
     return notes
-
-
-def read_folder(folder: Path) -> dict[tuple[str, str], Record]:
-    """All records of a folder by run_id and seeds; empty if there is no such folder."""
-    records = (read_record(path) for path in sorted(folder.glob("*.json")))
-    return {(record.run_id, record.seeds): record for record in records}
 
 
 def references_for(specs: Sequence[RunSpec], found: Mapping[tuple[str, str], Record]) -> dict[str, Record]:

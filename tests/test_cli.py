@@ -234,7 +234,7 @@ def test_table_compares_with_its_reference(
     printed = capsys.readouterr()
     assert "OFF by 2.00 SE" in printed.out and "1 of 2 rows are off" in printed.err
     assert main(["table", f"from={tmp_path / 'empty'}"]) == 2
-    assert "2 of 2 rows have no record" in capsys.readouterr().err
+    assert "2 of 2 runs have no record" in capsys.readouterr().err
 
 
 def test_too_few_seeds_are_told_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from erk_bench.cli import run_spec, table_file
+from erk_bench.computing import read_folder
 from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
 from erk_bench.fields import to_dict
@@ -25,7 +26,6 @@ from erk_bench.tables import (
     overhead,
     paired_difference,
     pairs,
-    read_folder,
     reproduction,
     verdict,
 )

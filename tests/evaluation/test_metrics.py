@@ -19,7 +19,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from erk_bench import stages
+from erk_bench import finishing, stages
 from erk_bench.errors import UserError
 from erk_bench.evaluation import fidelity
 from erk_bench.evaluation.detectors import DETECTORS, Extract, detector_key, load_detector
@@ -595,7 +595,7 @@ def test_five_metrics_take_one_feature_pass(
         passes[len(images)] += 1
         return digits_extract()(images)
 
-    monkeypatch.setattr(stages, "load_detector", lambda name, assets, device: extract)
+    monkeypatch.setattr(finishing, "load_detector", lambda name, assets, device: extract)
     spec = small_run()
     assert len(spec.metrics.names) == 5
     stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)

@@ -1,0 +1,124 @@
+"""`erk-bench grid`: compute what is missing of a grid, show the best cells, draw the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table as RichTable
+
+from erk_bench.computing import compute_records, prepare, read_records
+from erk_bench.console import wide_console
+from erk_bench.files import write_atomic
+from erk_bench.grid_results import build_grid_view, summary
+from erk_bench.grids import Cell, Grid, label, short, trees
+from erk_bench.preparing import flag
+from erk_bench.reporting import figures, grid_figures
+from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown
+from erk_bench.reporting.records import write_record
+from erk_bench.reporting.tracker import Curve, CurvePoint, Tracker
+from erk_bench.reporting.views import rounded
+
+SHOWN = 5  # cells of a panel that a terminal shows
+
+
+def grid(grid: Grid, cells: Sequence[Cell], options: Mapping[str, str], tracker: Tracker) -> int:
+    """Records of all cells and their baselines, computed or read; then the table and figures."""
+    groups = trees(cells)
+    specs = [spec for group in groups for spec in group]
+    sampling, views = flag("sampling", options["sampling"]), flag("views", options["views"])
+    if options["from"]:
+        records = {record.run_id: record for record in read_records(specs, options["from"])}
+    else:
+        prepare(specs)
+        title = f"grid {grid.name}, {len(cells)} cells"
+        computed = compute_records(groups, title=title, tracker=tracker, shared=True, sampling=sampling)
+        if computed is None:
+            return 0
+        records = computed
+    if options["records"]:
+        for record in records.values():
+            write_record(Path(options["records"]) / f"{record.run_id}.json", record)
+    if not views:
+        print(f"{len(cells)} cells of grid {grid.name} are done")
+        return 0
+    view = build_grid_view(grid, cells, records)
+    notes = summary(grid, view)
+    to = Path(options["to"] or Path(specs[0].out) / "grids").expanduser()
+    pictures = write_views(view, notes, to, grid.name)
+    for panel in view.panels:
+        tracker.record(records[panel.best.point.run_id])
+    tracker.curves(grid.name, _curves(view))
+    for path in pictures:
+        if path.suffix == ".png":
+            tracker.picture(path.stem, path)
+    _show(view, notes)
+    print(f"table, CSV and figures: {to}/{grid.name}*")
+    return 0
+
+
+def write_views(view: GridView, notes: list[str], to: Path, name: str) -> list[Path]:
+    """The grid's CSV, Markdown table and figures; returns the pictures."""
+    write_atomic(to / f"{name}.csv", grid_csv(view).encode())
+    write_atomic(to / f"{name}.md", grid_markdown(view, notes).encode())
+    pictures = []
+    for kind, draw in (
+        ("curves", grid_figures.curves_figure),
+        ("heat", grid_figures.heat_figure),
+        ("parallel", grid_figures.parallel_figure),
+    ):
+        for form in ("png", "svg"):
+            path = to / f"{name}-{kind}.{form}"
+            write_atomic(path, figures.to_bytes(draw(view), form))
+            pictures.append(path)
+    return pictures
+
+
+def _curves(view: GridView) -> list[Curve]:
+    """A curve for each value of the curves' axis in each panel, where the abscissa has numbers."""
+    found = []
+    for panel in view.panels:
+        for value in view.axes[view.curves] if view.curves else ("",):
+            points = [point for point in panel.points if not view.curves or point.place[view.curves] == value]
+            facts = {short(key): text for key, text in panel.place.items()}
+            if view.curves:
+                facts[short(view.curves)] = value
+            try:
+                along = [CurvePoint(float(point.place[view.x]), point.metrics) for point in points]
+            except ValueError:
+                return []  # names of solvers, say: a figure shows them, a curve cannot
+            found.append(
+                Curve(label({view.curves: value} if view.curves else {}), facts, short(view.x), along)
+            )
+    return found
+
+
+def _show(view: GridView, notes: Sequence[str]) -> None:
+    """The best few cells of each panel, and what follows from them."""
+    headline = view.headline
+    inner = [key for key in (view.curves, view.x) if key]
+    table = RichTable(title=view.title, caption=view.caption, caption_justify="left")
+    for header in ("", *(short(key) for key in inner), *view.titles.values(), f"Δ {view.titles[headline]}"):
+        table.add_column(header, justify="right" if header else "left", no_wrap=True)
+    table.add_column("verdict")
+    for panel in view.panels:
+        sign = 1 if view.lower[headline] else -1
+        ranked = sorted(panel.points, key=lambda point: sign * point.metrics[headline][0])
+        plain = [rounded(panel.points[0].baseline[name]) for name in view.titles]
+        table.add_row(
+            label(panel.place), *("plain" for _ in inner[:1]), *("" for _ in inner[1:]), *plain, "", ""
+        )
+        for point in ranked[:SHOWN]:
+            style = {"better": "green", "worse": "red"}.get(point.verdict, "")
+            table.add_row(
+                "", *(point.place[key] for key in inner),
+                *(rounded(point.metrics[name]) for name in view.titles),
+                rounded(point.differences[headline], "+") if point.differences else "", point.verdict,
+                style=style,
+            )  # fmt: skip
+        if len(ranked) > SHOWN:
+            table.add_row(f"and {len(ranked) - SHOWN} more cells")
+        table.add_section()
+    wide_console().print(table)
+    for note in notes:
+        print(note)
