@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from erk_bench import commands, grid_command, launch, manifests, preparing, stopping, table_command
+from erk_bench import (
+    commands,
+    grid_command,
+    launch,
+    manifests,
+    preparing,
+    search_command,
+    stopping,
+    table_command,
+)
 from erk_bench.composing import (
     compose_config,
     grid_cells,
@@ -74,6 +83,12 @@ def _grid(options: dict[str, str], overrides: list[str]) -> int:
     specs = [spec for group in trees(cells) for spec in group]
     with _tracked("grid", grid.name, specs, tracking, show=options["views"] != "false") as tracker:
         return grid_command.grid(grid, cells, options, tracker)
+
+
+def _search(options: dict[str, str], overrides: list[str]) -> int:
+    spec = run_spec(overrides)
+    with _tracked("search", spec.run_id, [spec], overrides) as tracker:
+        return search_command.search_weights(spec, options, tracker)
 
 
 def _plan(options: dict[str, str], overrides: list[str]) -> int:
@@ -216,6 +231,22 @@ COMMANDS: dict[str, Command] = {
         "[grid=NAME|FILE.yaml] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] [sampling=true|false] "
         "[views=true|false] [AXIS=VALUE,VALUE,...] [KEY=VALUE ...]",
         {"grid": "digits", "from": "", "to": "", "records": "", "sampling": "true", "views": "true"},
+    ),
+    "search": Command(
+        _search,
+        "find good w_stiff and w_con of ERK-Guid for a run within a budget",
+        "[budget=EVALUATIONS] [w_stiff=LOW:HIGH] [w_con=LOW:HIGH] [first=IMAGES] [factor=N] [batch=N] "
+        "[search_seed=N] [to=FOLDER] [KEY=VALUE ...]",
+        {
+            "budget": "",
+            "w_stiff": "0.1:2.5",
+            "w_con": "0:2",
+            "first": "",
+            "factor": "2",
+            "batch": "8",
+            "search_seed": "1",
+            "to": "",
+        },
     ),
     "plan": Command(
         _plan,

@@ -92,13 +92,8 @@ def _sharing(records: Sequence[Record]) -> str:
     """How many network evaluations sharing trajectories saved, as the records tell."""
     counted = separate = 0.0
     for record in records:
-        spec = record.run_spec
-        alone = (
-            (record.nfe + record.nfe_guide)
-            * len(blocks_of(spec.seed_range, spec.block_size))
-            * spec.block_size
-        )
-        counted += record.environment.get("shared", {}).get("evaluations", alone)
+        used, alone = evaluations_of(record)
+        counted += used
         separate += alone
     if counted == separate:
         return f"Runs were separate: {separate:,.0f} network evaluations."
@@ -106,6 +101,17 @@ def _sharing(records: Sequence[Record]) -> str:
         f"Runs shared trajectories: {counted:,.0f} network evaluations, {counted / separate:.1%} of the "
         f"{separate:,.0f} of separate runs."
     )
+
+
+def evaluations_of(record: Record) -> tuple[float, int]:
+    """Network evaluations (of single images) that a run took, and those of the same run alone.
+
+    In whole blocks; of work that was shared, this run's part.
+    """
+    spec = record.run_spec
+    blocks = blocks_of(spec.seed_range, spec.block_size)
+    alone = (record.nfe + record.nfe_guide) * len(blocks) * spec.block_size
+    return record.environment.get("shared", {}).get("evaluations", alone), alone
 
 
 def summary(grid: Grid, view: GridView) -> list[str]:

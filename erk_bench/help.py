@@ -39,6 +39,13 @@ EXAMPLES = {
   erk-bench grid grid=figure4_16 seeds=100000-109999        # the paper's Figure 4, on fewer images
   erk-bench grid from=results/records/grid to=results/grids # views from records, nothing computed
   erk-bench grid grid=my-grid.yaml                          # a grid of your own""",
+    "search": """\
+  erk-bench search schedule.num_steps=8 track=digits        # within the evaluations of 12 full runs
+  erk-bench search schedule.num_steps=6 track=digits budget=100000 w_stiff=0.25:1.5
+  erk-bench search track=imagenet512 schedule.num_steps=16 seeds=100000-109999 first=2500
+  budget: network evaluations of single images, those of the guiding network too; first: images of the first
+  rung (an eighth of all); factor: of the cells that a rung passes on; batch: proposals at a time. The first
+  of metrics.names is what is searched for""",
     "plan": """\
   erk-bench plan seeds=0-49999 schedule.num_steps=16
   erk-bench plan table=digits

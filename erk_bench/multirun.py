@@ -1,0 +1,53 @@
+"""Hydra's own entry point: `python -m erk_bench.multirun --multirun KEY=A,B ...`, one run a combination.
+
+For Hydra's launchers, such as submitit's for Slurm (pip install 'erk-bench[slurm]'). Combinations are separate
+runs: 'erk-bench grid' computes the same records with shared trajectories.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from erk_bench import commands, stopping
+from erk_bench.composing import run_spec, tracker_spec
+from erk_bench.config_files import config_folder
+from erk_bench.errors import UserError
+from erk_bench.reporting.tracker import Launch, open_tracker
+
+
+@hydra.main(config_path=str(config_folder().resolve()), config_name="run", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """One run of a sweep. The settings are composed again by our own rules, which know presets and weights."""
+    overrides = list(HydraConfig.get().overrides.task)
+    try:
+        spec = run_spec(overrides)
+        with open_tracker(tracker_spec(overrides), Launch("run", spec.run_id, [spec])) as tracker:
+            commands.run(spec, tracker)
+    except UserError as error:
+        print(f"erk-bench: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+# Runs have folders of their own: Hydra's would only litter, but for the logs of its launchers.
+FOLDERS = {
+    "hydra.output_subdir": "null",
+    "hydra.run.dir": ".",
+    "hydra.sweep.dir": "results/multirun/${now:%Y-%m-%d_%H-%M-%S}",
+    "hydra.job_logging.root.handlers": "[console]",
+}
+
+
+def entry() -> None:
+    """Console entry: Hydra's own command line, with our folders where the user names none."""
+    given = {word.partition("=")[0] for word in sys.argv[1:]}
+    sys.argv += [f"{key}={value}" for key, value in FOLDERS.items() if key not in given]
+    stopping.listen()
+    main()
+
+
+if __name__ == "__main__":
+    entry()
