@@ -2,12 +2,13 @@
 PYTHON ?= python3
 TRACK ?= digits
 TABLE ?=
+GRID ?= digits
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table test test-slow check views bench-frechet lock clean
+.PHONY: help setup reproduce-table grid test test-slow test-slurm check views bench-frechet bench-grid dashboard lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -26,11 +27,17 @@ $(READY): requirements.lock pyproject.toml
 reproduce-table: $(READY) ## compute a table and compare it: TRACK=digits, or TRACK=imagenet512 TABLE=2 (or 3)
 	$(BIN)/erk-bench table table=$(TRACK)$(if $(TABLE),/table$(TABLE)) $(ARGS)
 
+grid: $(READY) ## compute a grid and draw its figures: GRID=digits (minutes), or GRID=figure4_16 on GPUs
+	$(BIN)/erk-bench grid grid=$(GRID) $(ARGS)
+
 test: $(READY) ## run the fast tests
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-slow: $(READY) ## run the slow tests
 	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+
+test-slurm: $(READY) ## run the tests that start a one-node Slurm cluster (needs Debian's slurm-wlm and munge)
+	$(BIN)/python -m pytest -q -m slurm $(ARGS)
 
 check: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -39,9 +46,16 @@ check: $(READY) ## check format, lint and types
 
 views: $(READY) ## draw the committed tables and figures again from the committed records
 	$(BIN)/erk-bench table table=$(TRACK) from=results/records/$(TRACK) to=results/tables
+	$(BIN)/erk-bench grid grid=digits from=results/records/grid-digits to=results/grids
 
 bench-frechet: $(READY) ## time the Frechet distance at 2048 dimensions against scipy's and torch-fidelity's
 	$(BIN)/python scripts/bench_frechet.py --repeats 3 $(ARGS)
+
+bench-grid: $(READY) ## time a grid with shared trajectories against separate runs
+	$(BIN)/python scripts/bench_grid.py $(ARGS)
+
+dashboard: $(READY) ## build the W&B dashboard (ARGS="--help" tells)
+	$(BIN)/python scripts/make_dashboard.py $(ARGS)
 
 lock: ## pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet uv

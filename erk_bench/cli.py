@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,9 +110,14 @@ def _plan(options: dict[str, str], overrides: list[str]) -> int:
         specs = [run_spec(overrides, fetch=False)]
         lines = [["run", *overrides]]
     if options["manifest"]:
+        if sets > 1 and not options["table"]:
+            raise UserError(
+                f"sets is {sets}, but only a table's manifest has seed sets; give seeds=... instead"
+            )
         path = Path(options["manifest"]).expanduser()
-        source = next((f"{key}={options[key]}" for key in ("grid", "table") if options[key]), "run")
-        manifests.write_manifest(path, " ".join([source, *overrides]), lines)
+        given = [f"{key}={options[key]}" for key in ("grid", "table", "rows") if options[key]]
+        given += [f"sets={sets}"] if sets > 1 else []
+        manifests.write_manifest(path, shlex.join([*(given or ["run"]), *overrides]), lines)
         print(f"{path}: {len(lines)} tasks; 'erk-bench task {path} 0' runs the first")
         return 0
     specs = [table_command.shifted(spec, index) for index in range(sets) for spec in specs]
@@ -124,7 +130,7 @@ def _task(options: dict[str, str], words: list[str]) -> int:
         raise UserError(f"task takes a manifest and the number of a line; got {len(words)} words")
     path = Path(words[0]).expanduser()
     lines = manifests.read_manifest(path)
-    if len(words) == 2 and not (words[1].isdigit() and int(words[1]) < len(lines)):
+    if len(words) == 2 and not (words[1].isdecimal() and int(words[1]) < len(lines)):
         raise UserError(f"'{path}' has no line {words[1]}; it has lines 0 to {len(lines) - 1}")
     chosen = [int(words[1])] if len(words) == 2 else range(len(lines))
     for number in chosen:
@@ -138,13 +144,13 @@ def _task(options: dict[str, str], words: list[str]) -> int:
         except UserError as error:
             raise UserError(
                 f"line {number} of '{path}' no longer composes: {error}. The line is: "
-                f"{' '.join(lines[number])}"
+                f"{shlex.join(lines[number])}"
             ) from error
     if len(words) == 2:
-        print(f"task {words[1]} of {path}: erk-bench {' '.join(lines[chosen[0]])}", flush=True)
+        print(f"task {words[1]} of {path}: erk-bench {shlex.join(lines[chosen[0]])}", flush=True)
         return _dispatch(lines[chosen[0]])
     for number in chosen:
-        print(f"{number}: erk-bench {' '.join(lines[number])}")
+        print(f"{number}: erk-bench {shlex.join(lines[number])}")
     return 0
 
 
@@ -308,7 +314,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return _dispatch(words)
     except UserError as error:
         print(f"erk-bench: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("erk-bench: interrupted; finished blocks are kept, run again to go on", file=sys.stderr)
         return 130

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user can put right; the message names the value, the valid ones, the next step."""
+    """Something the user can put right; the message names the value, the valid ones, the next step.
+
+    status: the exit status of a command that ends with it.
+    """
+
+    status = 2
+
+
+class WorkerLostError(UserError):
+    """A worker was killed or never came; the same command again goes on, and a scheduler may requeue it."""
+
+    status = 70  # EX_SOFTWARE
 
 
 class UnknownNameError(UserError, TypeError):

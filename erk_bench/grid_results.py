@@ -129,7 +129,8 @@ def summary(grid: Grid, view: GridView) -> list[str]:
             text += f", {difference:+.4g} ± {error:.2g} against the plain solver ({best.verdict})"
         if runner_up is not None and margin is not None:
             there = {key: runner_up.place[key] for key in grid.axes if key not in panel.place}
-            sure = f"{abs(margin[0]) / margin[1]:.1f} standard errors" if margin[1] else "no error"
-            text += f"; next {label(there)} is {sure} away"
+            gap, error = abs(margin[0]), margin[1]
+            sure = f"{gap / error:.1f} standard errors away" if error else f"{gap:.4g} away, without error"
+            text += f"; next {label(there)} is {sure}"
         lines.append(text)
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import METRICS
+from erk_bench.fields import identity_fields
 from erk_bench.spec import RunSpec
 
 NEEDED = ("name", "title", "caption", "base", "axes", "panels")
@@ -107,6 +109,7 @@ def read_grid(file: Path) -> Grid:
     axes = content["axes"]
     check(isinstance(axes, dict) and bool(axes), f"has axes {axes!r}, so it is empty; give KEY: [VALUES]")
     for key, values in axes.items():
+        check(isinstance(key, str), f"has axis {key!r}, not the name of a setting")
         listed = isinstance(values, list) and all(isinstance(value, (str, int, float)) for value in values)
         check(listed, f"has axis {key} {values!r}, not a list of values")
     panels = content["panels"]
@@ -127,7 +130,12 @@ def _drawn_axes(keys: Sequence[str], x: Any, curves: Any, file: Path) -> tuple[s
     for name in (x, curves):
         if name is not None and name not in keys:
             raise unknown_name(f"axis in the grid '{file}'", str(name), keys)
-    x = x or [key for key in keys if key != curves][-1]
+    if x is not None and x == curves:
+        raise UserError(f"the grid '{file}' has x and curves both '{x}'; name two axes; {EXAMPLE}")
+    rest = [key for key in keys if key != curves]
+    if not rest:
+        raise UserError(f"the grid '{file}' has curves '{curves}', its only axis; call it x; {EXAMPLE}")
+    x = x or rest[-1]
     rest = [key for key in keys if key != x]
     return x, curves or (rest[-1] if rest else None)
 
@@ -137,20 +145,25 @@ def _is_texts(value: object) -> bool:
 
 
 def _text(value: object) -> str:
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, float):
+        short_form = f"{value:g}"  # 1.0 is '1', but digits that a setting needs are not lost
+        return short_form if float(short_form) == value else repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_cells(grid: Grid, cells: Sequence[Cell]) -> None:
-    """Refuse cells that are the same run: their axis changes nothing, or is the baseline itself."""
+    """Refuse cells that are the same run (their axis changes nothing, or is the baseline itself), or that do
+    not measure what the grid shows."""
+    for metric in grid.panels:
+        names = cells[0].spec.metrics.names
+        if metric not in names:
+            raise UserError(
+                f"grid '{grid.name}' shows '{metric}', but metrics.names is [{','.join(names)}]; add it "
+                "there, or take it out of the panels"
+            )
     seen: dict[str, Cell] = {}
     for cell in cells:
-        other = seen.setdefault(cell.spec.baseline.run_id if _is_plain(cell.spec) else cell.spec.run_id, cell)
+        other = seen.setdefault(_identity(cell.spec.baseline if _is_plain(cell.spec) else cell.spec), cell)
         if other is cell:
             continue
         if _is_plain(cell.spec):
@@ -161,7 +174,7 @@ def check_cells(grid: Grid, cells: Sequence[Cell]) -> None:
         differing = [key for key in grid.axes if other.place[key] != cell.place[key]]
         raise UserError(
             f"the cells '{label(other.place)}' and '{label(cell.place)}' of grid '{grid.name}' are the same "
-            f"run {cell.spec.run_id}; axis '{differing[0]}' has equal values or does not change the samples"
+            f"run {cell.spec.slug}; axis '{differing[0]}' has equal values or does not change the samples"
         )
 
 
@@ -169,12 +182,17 @@ def _is_plain(spec: RunSpec) -> bool:
     return spec.correction.w_stiff == 0
 
 
+def _identity(spec: RunSpec) -> str:
+    """What tells runs apart, known before the weights are here."""
+    return json.dumps(identity_fields(spec), sort_keys=True)
+
+
 def trees(cells: Sequence[Cell]) -> list[list[RunSpec]]:
     """The runs that share trajectories, each group led by its baseline, without repetition."""
     groups: dict[str, dict[str, RunSpec]] = {}
     for cell in cells:
         base = cell.spec.baseline
-        group = groups.setdefault(base.digest, {base.run_id: base})
+        group = groups.setdefault(_identity(base), {_identity(base): base})
         if not _is_plain(cell.spec):
-            group[cell.spec.run_id] = cell.spec
+            group[_identity(cell.spec)] = cell.spec
     return [list(group.values()) for group in groups.values()]

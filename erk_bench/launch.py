@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from erk_bench import stages, stopping
-from erk_bench.errors import UserError
+from erk_bench.errors import UserError, WorkerLostError
 from erk_bench.planning import count_evaluations
 from erk_bench.processes import end_with_parent
 from erk_bench.reporting.progress import progress_bar
@@ -91,6 +91,15 @@ class _Work(NamedTuple):
     shared: bool
 
 
+class _Ends(NamedTuple):
+    """How workers ended: mistakes that they told, those that were killed or crashed, whether any was asked to
+    stop."""
+
+    failures: list[str]
+    lost: list[str]
+    stopped: bool
+
+
 def _run_local(work: _Work, num_workers: int, advance: stages.Progress) -> None:
     """Spawn workers, pass on their progress, and report the first failure once all have ended."""
     context = multiprocessing.get_context("spawn")
@@ -103,16 +112,19 @@ def _run_local(work: _Work, num_workers: int, advance: stages.Progress) -> None:
         theirs.close()
         links[mine] = (process, worker)
     with stopping.passed_on_to([process.pid for process, _ in links.values()]):
-        failures, stopped = _follow(links, advance)
+        failures, lost, stopped = _follow(links, advance)
     if failures:
         raise UserError(failures[0])
+    if lost:
+        raise WorkerLostError(lost[0])
     if stopped:
         raise stopping.Stopped
 
 
-def _follow(links: dict[Connection, tuple[Any, Worker]], advance: stages.Progress) -> tuple[list[str], bool]:
-    """Pass on progress until all workers have ended; what failed, and whether any stopped as asked."""
+def _follow(links: dict[Connection, tuple[Any, Worker]], advance: stages.Progress) -> _Ends:
+    """Pass on progress until all workers have ended."""
     failures: list[str] = []
+    lost: list[str] = []
     stopped = False
     while links:
         for ready in wait(list(links)):
@@ -124,15 +136,15 @@ def _follow(links: dict[Connection, tuple[Any, Worker]], advance: stages.Progres
                 process.join()
                 if process.exitcode in (stopping.STATUS, -signal.SIGUSR2):
                     stopped = True
-                elif process.exitcode != 0 and not failures:
-                    failures.append(_ending(worker, process.exitcode))
+                elif process.exitcode != 0:
+                    lost.append(_ending(worker, process.exitcode))
                 del links[link]
                 continue
             if isinstance(message, str):
-                failures.insert(0, message)
+                failures.append(message)
             else:
                 advance(*message)
-    return failures, stopped
+    return _Ends(failures, lost, stopped)
 
 
 def _ending(worker: Worker, exitcode: int) -> str:
@@ -176,7 +188,7 @@ def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:
             left, since = sum(map(len, missing)), time.monotonic()
         elif time.monotonic() - since > STALL_S:
             first = next(blocks[0] for blocks in missing if blocks)
-            raise UserError(
+            raise WorkerLostError(
                 f"rank 0 is done, but {left} blocks of other ranks are missing (first: {first}) and none "
                 f"came in {STALL_S:.0f} s; see those ranks' output, then run the same command again"
             )

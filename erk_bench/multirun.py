@@ -1,7 +1,7 @@
 """Hydra's own entry point: `python -m erk_bench.multirun --multirun KEY=A,B ...`, one run a combination.
 
-For Hydra's launchers, such as submitit's for Slurm (pip install 'erk-bench[slurm]'). Combinations are separate
-runs: 'erk-bench grid' computes the same records with shared trajectories.
+For Hydra's launchers, such as submitit's for Slurm (pip install 'erk-bench[slurm]'). Combinations are
+separate runs: 'erk-bench grid' computes the same records with shared trajectories.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from erk_bench.reporting.tracker import Launch, open_tracker
 
 @hydra.main(config_path=str(config_folder().resolve()), config_name="run", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """One run of a sweep. The settings are composed again by our own rules, which know presets and weights."""
+    """One run of a sweep. Its settings are composed again by our own rules, which know presets."""
     overrides = list(HydraConfig.get().overrides.task)
     try:
         spec = run_spec(overrides)
@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
             commands.run(spec, tracker)
     except UserError as error:
         print(f"erk-bench: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise SystemExit(error.status) from error
 
 
 # Runs have folders of their own: Hydra's would only litter, but for the logs of its launchers.

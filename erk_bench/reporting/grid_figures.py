@@ -122,7 +122,8 @@ def _colour(view: GridView, point: GridPoint) -> float:
     """log2 of the headline's ratio to the plain solver's, bounded; positive is worse."""
     value, plain = point.metrics[view.headline][0], point.baseline[view.headline][0]
     if value <= 0 or plain <= 0:
-        return 0.0 if value == plain else math.copysign(6.0, value - plain)
+        worse = (value - plain) if view.lower[view.headline] else (plain - value)
+        return math.copysign(6.0, worse) if worse else 0.0
     return max(-6.0, min(6.0, _log2(view, value / plain)))
 
 
