@@ -41,7 +41,7 @@ def compute_records(
 ) -> dict[str, Record] | None:
     """The record of every run by run_id, computed where it is missing; None on a rank that shows nothing.
 
-    groups: see `stages.generate`; a group is computed whole or not at all, so that its runs' times compare.
+    groups: see `stages.generate`; of each, the runs that lack something are computed.
     sampling: without it, images or features that are missing are an error.
     """
     start = time.monotonic()
