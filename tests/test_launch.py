@@ -60,9 +60,7 @@ def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyP
     """The others finish their share; the error tells what happened and what to do."""
     spec = small_run("workers=2")
     monkeypatch.setattr(launch, "_local_worker", die_as_rank_one)
-    with pytest.raises(
-        WorkerLostError, match="worker 1 of 2 was killed by signal 9; finished blocks"
-    ):
+    with pytest.raises(WorkerLostError, match="worker 1 of 2 was killed by signal 9; finished blocks"):
         launch.compute([[spec]], features=True, title="test")
     assert len(stages.unfinished(spec, features=True)) == 2
     monkeypatch.undo()
