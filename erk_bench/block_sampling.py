@@ -39,7 +39,7 @@ class SampledTree(NamedTuple):
 
     images: uint8 [R, C, H, W] where they were made. rows: int64 on the CPU, the block's images of each run.
     classes: int64 [B]. nfe, nfe_guide: of a separate run. seconds: of drawing and sampling. evaluations: of
-    single images by all networks, counted.
+    single images by all networks, counted. errors: of each run, why its result is of no use, if it is not.
     """
 
     images: Tensor
@@ -49,6 +49,7 @@ class SampledTree(NamedTuple):
     nfe_guide: int
     seconds: float
     evaluations: int
+    errors: list[UserError | None]
 
     def block(self, number: int) -> ImageBlock:
         """The images of the run of that number, in host memory."""
@@ -72,7 +73,9 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
             **sampler_options(spec, drawn.guide),
             fresh_noise=drawn.draws.normal_like,
         )
-        _check_finite(spec, seeds, sampled.x)
+        error = _not_finite(spec, seeds, sampled.x)
+        if error:
+            raise error
         seconds = time.perf_counter() - start  # the check waited for the device
         images = decoder(spec.model, device, assets_of(spec))(sampled.x)
         copied = _to_host(images)
@@ -83,7 +86,8 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
 def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.device) -> SampledTree:
     """The images of `seeds` of runs that differ in ERK-Guid alone, sharing what they have in common.
 
-    A network call holds block_size images, as in a run alone. Raises UserError as `sample_block` does.
+    A network call holds block_size images, as in a run alone. Raises UserError as `sample_block` does, but
+    keeps results that are not finite apart: the other runs are as good as ever.
     """
     spec = specs[0]
     check_draws(spec)
@@ -100,14 +104,17 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
             branch_limit=spec.block_size,
             **{name: value for name, value in options.items() if name not in corrections},
         )
-        for each, rows in zip(specs, sampled.rows, strict=True):
-            _check_finite(each, seeds, sampled.states[rows])
+        errors = [
+            _not_finite(each, seeds, sampled.states[rows])
+            for each, rows in zip(specs, sampled.rows, strict=True)
+        ]
         seconds = time.perf_counter() - start
         decode = decoder(spec.model, device, assets_of(spec))
-        images = torch.cat([decode(part) for part in sampled.states.split(spec.block_size)])
+        states = sampled.states.nan_to_num()  # what is not finite is never shown
+        images = torch.cat([decode(part) for part in states.split(spec.block_size)])
     return SampledTree(
         images, list(sampled.rows.cpu()), drawn.classes, sampled.nfe, sampled.nfe_guide, seconds,
-        sampled.evaluations,
+        sampled.evaluations, errors,
     )  # fmt: skip
 
 
@@ -157,15 +164,17 @@ def _draw(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> _Drawn:
     return _Drawn(net, guide, draws, _to_device(noise, device), moved, classes)
 
 
-def _check_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> None:
+def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | None:
+    """The error that names the seeds whose result is not finite, if there are any."""
     finite = x.isfinite().flatten(1).all(dim=1).tolist()
     bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
-    if bad:
-        raise UserError(
-            f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
-            f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
-            "was written for this block. Try network_dtype=float32 or a smaller w_stiff"
-        )
+    if not bad:
+        return None
+    return UserError(
+        f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
+        f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
+        "was written for this block. Try network_dtype=float32 or a smaller w_stiff"
+    )
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

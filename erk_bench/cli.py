@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from erk_bench import (
+    actions,
     commands,
-    grid_command,
-    launch,
     manifests,
     preparing,
-    search_command,
     stopping,
-    table_command,
 )
 from erk_bench.composing import (
     compose_config,
@@ -26,16 +22,9 @@ from erk_bench.composing import (
     grid_file,
     groups,
     run_spec,
-    table_file,
-    table_specs,
-    tracker_spec,
 )
-from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.grids import trees
 from erk_bench.help import command_help, main_help
-from erk_bench.reporting.tracker import Launch, Tracker, TrackerSpec, open_tracker
-from erk_bench.spec import RunSpec
 
 
 class Command(NamedTuple):
@@ -45,83 +34,6 @@ class Command(NamedTuple):
     summary: str
     usage: str
     options: Mapping[str, str]
-
-
-def _one_run(action: Callable[[RunSpec], int]) -> Callable[[dict[str, str], list[str]], int]:
-    return lambda options, overrides: action(run_spec(overrides))
-
-
-@contextmanager
-def _tracked(
-    kind: str, name: str, specs: Sequence[RunSpec], overrides: Sequence[str], *, show: bool = True
-) -> Iterator[Tracker]:
-    """The tracker that the settings ask for; a disabled one where this process shows nothing."""
-    spec = tracker_spec(overrides)
-    share = sum(len(each.seed_range) for each in specs) // launch.world_size()
-    shown = launch.reports() and show
-    with open_tracker(spec if shown else TrackerSpec(), Launch(kind, name, specs, share)) as tracker:
-        yield tracker
-
-
-def _run(options: dict[str, str], overrides: list[str]) -> int:
-    spec = run_spec(overrides)
-    with _tracked("run", spec.run_id, [spec], overrides) as tracker:
-        return commands.run(spec, tracker)
-
-
-def _table(options: dict[str, str], overrides: list[str]) -> int:
-    table = table_file(options["table"])
-    rows, specs = table_specs(table, overrides, options["rows"], fetch=not options["from"])
-    as_published = all(override.startswith("tracker") for override in overrides)
-    with _tracked("table", table["name"], specs, overrides) as tracker:
-        return table_command.table(table, rows, specs, options, tracker, as_published=as_published)
-
-
-def _grid(options: dict[str, str], overrides: list[str]) -> int:
-    grid, cells = grid_cells(grid_file(options["grid"]), overrides, fetch=not options["from"])
-    # Settings of axes are no settings of the tracker, and those with several values do not compose.
-    tracking = [override for override in overrides if override.startswith("tracker")]
-    specs = [spec for group in trees(cells) for spec in group]
-    with _tracked("grid", grid.name, specs, tracking, show=options["views"] != "false") as tracker:
-        return grid_command.grid(grid, cells, options, tracker)
-
-
-def _search(options: dict[str, str], overrides: list[str]) -> int:
-    spec = run_spec(overrides)
-    with _tracked("search", spec.run_id, [spec], overrides) as tracker:
-        return search_command.search_weights(spec, options, tracker)
-
-
-def _plan(options: dict[str, str], overrides: list[str]) -> int:
-    sets = table_command.whole_number("sets", options["sets"])
-    for name in ("grid", "table"):
-        if options["table" if name == "grid" else "grid"] and options[name]:
-            raise UserError("both table and grid are given; plan one of them")
-    if options["grid"]:
-        grid, cells = grid_cells(grid_file(options["grid"]), overrides, fetch=False)
-        specs = [spec for group in trees(cells) for spec in group]
-        lines = manifests.grid_lines(options["grid"], grid, overrides)
-    elif options["table"]:
-        table = table_file(options["table"])
-        rows, specs = table_specs(table, overrides, options["rows"], fetch=False)
-        seeds = [table_command.shifted(specs[0], index).seeds for index in range(sets)]
-        lines = manifests.table_lines(table, rows, overrides, seeds)
-    else:
-        specs = [run_spec(overrides, fetch=False)]
-        lines = [["run", *overrides]]
-    if options["manifest"]:
-        if sets > 1 and not options["table"]:
-            raise UserError(
-                f"sets is {sets}, but only a table's manifest has seed sets; give seeds=... instead"
-            )
-        path = Path(options["manifest"]).expanduser()
-        given = [f"{key}={options[key]}" for key in ("grid", "table", "rows") if options[key]]
-        given += [f"sets={sets}"] if sets > 1 else []
-        manifests.write_manifest(path, shlex.join([*(given or ["run"]), *overrides]), lines)
-        print(f"{path}: {len(lines)} tasks; 'erk-bench task {path} 0' runs the first")
-        return 0
-    specs = [table_command.shifted(spec, index) for index in range(sets) for spec in specs]
-    return preparing.plan(specs, options["throughput"], shared=bool(options["grid"]))
 
 
 def _task(options: dict[str, str], words: list[str]) -> int:
@@ -148,38 +60,11 @@ def _task(options: dict[str, str], words: list[str]) -> int:
             ) from error
     if len(words) == 2:
         print(f"task {words[1]} of {path}: erk-bench {shlex.join(lines[chosen[0]])}", flush=True)
+        os.environ[actions.SWEEP] = manifests.sweep_name(path)
         return _dispatch(lines[chosen[0]])
     for number in chosen:
         print(f"{number}: erk-bench {shlex.join(lines[number])}")
     return 0
-
-
-def _fetch(options: dict[str, str], words: list[str]) -> int:
-    """TRACK as a bare word: its own run and those of its tables; settings alone: the run they compose to."""
-    tracks = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    known = groups()["track"]
-    for track in tracks:
-        if track in groups()["model"]:
-            raise UserError(f"'{track}' is a model; write model={track}")
-        if track not in known:
-            raise unknown_name("track", track, known)
-    specs = []
-    if options["table"]:
-        specs += table_specs(table_file(options["table"]), overrides, fetch=False)[1]
-    elif options["grid"]:
-        cells = grid_cells(grid_file(options["grid"]), overrides, fetch=False)[1]
-        specs += [cell.spec for cell in cells]
-    elif overrides or not tracks:
-        specs.append(run_spec(overrides, fetch=False))
-    for track in tracks:
-        specs.append(run_spec([f"track={track}", *overrides], fetch=False))
-        for file in sorted((config_folder() / "table").glob("*.yaml")):
-            table = table_file(file.stem)
-            if f"track={track}" in table["base"] and table.get("fetch", True):
-                specs += table_specs(table, overrides, fetch=False)[1]
-    dry_run = preparing.flag("dry_run", options["dry_run"])
-    return preparing.fetch(specs, every_detector=bool(tracks), dry_run=dry_run)
 
 
 def _reference(options: dict[str, str], overrides: list[str]) -> int:
@@ -211,13 +96,15 @@ def _doctor(options: dict[str, str], overrides: list[str]) -> int:
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command(_run, "generate, extract features and score one run", "[KEY=VALUE ...]", {}),
-    "generate": Command(_one_run(commands.generate), "write the images of one run", "[KEY=VALUE ...]", {}),
+    "run": Command(actions.run, "generate, extract features and score one run", "[KEY=VALUE ...]", {}),
+    "generate": Command(
+        actions.one_run(commands.generate), "write the images of one run", "[KEY=VALUE ...]", {}
+    ),
     "evaluate": Command(
-        _one_run(commands.evaluate), "score the images that a run has", "[KEY=VALUE ...]", {}
+        actions.one_run(commands.evaluate), "score the images that a run has", "[KEY=VALUE ...]", {}
     ),
     "table": Command(
-        _table,
+        actions.table,
         "run every row of a table, show it, compare it with the reference records",
         "[table=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] "
         "[sampling=true|false] [KEY=VALUE ...]",
@@ -232,14 +119,14 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "grid": Command(
-        _grid,
+        actions.grid,
         "run every cell of a grid with shared trajectories, show the best, draw the figures",
         "[grid=NAME|FILE.yaml] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] [sampling=true|false] "
         "[views=true|false] [AXIS=VALUE,VALUE,...] [KEY=VALUE ...]",
         {"grid": "digits", "from": "", "to": "", "records": "", "sampling": "true", "views": "true"},
     ),
     "search": Command(
-        _search,
+        actions.search,
         "find good w_stiff and w_con of ERK-Guid for a run within a budget",
         "[budget=EVALUATIONS] [w_stiff=LOW:HIGH] [w_con=LOW:HIGH] [first=IMAGES] [factor=N] [batch=N] "
         "[search_seed=N] [to=FOLDER] [KEY=VALUE ...]",
@@ -255,7 +142,7 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "plan": Command(
-        _plan,
+        actions.plan,
         "what a run, table or grid would cost, what is done already, which files are missing",
         "[table=NAME|FILE.yaml | grid=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [throughput=TFLOP/s] "
         "[--manifest FILE] [KEY=VALUE ...]",
@@ -268,7 +155,7 @@ COMMANDS: dict[str, Command] = {
         {},
     ),
     "fetch": Command(
-        _fetch,
+        actions.fetch,
         "get the files that a track or run needs into the cache, and verify them",
         "[TRACK] [table=NAME|FILE.yaml] [grid=NAME|FILE.yaml] [dry_run=true] [KEY=VALUE ...]",
         {"table": "", "grid": "", "dry_run": "false"},

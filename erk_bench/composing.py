@@ -216,6 +216,8 @@ def grid_cells(grid: Grid, overrides: Sequence[str], *, fetch: bool = True) -> t
     for key in grid.axes:
         if key not in known:
             raise unknown_name(f"axis of grid '{grid.name}'", key, known)
+    if "seeds" in grid.axes:
+        raise UserError("seeds cannot be an axis: the cells of a grid are compared on the same seeds")
     cells = []
     for place in grid.places():
         settings = [f"{key}={value}" for key, value in place.items()]

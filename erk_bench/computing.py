@@ -19,6 +19,8 @@ from erk_bench.storage.blocks import Worker, blocks_of
 from erk_bench.storage.store import RunStore
 from erk_bench.worker import pick_device
 
+MANY, FEW = 10_000, 4  # images whose features take gigabytes, and records that may do so at a time
+
 
 def prepare(specs: Sequence[RunSpec]) -> None:
     """Everything that can fail before an image is made; fetches what is missing."""
@@ -57,7 +59,10 @@ def compute_records(
     if todo:
         if not sampling:
             _check_sampled(todo)
-        if not launch.compute(lacking, features=True, title=title, shared=shared, watch=tracker.advance):
+        complete = launch.compute(
+            lacking, features=True, title=title, shared=shared, watch=tracker.advance, expect=tracker.expect
+        )
+        if not complete:
             return None
         with _scored(todo) as records:
             for spec, record in zip(todo, records, strict=True):
@@ -92,7 +97,8 @@ def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
     # each record has all CPU cores to itself, and needs gigabytes.
     on_cpu = pick_device(specs[0], Worker()).type == "cpu"
     images = [len(spec.seed_range) for spec in specs]
-    pool = ThreadPoolExecutor(launch.default_workers(specs[0]) if on_cpu else 1)
+    threads = launch.default_workers(specs[0]) if on_cpu else 1
+    pool = ThreadPoolExecutor(min(threads, FEW) if max(images) >= MANY else threads)
     try:
         with progress_bar(f"scoring {len(specs)} runs", sum(images), sum(images), shown=True) as bar:
 

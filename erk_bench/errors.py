@@ -21,6 +21,12 @@ class WorkerLostError(UserError):
     status = 70  # EX_SOFTWARE
 
 
+class BusyError(UserError):
+    """Another process does this work already; once it has ended, the same command goes on."""
+
+    status = 75  # EX_TEMPFAIL
+
+
 class UnknownNameError(UserError, TypeError):
     """A name that is not in its table (also raised for an unknown keyword argument)."""
 

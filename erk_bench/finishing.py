@@ -65,8 +65,12 @@ class Job(NamedTuple):
         return not self.lacking and not (self.keeps and (wants_images(self.spec) or not self.keys))
 
 
-def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[tuple[Job, Callable[[], None]]]:
-    """Compute what a block lacks; yields each job that lacked something with the function that writes it.
+# A job with the function that writes its files, or with the reason why there is nothing to write.
+Outcome = tuple[Job, Callable[[], None] | UserError]
+
+
+def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcome]:
+    """Compute what a block lacks; yields each job that lacked something.
 
     jobs: several are the same block of runs that share their trajectories.
     """
@@ -94,7 +98,7 @@ def _finish(job: Job, device: torch.device) -> Callable[[], None]:
     return _writer(job, host, counts, features, timing)
 
 
-def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[tuple[Job, Callable[[], None]]]:
+def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcome]:
     """Sample the jobs' block together; each distinct image goes through each detector once."""
     first = jobs[0]
     tree = sample_tree([job.spec for job in jobs], first.block.seeds, device)
@@ -104,6 +108,10 @@ def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[tuple[
         parts = [_features(first, name, part, device) for part in tree.images.split(first.spec.block_size)]
         extracted[name] = {item: torch.cat([part[item].cpu() for part in parts]) for item in parts[0]}
     for number, job in enumerate(jobs):
+        error = tree.errors[number]
+        if error is not None:
+            yield job, error
+            continue
         features = {
             key: {item: values[tree.rows[number]] for item, values in extracted[name].items()}
             for name, key in job.lacking.items()

@@ -15,9 +15,11 @@ from erk_bench.grids import Cell, Grid, label, short, trees
 from erk_bench.preparing import flag
 from erk_bench.reporting import figures, grid_figures
 from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown
-from erk_bench.reporting.records import write_record
+from erk_bench.reporting.records import Record, write_record
 from erk_bench.reporting.tracker import Curve, CurvePoint, Tracker
-from erk_bench.reporting.views import rounded
+from erk_bench.reporting.views import DASH, rounded
+from erk_bench.storage.store import RunStore
+from erk_bench.table_command import SHEET_COLUMNS, first_images
 
 SHOWN = 5  # cells of a panel that a terminal shows
 
@@ -46,8 +48,7 @@ def grid(grid: Grid, cells: Sequence[Cell], options: Mapping[str, str], tracker:
     notes = summary(grid, view)
     to = Path(options["to"] or Path(specs[0].out) / "grids").expanduser()
     pictures = write_views(view, notes, to, grid.name)
-    for panel in view.panels:
-        tracker.record(records[panel.best.point.run_id])
+    _track_best(view, cells, records, tracker, kept=not options["from"])
     tracker.curves(grid.name, _curves(view))
     for path in pictures:
         if path.suffix == ".png":
@@ -72,6 +73,25 @@ def write_views(view: GridView, notes: list[str], to: Path, name: str) -> list[P
             write_atomic(path, figures.to_bytes(draw(view), form))
             pictures.append(path)
     return pictures
+
+
+def _track_best(
+    view: GridView, cells: Sequence[Cell], records: Mapping[str, Record], tracker: Tracker, *, kept: bool
+) -> None:
+    """The records of each panel's best cell and its baseline, and where images are kept some side by side."""
+    by_run = {cell.spec.run_id: cell for cell in cells}
+    sheet = {}
+    for panel in view.panels:
+        cell = by_run.get(panel.best.point.run_id)
+        if cell is None:  # the plain solver is best
+            continue
+        for name, spec in (("plain", cell.spec.baseline), ("best", cell.spec)):
+            tracker.record(records[spec.run_id], RunStore.folder_of(spec) if kept else None)
+            images = first_images(spec, SHEET_COLUMNS) if kept else None
+            if images is not None:
+                sheet[f"{label(panel.place)} {name}".strip()] = images
+    if sheet:
+        tracker.samples(sheet, cells[0].spec.seed_range[:SHEET_COLUMNS])
 
 
 def _curves(view: GridView) -> list[Curve]:
@@ -104,7 +124,7 @@ def _show(view: GridView, notes: Sequence[str]) -> None:
     for panel in view.panels:
         sign = 1 if view.lower[headline] else -1
         ranked = sorted(panel.points, key=lambda point: sign * point.metrics[headline][0])
-        plain = [rounded(panel.points[0].baseline[name]) for name in view.titles]
+        plain = [rounded(panel.baseline[name]) if panel.baseline else DASH for name in view.titles]
         table.add_row(
             label(panel.place), *("plain" for _ in inner[:1]), *("" for _ in inner[1:]), *plain, "", ""
         )

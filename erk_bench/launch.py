@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +19,7 @@ from erk_bench.planning import count_evaluations
 from erk_bench.processes import end_with_parent
 from erk_bench.reporting.progress import progress_bar
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Worker
+from erk_bench.storage.blocks import Block, Worker
 
 STALL_S = 1800.0  # rank 0 gives up when the other ranks finish nothing for so long
 
@@ -31,12 +31,14 @@ def compute(
     title: str,
     shared: bool = False,
     watch: stages.Progress = lambda spec, count: None,
+    expect: Callable[[int], None] = lambda images: None,
 ) -> bool:
     """Finish all images (and features) of groups of specs; True where the results may be scored.
 
     Under a launcher (RANK and WORLD_SIZE set) this process does its own share; rank 0 then waits for the
     others' files and alone returns True. Without one, local workers share the work. shared: specs of a
-    group share their trajectories. watch: also called after every finished block.
+    group share their trajectories. watch: also called after every finished block; expect: before, with the
+    images that this process will report.
     """
     specs = [spec for group in groups for spec in group]
     left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
@@ -48,13 +50,14 @@ def compute(
     if worker is None and num_images == 0:
         return True
     share = world_size()
+    expect(num_images // share)
     with progress_bar(title, num_images // share, work // share, shown=reports()) as bar:
 
         def advance(spec: RunSpec, count: int) -> None:
             bar(count, count * cost[spec.run_id])
             watch(spec, count)
 
-        num_workers = min(default_workers(specs[0]), sum(map(len, left.values())))
+        num_workers = min(default_workers(specs[0]), _num_units(groups, left, shared))
         if worker is not None or num_workers == 1:
             stages.generate(groups, worker or Worker(), advance, features=features, shared=shared)
         else:
@@ -62,6 +65,13 @@ def compute(
     if worker is not None and reports():
         _wait_for_others(specs, features)
     return reports()
+
+
+def _num_units(groups: Sequence[Sequence[RunSpec]], left: Mapping[str, Sequence[Block]], shared: bool) -> int:
+    """Pieces of work that workers can share: blocks, or where trajectories are shared those of a group."""
+    if not shared:
+        return sum(map(len, left.values()))
+    return sum(len({block for spec in group for block in left[spec.run_id]}) for group in groups)
 
 
 def world_size() -> int:

@@ -45,6 +45,12 @@ def write_manifest(path: Path, source: str, lines: Sequence[Sequence[str]]) -> N
     write_atomic(path, f"{HEADER} {source}\n{text}".encode())
 
 
+def sweep_name(path: Path) -> str:
+    """The table or grid that a manifest computes, or 'run'."""
+    words = shlex.split(path.read_text().splitlines()[0].removeprefix(HEADER))
+    return words[0].partition("=")[2] or words[0]
+
+
 def read_manifest(path: Path) -> list[list[str]]:
     """The words of each line. Raises UserError for what is no manifest, or has no lines."""
     again = f"make it anew: erk-bench plan --manifest {path} table=NAME (or grid=NAME)"

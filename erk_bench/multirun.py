@@ -12,11 +12,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from erk_bench import commands, stopping
+from erk_bench import commands, launch, stopping
 from erk_bench.composing import run_spec, tracker_spec
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
-from erk_bench.reporting.tracker import Launch, open_tracker
+from erk_bench.reporting.tracker import Launch, TrackerSpec, open_tracker
 
 
 @hydra.main(config_path=str(config_folder().resolve()), config_name="run", version_base="1.3")
@@ -25,11 +25,15 @@ def main(config: DictConfig) -> None:
     overrides = list(HydraConfig.get().overrides.task)
     try:
         spec = run_spec(overrides)
-        with open_tracker(tracker_spec(overrides), Launch("run", spec.run_id, [spec])) as tracker:
+        tracking = tracker_spec(overrides) if launch.reports() else TrackerSpec()
+        with open_tracker(tracking, Launch("run", spec.run_id, [spec])) as tracker:
             commands.run(spec, tracker)
     except UserError as error:
         print(f"erk-bench: {error}", file=sys.stderr)
         raise SystemExit(error.status) from error
+    except stopping.Stopped as stopped:
+        print("erk-bench: stopped as SIGUSR2 asked; the same command goes on", file=sys.stderr)
+        raise SystemExit(stopping.STATUS) from stopped
 
 
 # Runs have folders of their own: Hydra's would only litter, but for the logs of its launchers.

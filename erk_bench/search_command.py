@@ -26,6 +26,7 @@ from erk_bench.reporting.views import DASH, rounded
 from erk_bench.sampling.grid import Cell
 from erk_bench.searching import STEP, Found, Measured, Plan, Space, make_rungs, search
 from erk_bench.spec import CorrectionSpec, RunSpec
+from erk_bench.storage.store import RunStore
 from erk_bench.table_command import whole_number
 from erk_bench.tables import paired_difference, verdict
 
@@ -106,7 +107,8 @@ def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) 
         write_atomic(to.with_name(f"{to.name}.{form}"), figures.to_bytes(figure, form))
     _show(bench, found)
     last, ranked = found.rungs[-1]
-    tracker.record(bench.records[(ranked[0][0], last)])
+    for cell in (None, ranked[0][0]):
+        tracker.record(bench.records[(cell, last)], RunStore.folder_of(bench.at(cell, last)))
     tracker.picture("search", to.with_name(f"{to.name}.png"))
     print(f"budget: {bench.evaluations:,.0f} of {_budget(spec, options):,} network evaluations used")
     for line in conclusions(bench.records, bench.headline, found):
@@ -121,7 +123,7 @@ def _budget(spec: RunSpec, options: Mapping[str, str]) -> int:
 
 
 def make_plan(spec: RunSpec, options: Mapping[str, str]) -> Plan:
-    """Rungs and budget from the settings; what the plain solver takes is taken off the budget."""
+    """Rungs and budget from the settings."""
     images, nfe = len(spec.seed_range), sum(count_evaluations(spec))
     factor, batch = whole_number("factor", options["factor"]), whole_number("batch", options["batch"])
     if factor < 2 or batch < 2:
@@ -129,9 +131,9 @@ def make_plan(spec: RunSpec, options: Mapping[str, str]) -> Plan:
     first = whole_number("first", options["first"]) if options["first"] else max(images // FIRST, 1)
     if first > images:
         raise UserError(f"first is {first}, more than the {images} images of seeds={spec.seeds}")
-    rungs = make_rungs(images, first, factor, spec.block_size)
+    rungs, sampled = make_rungs(spec.seed_range, first, factor, spec.block_size)
     check_count(dataclasses.replace(spec.metrics, names=spec.metrics.names[:1]), rungs[0])
-    return Plan(rungs, factor, nfe, _budget(spec, options) - images * nfe, batch)
+    return Plan(rungs, sampled, factor, nfe, _budget(spec, options), batch)
 
 
 def _bounds(name: str, text: str) -> tuple[float, float]:

@@ -41,14 +41,21 @@ Measure = Callable[[Sequence[Cell], int], Mapping[Cell, Measured]]
 
 
 class Plan(NamedTuple):
-    """How the budget is spent. rungs: image numbers, ascending. factor: of the cells that a rung passes on.
-    nfe: evaluations of one image. budget: in evaluations of single images. batch: proposals at a time."""
+    """How the budget is spent. rungs: image numbers, ascending. sampled: the images that each takes, in whole
+    blocks. factor: of the cells that a rung passes on. nfe: evaluations of one image. budget: in evaluations
+    of single images, the plain solver's included. batch: proposals at a time."""
 
     rungs: tuple[int, ...]
+    sampled: tuple[int, ...]
     factor: int
     nfe: int
     budget: int
     batch: int
+
+    @property
+    def plain(self) -> int:
+        """Evaluations of the plain solver."""
+        return self.sampled[-1] * self.nfe
 
     def promotions(self, num_cells: int) -> list[int]:
         """How many of the cells reach each rung after the first."""
@@ -60,8 +67,8 @@ class Plan(NamedTuple):
 
     @property
     def added(self) -> list[int]:
-        """Images that each rung after the first adds."""
-        return [after - before for before, after in itertools.pairwise(self.rungs)]
+        """Images that each rung after the first samples anew."""
+        return [after - before for before, after in itertools.pairwise(self.sampled)]
 
     def reserve(self, num_cells: int, first: int = 0) -> int:
         """Evaluations that promoting so many cells takes without sharing; first: rungs left out."""
@@ -70,19 +77,27 @@ class Plan(NamedTuple):
 
     @property
     def least(self) -> int:
-        """The smallest budget that finds anything: one batch, the baseline not counted."""
-        return self.batch * self.rungs[0] * self.nfe + self.reserve(self.batch)
+        """The smallest budget that finds anything: one batch."""
+        return self.plain + self.batch * self.sampled[0] * self.nfe + self.reserve(self.batch)
 
 
-def make_rungs(num_images: int, first: int, factor: int, block_size: int) -> tuple[int, ...]:
-    """Image numbers from `first` to `num_images`, each `factor` times the one before, in whole blocks."""
-    rungs = [num_images]
+def make_rungs(
+    seeds: range, first: int, factor: int, block_size: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Image numbers from `first` to all of the seeds, each `factor` times the one before or a little more, so
+    that they end with a block; and the images that whole blocks of them have."""
+    start = seeds[0] // block_size * block_size  # of the first block
+
+    def to_block_end(count: int) -> int:
+        return math.ceil((seeds[0] + count - start) / block_size) * block_size - (seeds[0] - start)
+
+    rungs = [len(seeds)]
     while rungs[0] // factor >= first:
-        shorter = max(math.ceil(rungs[0] / factor / block_size) * block_size, 1)
+        shorter = to_block_end(math.ceil(rungs[0] / factor))
         if shorter >= rungs[0]:
             break
         rungs.insert(0, shorter)
-    return tuple(rungs)
+    return tuple(rungs), tuple(to_block_end(count) + seeds[0] - start for count in rungs)
 
 
 class Found(NamedTuple):
@@ -106,7 +121,7 @@ def search(measure: Measure, space: Space, plan: Plan, *, lower: bool, seed: int
     values = _explore(measure, space, plan, lower, seed, spent)
     rungs = [(plan.rungs[0], _ranked(values, lower))]
     for number, (images, count) in enumerate(zip(plan.rungs[1:], plan.promotions(len(values)), strict=True)):
-        left = plan.budget - sum(spent.values()) - plan.reserve(FINALISTS, number + 1)
+        left = plan.budget - plan.plain - sum(spent.values()) - plan.reserve(FINALISTS, number + 1)
         affordable = math.floor(left / (plan.added[number] * plan.nfe))
         chosen = [cell for cell, _ in rungs[-1][1][: max(min(count, affordable), FINALISTS)]]
         found = measure(chosen, images)
@@ -126,13 +141,13 @@ def _explore(
     with _quiet():
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * plan.batch)
         study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
-        cost = plan.batch * plan.rungs[0] * plan.nfe
+        cost = plan.batch * plan.sampled[0] * plan.nfe
         fruitless = 0
         while True:
             used = sum(spent.values())
-            share = used / (len(spent) * plan.rungs[0] * plan.nfe) if spent else 1.0
+            share = used / (len(spent) * plan.sampled[0] * plan.nfe) if spent else 1.0
             expected = share * (cost + plan.reserve(len(values) + plan.batch))
-            if used + max(expected, cost + plan.reserve(FINALISTS)) > plan.budget:
+            if plan.plain + used + max(expected, cost + plan.reserve(FINALISTS)) > plan.budget:
                 break
             trials = [study.ask() for _ in range(plan.batch)]
             cells = [_proposal(trial, space) for trial in trials]

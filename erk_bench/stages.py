@@ -5,6 +5,7 @@ Each stage can be stopped, resumed and run again alone; stages meet in the files
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import itertools
@@ -36,7 +37,7 @@ from erk_bench.reporting.records import (
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.spec import RunSpec
+from erk_bench.spec import PROTOCOL, RunSpec
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.export import export_npz
 from erk_bench.storage.store import RunStore, Timing
@@ -142,6 +143,7 @@ def generate(
             store.create()
         writer = stack.enter_context(BlockWriter())
         begun = set()  # blocks of this call, whose files may not be there yet
+        failed: dict[str, UserError] = {}  # runs of a tree that came to nothing
         for group in groups:
             shares = [worker.owned(blocks_of(spec.seed_range, spec.block_size)) for spec in group]
             keys = {spec.run_id: detector_keys(spec) if features else {} for spec in group}
@@ -149,13 +151,18 @@ def generate(
             for turn in itertools.zip_longest(*shares):
                 jobs = []
                 for spec, block in zip(group, turn, strict=True):
-                    if block is not None and (spec.run_id, block) not in begun:
+                    if block is not None and (spec.run_id, block) not in begun and spec.run_id not in failed:
                         begun.add((spec.run_id, block))
                         jobs.append(Job(spec, stores[spec.run_id], block, worker, keys[spec.run_id]))
                 for some in [jobs] if tree and len(set(turn)) == 1 else [[job] for job in jobs]:
                     for done, write in finished(some, device):
-                        writer.submit(write, functools.partial(progress, done.spec, done.block.size))
+                        if isinstance(write, UserError):
+                            failed[done.spec.run_id] = write
+                        else:
+                            writer.submit(write, functools.partial(progress, done.spec, done.block.size))
                     stopping.check()
+    for error in failed.values():
+        raise UserError(f"{error} ({len(failed)} runs failed, the others of their trees are done)")
 
 
 def score(spec: RunSpec) -> Record:
@@ -208,20 +215,24 @@ def score(spec: RunSpec) -> Record:
         environment={
             **environment(pick_device(spec, Worker())),
             "sampled_on": sorted({timing.device for timing in timed.values()}),
-            **_sharing(timed.values(), len(blocks)),
+            **_sharing(timed.values(), len(blocks), (nfe + nfe_guide) * spec.block_size),
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    write_record(record_path(spec), record)
+    _keep(record_path(spec), record, spec)
     return record
 
 
-def _sharing(timings: Collection[Timing], num_blocks: int) -> dict[str, Any]:
-    """How far the run's trajectories were shared with others; nothing unless all of its blocks are known."""
-    shared = [timing.evaluations for timing in timings if timing.evaluations is not None]
-    if not shared or len(shared) < num_blocks:
+def _sharing(timings: Collection[Timing], num_blocks: int, alone: int) -> dict[str, Any]:
+    """How far the run's trajectories were shared with others; nothing unless all of its blocks are known.
+
+    alone: evaluations of a block that was not shared.
+    """
+    cells = max((timing.cells for timing in timings), default=1)
+    if cells == 1 or len(timings) < num_blocks:
         return {}
-    return {"shared": {"cells": max(item.cells for item in timings), "evaluations": math.fsum(shared)}}
+    counted = math.fsum(alone if item.evaluations is None else item.evaluations for item in timings)
+    return {"shared": {"cells": cells, "evaluations": counted}}
 
 
 def record_path(spec: RunSpec) -> Path:
@@ -235,13 +246,44 @@ def finished_record(spec: RunSpec) -> Record | None:
     if not path.is_file():
         return None
     record = read_record(path)
-    assets = assets_of(spec)
-    same = (
-        record.run_spec.metrics == spec.metrics
-        and record.detectors == tuple(detector_keys(spec).values())
-        and record.reference == reference_facts(spec.metrics, assets)
+    if not _measured_alike(record, spec) or not set(spec.metrics.names) <= set(record.metrics):
+        return None
+    return _with_metrics(record, spec.metrics.names, tuple(detector_keys(spec).values()))
+
+
+def _measured_alike(record: Record, spec: RunSpec) -> bool:
+    """Whether a record's metrics, whichever they are, were measured as the spec asks."""
+    measured = record.run_spec.metrics
+    wanted = detector_keys(dataclasses.replace(spec, metrics=measured)).values()
+    return (
+        dataclasses.replace(measured, names=spec.metrics.names) == spec.metrics
+        and record.detectors == tuple(wanted)
+        and record.reference == reference_facts(measured, assets_of(spec))
+        and record.protocol == PROTOCOL
     )
-    return record if same else None
+
+
+def _with_metrics(record: Record, names: Sequence[str], detectors: tuple[str, ...]) -> Record:
+    """The same record with some of its metrics."""
+    metrics = {**record.spec["metrics"], "names": list(names)}
+    return dataclasses.replace(
+        record,
+        spec={**record.spec, "metrics": metrics},
+        metrics={name: record.metrics[name] for name in names},
+        detectors=detectors,
+    )
+
+
+def _keep(path: Path, record: Record, spec: RunSpec) -> None:
+    """Write a record; metrics that an earlier one has beside, measured alike, stay in the file."""
+    earlier = read_record(path) if path.is_file() else None
+    if earlier is not None and _measured_alike(earlier, spec):
+        metrics = {**earlier.metrics, **record.metrics}
+        wider = dataclasses.replace(spec, metrics=dataclasses.replace(spec.metrics, names=tuple(metrics)))
+        facts = reference_facts(wider.metrics, assets_of(spec))
+        joined = dataclasses.replace(record, metrics=metrics, reference=facts)
+        record = _with_metrics(joined, tuple(metrics), tuple(detector_keys(wider).values()))
+    write_record(path, record)
 
 
 def finish_samples(spec: RunSpec) -> Path | None:

@@ -147,23 +147,27 @@ def _compute_rows(
     return [list(several) for several in zip(*complete, strict=True)] or None
 
 
+def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
+    """The run's first images, uint8 [N, H, W, C], or None where they are not kept."""
+    first = spec.seed_range[0]
+    few = dataclasses.replace(spec, seeds=f"{first}-{min(spec.seed_range[-1], first + count - 1)}")
+    if stages.unfinished(few, features=False):
+        return None
+    return np.stack([image for _, image, _ in images_of(few)])
+
+
 def _sample_sheet(
     content: Mapping[str, Any], specs: Sequence[RunSpec], view: views.TableView, path: Path, tracker: Tracker
 ) -> None:
     """The first seeds of every unguided row side by side, where their images are still kept."""
     shown = {}
     for spec, row in zip(specs, view.rows, strict=True):
-        few = dataclasses.replace(
-            spec,
-            seeds=f"{spec.seed_range[0]}-{min(spec.seed_range[-1], spec.seed_range[0] + SHEET_COLUMNS - 1)}",
-        )
-        if spec.guidance.weight == 1 and not stages.unfinished(few, features=False):
-            pictures = [image for _, image, _ in images_of(few)]
-            shown[f"{row.steps} steps, {row.method}"] = pictures
+        images = first_images(spec, SHEET_COLUMNS) if spec.guidance.weight == 1 else None
+        if images is not None:
+            shown[f"{row.steps} steps, {row.method}"] = images
     if shown:
         seeds = specs[0].seed_range[:SHEET_COLUMNS]
-        images = {label: np.stack(pictures) for label, pictures in shown.items()}
         title = f"{content['name']}: one seed a column, one method a row"
-        sheet = figures.sample_sheet(images, title, [str(seed) for seed in seeds])
+        sheet = figures.sample_sheet(shown, title, [str(seed) for seed in seeds])
         write_atomic(path, figures.to_bytes(sheet, "png"))
-        tracker.samples(images, seeds)
+        tracker.samples(shown, seeds)

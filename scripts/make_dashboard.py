@@ -31,6 +31,7 @@ from erk_bench.reporting.tracker import (
 
 METRICS = ("fd_dinov2", "fid", "fd_digits")  # the headlines
 TABLES = ("table2", "table3", "edm2", "digits")
+GRIDS = ("figure4_16", "figure4_32", "digits")
 CURVE_AXIS = "w_con"  # of Figure 4
 
 
@@ -62,7 +63,9 @@ def make_workspace(entity: str, project: str, name: str, metrics: Sequence[str])
         for key, what in ((metric, ""), (error_key(metric), ": standard error"))
     ]  # fmt: skip
     tables = [panels.WeavePanelSummaryTable(table_name=table_key(table)) for table in TABLES]
-    figures = [figure_key(f"{table}-{kind}") for table in TABLES for kind in ("steps", "samples")]
+    figures = [figure_key(f"{table}-steps") for table in TABLES]
+    figures += [figure_key(f"{grid}-{kind}") for grid in GRIDS for kind in ("curves", "heat", "parallel")]
+    figures.append(figure_key("search"))
     sections = (
         ("Tables", tables),
         ("Results", results),

@@ -99,6 +99,9 @@ write_manifest() { # sets count; the folder is made once the manifest is known t
     manifest=$scratch/manifest
     if [[ -n $given ]]; then
         cp "$given" "$manifest"
+        if ((${#subject[@]})); then # the job that draws must not fail hours later for a name
+            "$ERK_BENCH" plan --manifest "$scratch/again" "${subject[@]}" >/dev/null || exit
+        fi
     else
         local word planned=()
         for word in "${subject[@]}"; do # what only the job that draws understands

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import erk_bench
-from erk_bench.cli import run_spec
+from erk_bench.composing import run_spec
 from erk_bench.networks.edm2 import Precond
 from erk_bench.spec import RunSpec
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from erk_bench import cli
-from erk_bench.cli import COMMANDS, compose_config, groups, main, run_spec, table_file
+from erk_bench import actions, composing
+from erk_bench.cli import COMMANDS, main
+from erk_bench.composing import compose_config, groups, run_spec, table_file
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
 from erk_bench.fields import identity_fields
@@ -45,7 +46,7 @@ TABLES = [file.stem for file in sorted((config_folder() / "table").glob("*.yaml"
 def table_specs(name: str) -> list[RunSpec]:
     """The specs of all rows of a table."""
     table = table_file(name)
-    return cli.table_specs(table, [], fetch=False)[1]
+    return composing.table_specs(table, [], fetch=False)[1]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -213,7 +214,7 @@ def test_table_compares_with_its_reference(
         "tolerance": 1.0,
         "rows": [{"set": []}, {"set": ["correction=erk_guid", "correction.w_stiff=0.5"]}],
     }
-    monkeypatch.setattr(cli, "table_file", lambda name: table)
+    monkeypatch.setattr(actions, "table_file", lambda name: table)
     assert main(["table"]) == 1
     assert f"2 of 2 rows have no record in {reference}" in capsys.readouterr().err
     assert main(["table", "workers=1"]) == 0  # not the published rows any more: nothing to compare with
@@ -307,9 +308,9 @@ def test_cells_that_are_not_known_may_be_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize("override", ["schedule.num_steps=4", "track=imagenet64", "metrics.reference=a.npz"])
 def test_published_values_hold_for_the_tables_own_rows(override: str) -> None:
     table = table_file("table2")
-    rows, _ = cli.table_specs(table, ["seeds=0-99"], "0", fetch=False)
+    rows, _ = composing.table_specs(table, ["seeds=0-99"], "0", fetch=False)
     assert rows[0]["published"] == {"fid": 2.58, "fd_dinov2": 90.1}
-    rows, _ = cli.table_specs(table, [override], "1", fetch=False)
+    rows, _ = composing.table_specs(table, [override], "1", fetch=False)
     assert not rows[0]["published"] and rows[0]["group"] is None
 
 

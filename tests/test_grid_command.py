@@ -16,7 +16,9 @@ import yaml
 from erk_bench import finishing, stages, stopping
 from erk_bench.cli import main
 from erk_bench.composing import grid_cells, grid_file
+from erk_bench.grid_results import build_grid_view
 from erk_bench.grids import Cell, Grid, trees
+from erk_bench.reporting.grid_figures import curves_figure
 from erk_bench.reporting.records import Record, read_record
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
@@ -278,7 +280,49 @@ def test_a_cell_that_is_not_finite_is_named(small: Small, capsys: pytest.Capture
     bad = small.specs(f"{W_STIFF}=0.5,1e38", f"{W_CON}=0")[-1]
     told = capsys.readouterr().err
     assert "not finite for seeds 0, 1, 2, 3, 4 and others (8 of 8)" in told and bad.run_id in told
-    assert not list(small.folder.rglob("*.safetensors"))
+    assert "1 runs failed, the others of their trees are done" in told
+    good = small.specs(f"{W_STIFF}=0.5", f"{W_CON}=0")
+    assert all(not stages.unfinished(spec, features=True) for spec in good)
+    assert len(stages.unfinished(bad, features=True)) == BLOCKS
+    before = {path: path.stat().st_mtime_ns for path in small.folder.rglob("*.safetensors")}
+    assert main([*small.words, f"{W_STIFF}=0.5", f"{W_CON}=0"]) == 0  # without it nothing is computed again
+    assert {path: path.stat().st_mtime_ns for path in small.folder.rglob("*.safetensors")} == before
+
+
+def test_records_keep_metrics_that_others_asked_for(small: Small) -> None:
+    """A run with fewer metrics neither takes away nor measures again what an earlier one measured."""
+    spec = small.specs(f"{W_STIFF}=0.5", f"{W_CON}=0")[-1]
+    both = stages.record_path(spec)
+    assert main([*small.words, f"{W_STIFF}=0.5", f"{W_CON}=0", "views=false"]) == 0
+    whole = read_record(both)
+    fewer = dataclasses.replace(spec, metrics=dataclasses.replace(spec.metrics, names=("fd_digits",)))
+    found = stages.finished_record(fewer)
+    assert found is not None and list(found.metrics) == ["fd_digits"] == list(found.run_spec.metrics.names)
+    assert stages.score(fewer).metrics == found.metrics
+    kept = read_record(both)
+    assert kept.metrics == whole.metrics and kept.run_spec.metrics == whole.run_spec.metrics
+    other = dataclasses.replace(spec, metrics=dataclasses.replace(spec.metrics, names=("precision_digits",)))
+    assert stages.finished_record(other) is None
+    assert list(stages.score(other).metrics) == ["precision_digits"]
+    assert list(read_record(both).metrics) == [*METRICS, "precision_digits"]
+    coarser = dataclasses.replace(fewer, metrics=dataclasses.replace(fewer.metrics, num_groups=4))
+    assert stages.finished_record(coarser) is None
+    stages.score(coarser)  # measured in another way: nothing of the earlier record holds
+    assert list(read_record(both).metrics) == ["fd_digits"]
+
+
+def test_plain_solvers_of_several_curves(small: Small) -> None:
+    """Where step counts are the curves, each has a plain solver of its own, and none is shown for all."""
+    grid, cells = small.cells(f"{STEPS}=3,5", f"{W_STIFF}=0.5", f"out={small.folder / 'runs'}")
+    grid = dataclasses.replace(grid, curves=STEPS)
+    assert main([*small.words, f"{STEPS}=3,5", f"{W_STIFF}=0.5", "views=false"]) == 0
+    records = {spec.run_id: read_record(stages.record_path(spec)) for tree in trees(cells) for spec in tree}
+    view = build_grid_view(grid, cells, records)
+    assert [panel.baseline for panel in view.panels] == [None]
+    lines = [line for line in curves_figure(view).axes[0].lines if line.get_linestyle() == "--"]
+    levels = {float(line.get_ydata()[0]) for line in lines}
+    assert levels == {records[cell.spec.baseline.run_id].metrics["fd_digits"].value for cell in cells}
+    assert len(levels) == 2
 
 
 def test_without_sampling_or_views(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,7 +227,7 @@ def test_a_group_is_an_axis(tmp_path: Path) -> None:
         (["solver=heun,euler"], "solver 'euler' has no embedded pair for correction 'erk_guid'"),
         (["solver=heun,huen"], "unknown solver 'huen'; did you mean 'heun'"),
         ([f"{W_STIFF}=0,1"], "'4 steps, w_stiff 0, w_con 0' and '4 .* both the plain solver"),
-        (["seeds=0-9,10-19"], "axis 'seeds' has equal values or does not change the samples"),
+        (["seeds=0-9,10-19"], "seeds cannot be an axis"),
         (["device=auto,cpu"], "axis 'device' has equal values or does not change the samples"),
         ([f"{W_STIFF}=0.5,0.50"], "has 0.5 more than once"),
         ([f"{W_STIFF}=1,-1"], "correction.w_stiff is -1"),

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from erk_bench.cli import main, run_spec
+from erk_bench.cli import main
+from erk_bench.composing import run_spec
 from erk_bench.networks.sizes import SIZES
 from erk_bench.planning import estimate, evaluation_flops
 from tests.conftest import golden_facts

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import erk_bench
-from erk_bench.cli import run_spec
+from erk_bench.composing import run_spec
 from erk_bench.errors import UserError
 from erk_bench.networks.sizes import SIZES, architecture
 from erk_bench.presets import preset_files

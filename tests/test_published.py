@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from erk_bench.cli import run_spec
+from erk_bench.composing import run_spec
 from erk_bench.errors import UserError
 from erk_bench.fields import to_dict
 from erk_bench.published import MINIMUM_BELOW_MEAN, PublishedRow, compare, over_sets, unfair

@@ -19,7 +19,7 @@ from erk_bench.searching import FINALISTS, STEP, Found, Measured, Plan, Space, m
 from tests.test_tables import record_of
 
 SPACE = Space((0.1, 2.5), (0.0, 2.0))
-PLAN = Plan(rungs=(100, 200, 400), factor=2, nfe=10, budget=150_000, batch=8)
+PLAN = Plan(rungs=(100, 200, 400), sampled=(100, 200, 400), factor=2, nfe=10, budget=150_000, batch=8)
 BEST = Cell(0.8, 0.5)
 
 
@@ -58,7 +58,7 @@ def test_finds_the_bowl_within_its_budget(share: float, sign: float) -> None:
     winner = found.rungs[-1][1][0][0]
     assert abs(winner.w_stiff - BEST.w_stiff) < 0.3 and abs(winner.w_con - BEST.w_con) < 0.3
     assert found.evaluations == pytest.approx(measure.evaluations)
-    assert 0.6 * PLAN.budget < measure.evaluations <= PLAN.budget
+    assert 0.6 * PLAN.budget < measure.evaluations + PLAN.plain <= PLAN.budget
     assert [images for images, _ in found.rungs] == [100, 200, 400]
 
 
@@ -87,7 +87,7 @@ def test_promotions_that_share_less_than_exploring_stay_within_the_budget() -> N
             return super().__call__(cells, num_images)
 
     found = search(Dearer(), SPACE, PLAN, lower=True, seed=1)
-    assert found.evaluations <= PLAN.budget
+    assert found.evaluations + PLAN.plain <= PLAN.budget
     assert len(found.rungs[-1][1]) >= FINALISTS
 
 
@@ -114,17 +114,22 @@ def test_optuna_is_as_talkative_as_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "rungs"),
+    ("seeds", "settings", "rungs", "sampled"),
     [
-        ((1000, 125, 2, 125), (125, 250, 500, 1000)),
-        ((1000, 100, 3, 125), (125, 375, 1000)),
-        ((50_000, 6250, 2, 50), (6250, 12_500, 25_000, 50_000)),
-        ((100, 100, 2, 100), (100,)),
-        ((100, 10, 2, 100), (100,)),
+        (range(1000), (125, 2, 125), (125, 250, 500, 1000), (125, 250, 500, 1000)),
+        (range(1000), (100, 3, 125), (125, 375, 1000), (125, 375, 1000)),
+        (range(7000, 15_000), (1000, 2, 50), (1000, 2000, 4000, 8000), (1000, 2000, 4000, 8000)),
+        (range(100), (100, 2, 100), (100,), (100,)),
+        (range(100), (10, 2, 100), (100,), (100,)),
+        # Seeds 124 to 250 lie in three blocks of 125: the first rung ends with the second.
+        (range(124, 251), (15, 2, 125), (126, 127), (250, 375)),
+        (range(90), (20, 2, 25), (25, 50, 90), (25, 50, 100)),
     ],
 )
-def test_rungs_are_whole_blocks(arguments: tuple[int, int, int, int], rungs: tuple[int, ...]) -> None:
-    assert make_rungs(*arguments) == rungs
+def test_rungs_end_with_blocks(
+    seeds: range, settings: tuple[int, int, int], rungs: tuple[int, ...], sampled: tuple[int, ...]
+) -> None:
+    assert make_rungs(seeds, *settings) == (rungs, sampled)
 
 
 A, B, C = Cell(0.5, 0.1), Cell(0.6, 0.1), Cell(0.7, 0.1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from erk_bench.cli import run_spec, table_file
+from erk_bench.composing import run_spec, table_file
 from erk_bench.computing import read_folder
 from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -19,23 +19,31 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from erk_bench.grids import label, short
 from erk_bench.reporting.grid_views import GridPanel, GridPoint, GridView
+from erk_bench.reporting.views import Estimate
 
 WIDE = 4.0  # ratio of values from which an axis is logarithmic
 CURVES, SCALE = plt.get_cmap("plasma"), plt.get_cmap("viridis")
 
 
 def curves_figure(view: GridView) -> Figure:
-    """Figure 4 of arXiv 2603.03692: a row for each panel, a column for each metric, a curve for each value of
-    `curves` over `x`, with error bars; the plain solver as a line, the best cell of each panel as a star."""
-    rows, columns = len(view.panels), len(view.titles)
+    """Figure 4 of arXiv 2603.03692: the plain solver as a line, the best cell of each panel as a star.
+
+    A row for each panel, a column for each metric (of one metric, several panels a row), a curve for each value
+    of `curves` over `x`, with error bars.
+    """
+    places = [(panel, metric) for panel in view.panels for metric in view.titles]
+    columns = len(view.titles) if len(view.titles) > 1 else min(len(view.panels), 3)
+    rows = math.ceil(len(places) / columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(5.2 * columns + 1.2, 3.5 * rows + 0.5), squeeze=False, layout="constrained"
     )
-    for line, panel in zip(axes, view.panels, strict=True):
-        for axis, (metric, title) in zip(line, view.titles.items(), strict=True):
-            _curves(axis, view, panel, metric)
-            better = "lower" if view.lower[metric] else "higher"
-            axis.set(title=label(panel.place), xlabel=short(view.x), ylabel=f"{title} ({better} is better)")
+    for axis in axes.flat[len(places) :]:
+        axis.set_axis_off()
+    for axis, (panel, metric) in zip(axes.flat, places, strict=False):
+        _curves(axis, view, panel, metric)
+        title = view.titles[metric]
+        better = "lower" if view.lower[metric] else "higher"
+        axis.set(title=label(panel.place), xlabel=short(view.x), ylabel=f"{title} ({better} is better)")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
     figure.suptitle(view.title, fontsize=11)
@@ -56,18 +64,27 @@ def _curves(axis: Axes, view: GridView, panel: GridPanel, metric: str) -> None:
             marker="o", markersize=4, capsize=2, linewidth=1.3, color=color,
             label=f"{short(view.curves)} {value}" if view.curves else "",
         )  # fmt: skip
-    plain = {places[point.place[view.x]]: point.baseline[metric] for point in panel.points}
-    ordered = sorted(plain)
-    level = np.array([plain[place][0] for place in ordered])
-    error = np.array([plain[place][1] for place in ordered])
-    axis.plot(ordered, level, "k--", linewidth=1.2, label="without ERK-Guid", zorder=5)
-    axis.fill_between(ordered, level - error, level + error, color="k", alpha=0.12, linewidth=0)
+    found = [point.metrics[metric][0] for point in panel.points]
+    # One line where all curves have the same plain solver, else one a curve, in its colour.
+    lines: dict[tuple[tuple[float, Estimate], ...], Any] = {}
+    for color, value in zip(colors, values, strict=True):
+        points = [point for point in panel.points if not view.curves or point.place[view.curves] == value]
+        line = tuple((places[point.place[view.x]], point.baseline[metric]) for point in points)
+        lines.setdefault(line, color)
+    for number, (line, color) in enumerate(lines.items()):
+        ordered = sorted(line)
+        level = np.array([value for _, (value, _) in ordered])
+        error = np.array([error for _, (_, error) in ordered])
+        at, shade = [place for place, _ in ordered], "k" if len(lines) == 1 else color
+        name = None if number else "without ERK-Guid"
+        axis.plot(at, level, "--", color=shade, linewidth=1.2, label=name, zorder=5)
+        axis.fill_between(at, level - error, level + error, color=shade, alpha=0.12, linewidth=0)
+        found += list(level)
     best = panel.best.point
     axis.plot(
         places[best.place[view.x]], best.metrics[metric][0], "*", markersize=15, color="#a3be8c",
         markeredgecolor="k", zorder=6, linestyle="none", label="best " + next(iter(view.titles.values())),
     )  # fmt: skip
-    found = [point.metrics[metric][0] for point in panel.points] + list(level)
     if min(found) > 0 and max(found) > WIDE * min(found):
         _logarithmic(axis)
     axis.set_xticks(list(places.values()), list(texts))
@@ -148,8 +165,8 @@ def _heat(axis: Axes, view: GridView, panel: GridPanel, norm: TwoSlopeNorm) -> m
         if point.run_id == panel.best.point.run_id:
             axis.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, linewidth=2.2))
     image = axis.imshow(colours, cmap="RdBu_r", norm=norm, aspect="auto")
-    plain = panel.points[0].baseline[view.headline][0]
-    axis.set(title=f"{label(panel.place)} (plain {plain:.3g})".strip(), xlabel=short(view.x))
+    plain = f" (plain {panel.baseline[view.headline][0]:.3g})" if panel.baseline else ""
+    axis.set(title=f"{label(panel.place)}{plain}".strip(), xlabel=short(view.x))
     axis.set_xticks(range(len(across)), across)
     axis.set_yticks(range(len(down)), down)
     if view.curves:

@@ -42,6 +42,12 @@ class GridPanel:
     points: tuple[GridPoint, ...]
     best: Best
 
+    @property
+    def baseline(self) -> Mapping[str, Estimate] | None:
+        """The plain solver's metrics; None where its cells have several plain solvers."""
+        first = self.points[0].baseline
+        return first if all(point.baseline == first for point in self.points) else None
+
 
 @dataclass(frozen=True)
 class GridView:

@@ -15,6 +15,7 @@ from erk_bench.errors import UserError, unknown_name
 from erk_bench.reporting.records import Record
 from erk_bench.reporting.views import Estimate, TableView
 from erk_bench.spec import RunSpec
+from erk_bench.stopping import Stopped
 
 MODES = ("auto", "online", "offline")
 
@@ -109,6 +110,9 @@ class Curve(NamedTuple):
 class Tracker:
     """The disabled tracker, and what every tracker offers. None of it waits for a service, or fails."""
 
+    def expect(self, images: int) -> None:
+        """So many more images will be reported through `advance`."""
+
     def advance(self, spec: RunSpec, images: int) -> None:
         """A block of `images` images of `spec` is finished."""
 
@@ -127,8 +131,8 @@ class Tracker:
     def picture(self, name: str, path: Path) -> None:
         """A figure, as a PNG file."""
 
-    def close(self, failed: bool = False) -> None:
-        """Finish, in bounded time. failed: the command did not end well."""
+    def close(self, failed: bool = False, hurry: bool = False) -> None:
+        """Finish, in bounded time. failed: the command did not end well. hurry: without a last upload."""
 
 
 def _wandb_tracker(spec: TrackerSpec, launch: Launch) -> Tracker:
@@ -161,6 +165,9 @@ def open_tracker(spec: TrackerSpec, launch: Launch) -> Iterator[Tracker]:
     tracker = TRACKERS[spec.name](spec, launch)
     try:
         yield tracker
+    except Stopped:  # a scheduler that wants its node back does not wait for uploads
+        tracker.close(hurry=True)
+        raise
     except BaseException:
         tracker.close(failed=True)
         raise

@@ -149,6 +149,7 @@ def upload(folders: Sequence[Path], patience: float) -> None:
             command,
             env={**os.environ, "WANDB_DIR": str(folders[0].parents[1])},  # for its own log
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # signals to a job's processes are not for it
             capture_output=True,
             text=True,
             timeout=patience,

@@ -59,6 +59,11 @@ UPLOAD_EVERY_S = 60.0
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache"}
 
 
+def _restart() -> str:
+    """Which start of a job this is, where Slurm requeues it."""
+    return os.environ.get("SLURM_RESTART_COUNT", "")
+
+
 def make_tracker(spec: TrackerSpec, launch: Launch) -> Tracker:
     """The tracker of a launch, online or not; the disabled one where WANDB_MODE says so."""
     mode = find_mode(spec)
@@ -88,9 +93,12 @@ class WandbTracker(Tracker):
         self._uploaded = time.monotonic()
         self._told: set[tuple[str, str]] = set()  # artifacts of the launch's run
         self._start = self._last = time.monotonic()
-        self._images = self._logged_images = 0
+        self._images = self._logged_images = self._expected = 0
         self._courier = Courier(self._failed, patience.job)
         self._on_launch(lambda run: None)  # shows the launch before its first block is done
+
+    def expect(self, images: int) -> None:
+        self._expected += images
 
     def advance(self, spec: RunSpec, images: int) -> None:
         self._images += images
@@ -128,10 +136,11 @@ class WandbTracker(Tracker):
             picture = file.copy()  # the file may be drawn anew meanwhile
         self._on_launch(lambda run: run.log({figure_key(name): wandb.Image(picture)}))
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool = False, hurry: bool = False) -> None:
         if self._images > self._logged_images:
             self._log_progress()
-        self._courier.submit(self._upload)
+        if not hurry:
+            self._courier.submit(self._upload)
         self._courier.submit(lambda: self._end_launch(int(failed)))
         if not self._courier.close():
             tell(f"not everything was uploaded in time; {how_to_sync(self._spec)}")
@@ -156,7 +165,7 @@ class WandbTracker(Tracker):
         seconds = self._last - self._start
         values = {
             IMAGES: self._images,
-            FRACTION: self._images / max(self._launch.num_images, 1),
+            FRACTION: self._images / max(self._expected or self._launch.num_images, 1),
             IMAGES_PER_S: self._images / max(seconds, 1e-9),
             SECONDS: seconds,
         }
@@ -174,7 +183,8 @@ class WandbTracker(Tracker):
             name += ", continued offline"
         page = Page(
             LAUNCH,
-            tracked.digest(name, *tracked.runs_of(launch)),
+            # Offline logs of one id would replace each other when they are uploaded.
+            tracked.digest(name, *tracked.runs_of(launch), self._mode == "offline" and _restart()),
             name,
             tracked.launch_config(launch),
             set().union(*map(tracked.tags_of, launch.specs)),
@@ -246,7 +256,7 @@ class WandbTracker(Tracker):
         page = Page(
             CURVE,
             tracked.digest(CURVE, self._launch.name, name, curve.label, *facts),
-            f"{name}, {curve.label}",
+            ", ".join([name, curve.label, *(fact for fact in facts if fact != curve.label)]),
             {LABEL: curve.label, "figure": name, "x": curve.x, **curve.facts},
             {name},
         )

@@ -23,7 +23,7 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.errors import BusyError, UserError
 from erk_bench.fields import identity_fields
 from erk_bench.files import write_atomic, writing
 from erk_bench.spec import RunSpec
@@ -60,9 +60,10 @@ class Timing(NamedTuple):
 class RunStore:
     """The folder of one run, OUT/RUN_ID."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], seeds: str) -> None:
         self.folder = folder
         self._manifest = manifest
+        self._seeds = seeds
 
     @staticmethod
     def folder_of(spec: RunSpec) -> Path:
@@ -82,7 +83,7 @@ class RunStore:
             "block_size": spec.block_size,
             "identity": identity_fields(spec),
         }
-        store = cls(folder, wanted)
+        store = cls(folder, wanted, spec.seeds)
         if not manifest.is_file():
             return store
         try:
@@ -169,9 +170,10 @@ class RunStore:
     def worker_lock(self, worker: Worker) -> Iterator[None]:
         """Held while a worker writes; a second process that would do the same work is refused.
 
-        The operating system releases it when the process ends, however it ends.
+        Other seeds of the run may be worked on meanwhile. The operating system releases the lock when the
+        process ends, however it ends. Raises BusyError.
         """
-        locks = self.folder / "locks"
+        locks = self.folder / "locks" / self._seeds
         own = locks / f"{worker.rank}-of-{worker.world_size}"
         with ExitStack() as stack:
             with writing(own):
@@ -196,8 +198,8 @@ class RunStore:
                 raise self._busy(lock)
             time.sleep(0.1)
 
-    def _busy(self, lock: Path) -> UserError:
-        return UserError(
+    def _busy(self, lock: Path) -> BusyError:
+        return BusyError(
             f"another process works on '{self.folder}' already (worker {lock.name}: "
             f"{lock.read_text() or 'unknown'}); wait for it to end, or stop it, then run again"
         )

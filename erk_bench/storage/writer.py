@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from erk_bench.stopping import Stopped
+
 WRITERS = 4  # threads that encode and write
 PENDING = 8  # blocks that may wait for them; more would only take memory
 
@@ -13,8 +15,8 @@ PENDING = 8  # blocks that may wait for them; more would only take memory
 class BlockWriter:
     """Runs `write` functions in threads, a bounded number ahead; `done` is called here after each.
 
-    Leaving the `with` block waits for all of them and raises what failed; after an error of the caller's own,
-    what was submitted is still written.
+    Leaving the `with` block waits for all of them and raises what failed; after an error of the caller's own
+    (but for Stopped), what was submitted is still written, and errors of that are not told.
     """
 
     def __init__(self) -> None:
@@ -32,7 +34,7 @@ class BlockWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            while self._pending and kind is None:
+            while self._pending and kind in (None, Stopped):
                 self._collect()
         finally:
             self._pool.shutdown()

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 import erk_bench
-from erk_bench.cli import compose_config
+from erk_bench.composing import compose_config
 from erk_bench.digits.data import encode, load_digits
 from erk_bench.digits.train import (
     DenoiserRecipe,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from erk_bench.cli import run_spec
+from erk_bench.composing import run_spec
 from erk_bench.errors import UserError
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.reference_sets import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from erk_bench import files, stages
-from erk_bench.errors import UserError
+from erk_bench import files, stages, stopping
+from erk_bench.errors import BusyError, UserError
 from erk_bench.files import write_atomic
 from erk_bench.spec import RunSpec
 from erk_bench.storage import store as store_module
@@ -109,14 +110,17 @@ def test_a_second_process_is_refused(small_run: MakeSpec, monkeypatch: pytest.Mo
     with store.worker_lock(Worker(0, 2, 0)):
         for other in (Worker(0, 2, 0), Worker(0, 1, 0), Worker(1, 3, 1)):
             with (
-                pytest.raises(UserError, match=f"another process works on .*process {os.getpid()}"),
+                pytest.raises(BusyError, match=f"another process works on .*process {os.getpid()}"),
                 RunStore.open(spec).worker_lock(other),
             ):
                 pass
         with RunStore.open(spec).worker_lock(Worker(1, 2, 1)):
             pass
+        with RunStore.open(dataclasses.replace(spec, seeds="500-507")).worker_lock(Worker()):
+            pass  # other seeds of the run: the next task of a sweep
+    assert BusyError.status == stopping.STATUS  # a scheduler tries it again
     # Fellow workers may look at the leftover lock of another world size at the same time.
-    with (store.folder / "locks" / "0-of-2").open() as looking:
+    with (store.folder / "locks" / spec.seeds / "0-of-2").open() as looking:
         store_module.fcntl.flock(looking, store_module.fcntl.LOCK_SH)
         with RunStore.open(spec).worker_lock(Worker(1, 4, 1)):
             pass
@@ -143,8 +147,9 @@ def test_a_dead_process_leaves_no_lock(small_run: MakeSpec) -> None:
         "import fcntl, os, signal, sys; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    (store.folder / "locks").mkdir()
-    subprocess.run([sys.executable, "-c", code, store.folder / "locks" / "0-of-1"], check=False)
+    locks = store.folder / "locks" / spec.seeds
+    locks.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", code, locks / "0-of-1"], check=False)
     with store.worker_lock(Worker()):
         pass
 
