@@ -28,8 +28,8 @@ CURVES, SCALE = plt.get_cmap("plasma"), plt.get_cmap("viridis")
 def curves_figure(view: GridView) -> Figure:
     """Figure 4 of arXiv 2603.03692: the plain solver as a line, the best cell of each panel as a star.
 
-    A row for each panel, a column for each metric (of one metric, several panels a row), a curve for each value
-    of `curves` over `x`, with error bars.
+    A row for each panel, a column for each metric (of one metric, several panels a row), a curve for each
+    value of `curves` over `x`, with error bars.
     """
     places = [(panel, metric) for panel in view.panels for metric in view.titles]
     columns = len(view.titles) if len(view.titles) > 1 else min(len(view.panels), 3)
