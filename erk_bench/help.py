@@ -98,6 +98,7 @@ commands:
 
 first steps:
   erk-bench table                    # the embedded benchmark, start to end, in minutes
+  erk-bench grid                     # Figure 4 on digits: which (w_stiff, w_con) are good
   erk-bench plan table=table2        # what the paper's Table 2 would take
   erk-bench run --help               # every setting of a run
 """
