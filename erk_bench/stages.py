@@ -20,7 +20,7 @@ import torch
 from erk_bench import stopping
 from erk_bench.block_sampling import is_tree
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.evaluation.detectors import DETECTORS
+from erk_bench.evaluation.detectors import DETECTORS, detector_key
 from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
 from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
 from erk_bench.fields import to_dict
@@ -248,29 +248,29 @@ def finished_record(spec: RunSpec) -> Record | None:
     record = read_record(path)
     if not _measured_alike(record, spec) or not set(spec.metrics.names) <= set(record.metrics):
         return None
-    return _with_metrics(record, spec.metrics.names, tuple(detector_keys(spec).values()))
+    return _with_metrics(record, spec.metrics.names)
 
 
 def _measured_alike(record: Record, spec: RunSpec) -> bool:
-    """Whether a record's metrics, whichever they are, were measured as the spec asks."""
+    """Whether a record, whichever metrics it has, was measured as the spec asks."""
     measured = record.run_spec.metrics
-    wanted = detector_keys(dataclasses.replace(spec, metrics=measured)).values()
+    shared = detectors_of([name for name in spec.metrics.names if name in record.metrics])
     return (
         dataclasses.replace(measured, names=spec.metrics.names) == spec.metrics
-        and record.detectors == tuple(wanted)
-        and record.reference == reference_facts(measured, assets_of(spec))
+        and {detector_key(name, assets_of(spec)) for name in shared} <= set(record.detectors)
+        and record.reference == reference_facts(spec.metrics, assets_of(spec))
         and record.protocol == PROTOCOL
     )
 
 
-def _with_metrics(record: Record, names: Sequence[str], detectors: tuple[str, ...]) -> Record:
-    """The same record with some of its metrics."""
-    metrics = {**record.spec["metrics"], "names": list(names)}
+def _with_metrics(record: Record, names: Sequence[str]) -> Record:
+    """The same record with some of its metrics, and the detectors that they need."""
+    needed = detectors_of(names)
     return dataclasses.replace(
         record,
-        spec={**record.spec, "metrics": metrics},
+        spec={**record.spec, "metrics": {**record.spec["metrics"], "names": list(names)}},
         metrics={name: record.metrics[name] for name in names},
-        detectors=detectors,
+        detectors=tuple(key for key in record.detectors if key.rpartition("-")[0] in needed),
     )
 
 
@@ -279,10 +279,10 @@ def _keep(path: Path, record: Record, spec: RunSpec) -> None:
     earlier = read_record(path) if path.is_file() else None
     if earlier is not None and _measured_alike(earlier, spec):
         metrics = {**earlier.metrics, **record.metrics}
-        wider = dataclasses.replace(spec, metrics=dataclasses.replace(spec.metrics, names=tuple(metrics)))
-        facts = reference_facts(wider.metrics, assets_of(spec))
-        joined = dataclasses.replace(record, metrics=metrics, reference=facts)
-        record = _with_metrics(joined, tuple(metrics), tuple(detector_keys(wider).values()))
+        detectors = tuple(dict.fromkeys((*earlier.detectors, *record.detectors)))
+        record = _with_metrics(
+            dataclasses.replace(record, metrics=metrics, detectors=detectors), tuple(metrics)
+        )
     write_record(path, record)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 
@@ -319,7 +320,9 @@ def test_plain_solvers_of_several_curves(small: Small) -> None:
     records = {spec.run_id: read_record(stages.record_path(spec)) for tree in trees(cells) for spec in tree}
     view = build_grid_view(grid, cells, records)
     assert [panel.baseline for panel in view.panels] == [None]
-    lines = [line for line in curves_figure(view).axes[0].lines if line.get_linestyle() == "--"]
+    figure = curves_figure(view)
+    plt.close(figure)
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     levels = {float(line.get_ydata()[0]) for line in lines}
     assert levels == {records[cell.spec.baseline.run_id].metrics["fd_digits"].value for cell in cells}
     assert len(levels) == 2
