@@ -49,6 +49,7 @@ def grid(grid: Grid, cells: Sequence[Cell], options: Mapping[str, str], tracker:
     to = Path(options["to"] or Path(specs[0].out) / "grids").expanduser()
     pictures = write_views(view, notes, to, grid.name)
     _track_best(view, cells, records, tracker, kept=not options["from"])
+    tracker.cells(view)
     tracker.curves(grid.name, _curves(view))
     for path in pictures:
         if path.suffix == ".png":

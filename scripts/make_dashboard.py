@@ -62,7 +62,7 @@ def make_workspace(entity: str, project: str, name: str, metrics: Sequence[str])
         for metric in metrics
         for key, what in ((metric, ""), (error_key(metric), ": standard error"))
     ]  # fmt: skip
-    tables = [panels.WeavePanelSummaryTable(table_name=table_key(table)) for table in TABLES]
+    tables = [panels.WeavePanelSummaryTable(table_name=table_key(table)) for table in (*TABLES, *GRIDS[:2])]
     figures = [figure_key(f"{table}-steps") for table in TABLES]
     figures += [figure_key(f"{grid}-{kind}") for grid in GRIDS for kind in ("curves", "heat", "parallel")]
     figures.append(figure_key("search"))

@@ -12,6 +12,8 @@ import pytest
 from erk_bench import actions, launch
 from erk_bench.cli import main
 from erk_bench.composing import run_spec
+from erk_bench.reporting import tracked
+from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.records import Record
 from erk_bench.reporting.tracker import Curve, Launch, Tracker, TrackerSpec
 from erk_bench.spec import RunSpec
@@ -46,6 +48,10 @@ class Notes(Tracker):
         assert all(len(images) == len(seeds) for images in sheet.values())
         self.sheets.append(list(sheet))
 
+    def cells(self, view: GridView) -> None:
+        columns, rows = tracked.cell_numbers(view)
+        self.cells_told = [dict(zip(columns, row, strict=True)) for row in rows]
+
     def curves(self, name: str, curves: Sequence[Curve]) -> None:
         self.found += curves
 
@@ -79,6 +85,14 @@ def test_a_grid_tells_its_best_cell_and_baseline(tmp_path: Path, opened: list[No
     assert plain[0].run_spec.correction.w_stiff == 0 < best[0].run_spec.correction.w_stiff
     assert all(folder == tmp_path / "runs" / record.run_id for record, folder in notes.records)
     assert notes.sheets == [["3 steps plain", "3 steps best"]]
+    first, second = notes.cells_told
+    assert (first["schedule.num_steps"], first["correction.w_stiff"], second["correction.w_stiff"]) == (
+        3,
+        0.5,
+        1,
+    )
+    assert {first["fd_digits"], second["fd_digits"]} >= {best[0].metrics["fd_digits"].value}
+    assert first["run_id"] != second["run_id"] and first["fd_digits_baseline"] == second["fd_digits_baseline"]
     assert notes.drawn == ["digits-curves", "digits-heat", "digits-parallel"]
     assert [(curve.label, curve.facts) for curve in notes.found] == [
         ("w_stiff 0.5", {"steps": "3", "w_stiff": "0.5"}),

@@ -134,7 +134,7 @@ def test_two_processes_on_one_run(tmp_path: Path) -> None:
         assert first.poll() is None
     second = subprocess.run(run, env=environment(), capture_output=True, text=True, check=False)
     assert first.poll() is None, "the first run ended too early to tell"
-    assert second.returncode == 2
+    assert second.returncode == 75  # a scheduler may try again: erk_bench.errors.BusyError
     assert "another process works on" in second.stderr and f"process {first.pid}" in second.stderr
     assert "Traceback" not in second.stderr
     assert first.wait() == 0

@@ -6,13 +6,14 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from erk_bench.fields import to_dict
 from erk_bench.reporting import views
+from erk_bench.reporting.grid_views import GridView, grid_csv
 from erk_bench.reporting.records import Record
 from erk_bench.reporting.tracker import SECONDS_PER_1000, Launch, error_key
 from erk_bench.reporting.views import Estimate, TableView
@@ -106,6 +107,20 @@ def numbers(view: TableView) -> tuple[list[str], list[list[str | float | None]]]
         for line in lines
     ]
     return header, rows
+
+
+def cell_numbers(view: GridView) -> tuple[list[str], list[list[str | float | None]]]:
+    """Columns and rows of a grid's CSV form; columns of numbers as numbers or None, others as text."""
+    header, *lines = csv.reader(io.StringIO(grid_csv(view)))
+    columns = [_as_numbers(column) for column in zip(*lines, strict=True)]
+    return header, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _as_numbers(column: Sequence[str]) -> Sequence[str | float | None]:
+    try:
+        return [float(text) if text else None for text in column]
+    except ValueError:
+        return column
 
 
 def strip(images: np.ndarray, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erk_bench.errors import UserError, unknown_name
+from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.records import Record
 from erk_bench.reporting.views import Estimate, TableView
 from erk_bench.spec import RunSpec
@@ -124,6 +125,9 @@ class Tracker:
 
     def table(self, view: TableView) -> None:
         """The table, values and errors as numbers."""
+
+    def cells(self, view: GridView) -> None:
+        """Every cell of a grid, values and errors as numbers."""
 
     def curves(self, name: str, curves: Sequence[Curve]) -> None:
         """The curves of the figure `name`."""

@@ -19,6 +19,7 @@ from PIL import Image
 
 from erk_bench.reporting import lineage, tracked
 from erk_bench.reporting.courier import Courier, Job
+from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.records import Record
 from erk_bench.reporting.tracker import (
     CURVE,
@@ -120,7 +121,12 @@ class WandbTracker(Tracker):
         )
 
     def table(self, view: TableView) -> None:
-        columns, rows = tracked.numbers(view)
+        self._log_table(*tracked.numbers(view))
+
+    def cells(self, view: GridView) -> None:
+        self._log_table(*tracked.cell_numbers(view))
+
+    def _log_table(self, columns: list[str], rows: list[list[str | float | None]]) -> None:
         key = table_key(self._launch.name)
         self._on_launch(lambda run: run.log({key: wandb.Table(columns=[*columns], data=rows)}))
 
