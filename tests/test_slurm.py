@@ -241,7 +241,7 @@ def test_sweep_survives_a_stop_and_a_kill(cluster: Cluster, tmp_path: Path) -> N
     assert cluster.facts(sweep.aggregate)["JobState"] == "PENDING"
 
     def kill() -> None:
-        (lock,) = out.glob("digits-heun5-erk*/locks/0-of-1")
+        (lock,) = out.glob("digits-heun5-erk*/locks/*/0-of-1")
         os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
 
     def stop() -> None:
