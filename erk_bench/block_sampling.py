@@ -17,6 +17,7 @@ from erk_bench.sampling.sample import sample_counted
 from erk_bench.sampling.seeds import SeededDraws, initial
 from erk_bench.spec import RunSpec
 from erk_bench.storage.store import ImageBlock
+from erk_bench.user_solver import solver_of
 from erk_bench.worker import assets_of, check_draws, decoder, memory_guard, network
 
 
@@ -29,8 +30,8 @@ class SampledBlock(NamedTuple):
 
     on_device: Tensor
     host: Callable[[], ImageBlock]
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
     seconds: float
 
 
@@ -45,8 +46,8 @@ class SampledTree(NamedTuple):
     images: Tensor
     rows: list[Tensor]
     classes: Tensor
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
     seconds: float
     evaluations: int
     errors: list[UserError | None]
@@ -94,7 +95,9 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
     with memory_guard(spec):
         start = time.perf_counter()
         drawn = _draw(spec, seeds, device)
-        options = sampler_options(spec, drawn.guide)
+        # The plain run may come first, and names no correction.
+        corrected = next((each for each in specs if each.correction.w_stiff), spec)
+        options = sampler_options(corrected, drawn.guide)
         corrections = ("w_stiff", "w_con", "s_churn", "s_min", "s_max", "s_noise")
         sampled = sample_grid(
             drawn.net,
@@ -119,8 +122,13 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
 
 
 def is_tree(specs: Sequence[RunSpec]) -> bool:
-    """Whether runs on the same seeds differ in ERK-Guid alone and can share trajectories."""
-    return len({spec.baseline.digest for spec in specs}) == 1 and not specs[0].solver.s_churn
+    """Whether runs on the same seeds differ in one correction's settings alone and can share trajectories."""
+    return (
+        len({spec.baseline.digest for spec in specs}) == 1
+        and len({spec.correction.name for spec in specs if spec.correction.w_stiff}) <= 1
+        and not specs[0].solver.s_churn
+        and not specs[0].guidance.stateful
+    )
 
 
 class _Drawn(NamedTuple):
@@ -143,7 +151,7 @@ def _draw(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> _Drawn:
             f"{net.img_channels}; set model.decoder to the model's own"
         )
     guide = None
-    if spec.guidance.guide is not None and spec.guidance.weight != 1:
+    if spec.guidance.guide is not None and spec.guidance.active:
         guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
         shapes = [(each.img_channels, each.img_resolution) for each in (net, guide)]
         if shapes[0] != shapes[1]:
@@ -202,12 +210,17 @@ def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
 def sampler_options(spec: RunSpec, guide: Callable[..., Tensor] | None) -> Mapping[str, Any]:
     """The spec as options of `sample`."""
     return {
-        "solver": spec.solver.name,
+        "solver": solver_of(spec.solver),
+        **dict(spec.solver.options),
+        "denoise_to_zero": spec.solver.denoise_to_zero,
+        "afs": spec.solver.afs,
         "num_steps": spec.schedule.num_steps,
         "w_stiff": spec.correction.w_stiff,
         "w_con": spec.correction.w_con,
+        "correction": spec.correction.name,
         "guide": guide,
         "guidance": spec.guidance.weight,
+        **_guidance_method(spec),
         "guidance_interval": spec.guidance.interval,
         "schedule": spec.schedule.name,
         "sigma_min": spec.schedule.sigma_min,
@@ -219,3 +232,10 @@ def sampler_options(spec: RunSpec, guide: Callable[..., Tensor] | None) -> Mappi
         "s_max": spec.solver.s_max,
         "s_noise": spec.solver.s_noise,
     }
+
+
+def _guidance_method(spec: RunSpec) -> Mapping[str, Any]:
+    """The guidance's name and own options, where they are not those that `sample` takes by itself."""
+    if spec.guidance.name in ("none", "cfg", "autoguidance"):
+        return {}
+    return {"guidance_method": spec.guidance.name, "guidance_options": spec.guidance.options}

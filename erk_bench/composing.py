@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.fields import build
+from erk_bench.files import file_sha256
 from erk_bench.grids import Cell, Grid, check_cells, read_grid
 from erk_bench.presets import preset_files
 from erk_bench.reporting.tracker import TrackerSpec
 from erk_bench.sampling.guidance import GUIDANCES
-from erk_bench.spec import RunSpec
+from erk_bench.sampling.sample import solver_row
+from erk_bench.sampling.schedules import DEFAULT_RHO
+from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.spec import RunSpec, SolverSpec
 from erk_bench.stages import check_names
 from erk_bench.storage.assets import Assets
 from erk_bench.table_files import read_table, without_published
+from erk_bench.user_solver import split_path, user_step
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
@@ -129,17 +135,19 @@ def tracker_spec(overrides: Sequence[str]) -> TrackerSpec:
 def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     model, guidance = dict(content["model"]), dict(content["guidance"])
     assets = Assets.from_environment(bool(content["offline"]))
-    guides = {role: model.pop(role, None) for role in GUIDANCES.values() if role}
+    guides = {role: model.pop(role, None) for role in {row.role for row in GUIDANCES.values()} if role}
+    plain = {key: value for key, value in content.items() if key != "tracker"}
+    plain["solver"] = _solver(content["solver"])
     model.pop("guidance_weight", None)  # guidance/*.yaml has read it
     model.pop("about", None)
-    plain = {key: value for key, value in content.items() if key != "tracker"}
-    role = GUIDANCES.get(str(guidance["name"]))
+    row = GUIDANCES.get(str(guidance["name"]))
+    role = row.role if row else None
     if role and not guides[role]:
         raise UserError(
             f"model '{model['name']}' has no '{role}' network for guidance={guidance['name']}; choose "
             "guidance=none, or a model that has one (those with -guid- or -autog- in their names, or digits)"
         )
-    if role and guidance["weight"] != 1:
+    if row and role and row.active(guidance["weight"]):
         guidance["guide"] = _with_hash(guides[role], f"model.{role}", assets, fetch)
     model["weights"] = _with_hash(model["weights"], "model.weights", assets, fetch)
     if model.get("vae"):
@@ -150,12 +158,44 @@ def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     return build(RunSpec, {**plain, "model": model, "guidance": guidance})
 
 
+def _solver(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The solver's settings, its own options apart (those at their defaults left out), a file hashed."""
+    fields = {item.name for item in dataclasses.fields(SolverSpec)}
+    solver = {key: value for key, value in content.items() if key in fields}
+    options = {key: value for key, value in content.items() if key not in fields}
+    if solver.get("path"):
+        file, function = split_path(str(solver["path"]))
+        solver |= {"name": f"{file.stem}.{function}", "sha256": file_sha256(file)}
+        defaults = solver_row(user_step(str(solver["path"]), solver["sha256"])).defaults
+    else:
+        row = SOLVERS.get(str(solver["name"]))
+        defaults = row.defaults if row else {}
+        for key in options:
+            if key not in defaults:
+                raise unknown_name(f"setting of solver '{solver['name']}'", key, [*defaults, *sorted(fields)])
+    given = {key: _like(value, defaults.get(key)) for key, value in options.items()}
+    solver["options"] = [[key, value] for key, value in sorted(given.items()) if value != defaults.get(key)]
+    return solver
+
+
+def _like(value: object, default: object) -> object:
+    """Whole numbers given for a float option are floats."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(str(value)) if whole and isinstance(default, float) else value
+
+
 def _of_preset(overrides: Sequence[str]) -> list[str]:
-    """The track and guidance that belong to the chosen model, where the user has chosen none."""
+    """What belongs to the chosen model (track, guidance) and solver (schedule), where the user chose none."""
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     file = preset_files().get(given.get("model", ""))
     about = (yaml.safe_load(file.read_text()).get("about") or {}) if file else {}
-    return [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
+    found = [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
+    solver = SOLVERS.get(given.get("solver", ""))
+    if solver and "schedule" not in given and solver.schedule != "polynomial":
+        found.append(f"schedule={solver.schedule}")
+        if solver.rho != DEFAULT_RHO[solver.schedule] and "schedule.rho" not in given:
+            found.append(f"schedule.rho={solver.rho}")
+    return found
 
 
 def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict[str, Any]:

@@ -82,10 +82,18 @@ def build(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
     return kind(**values)
 
 
+def _one_of(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+    if type(value) not in kinds:
+        raise UserError(f"{path} is {value!r}; expected one of: {', '.join(kind.__name__ for kind in kinds)}")
+    return value
+
+
 def _convert(hint: Any, value: Any, path: str) -> Any:
     if isinstance(hint, types.UnionType):
-        if value is None:
+        if value is None and type(None) in typing.get_args(hint):
             return None
+        if type(None) not in typing.get_args(hint):
+            return _one_of(typing.get_args(hint), value, path)
         (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast("type[Any]", hint), value, path)

@@ -133,13 +133,13 @@ def _features(job: Job, name: str, images: Tensor, device: torch.device) -> dict
 def _writer(
     job: Job,
     host: Callable[[], ImageBlock],
-    counts: tuple[int, int],
+    counts: tuple[float, float],
     features: dict[str, dict[str, Tensor]],
     timing: Timing | None,
 ) -> Callable[[], None]:
     """The function that writes a block's images (from `host`, where they are kept), timing and features."""
     keep = job.keeps
-    nfe, nfe_guide = counts
+    meta = {"nfe": counts[0], "nfe_guide": counts[1]}
 
     def write() -> None:
         if keep:
@@ -147,6 +147,6 @@ def _writer(
         if timing is not None:
             job.store.note_timing(job.worker, job.block, timing)
         for key, tensors in features.items():
-            job.store.write_features(key, job.block, tensors, {"nfe": nfe, "nfe_guide": nfe_guide})
+            job.store.write_features(key, job.block, tensors, meta)
 
     return write

@@ -103,7 +103,7 @@ def _sharing(records: Sequence[Record]) -> str:
     )
 
 
-def evaluations_of(record: Record) -> tuple[float, int]:
+def evaluations_of(record: Record) -> tuple[float, float]:
     """Network evaluations (of single images) that a run took, and those of the same run alone.
 
     In whole blocks; of work that was shared, this run's part.

@@ -45,7 +45,7 @@ def compute(
     cost = {spec.run_id: max(sum(count_evaluations(spec)), 1) for spec in specs}
     images = {run_id: sum(len(block.seeds) for block in blocks) for run_id, blocks in left.items()}
     num_images = sum(images.values())
-    work = sum(images[run_id] * cost[run_id] for run_id in images)
+    work = round(sum(images[run_id] * cost[run_id] for run_id in images))
     worker = Worker.from_environment()
     if worker is None and num_images == 0:
         return True
@@ -54,7 +54,7 @@ def compute(
     with progress_bar(title, num_images // share, work // share, shown=reports()) as bar:
 
         def advance(spec: RunSpec, count: int) -> None:
-            bar(count, count * cost[spec.run_id])
+            bar(count, round(count * cost[spec.run_id]))
             watch(spec, count)
 
         num_workers = min(default_workers(specs[0]), _num_units(groups, left, shared))

@@ -25,7 +25,7 @@ CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
 CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing them here would say nothing
 
 
-def count_evaluations(spec: RunSpec) -> tuple[int, int]:
+def count_evaluations(spec: RunSpec) -> tuple[float, float]:
     """Evaluations of the main and of the guiding network for one image, counted on a one-pixel stand-in."""
 
     def stand_in(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
@@ -39,7 +39,7 @@ def count_evaluations(spec: RunSpec) -> tuple[int, int]:
 class Cost(NamedTuple):
     """Of one image: network FLOPs (a multiply-add is two), and bytes of its features and of its pixels."""
 
-    flops: int
+    flops: float
     feature_bytes: int
     image_bytes: int
 

@@ -83,7 +83,7 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> 
         "images on disk",
     ):  # fmt: skip
         table.add_column(header, justify="left" if header == "run" else "right")
-    evaluations, flops, features, pixels = 0, 0, 0, 0
+    evaluations, flops, features, pixels = 0.0, 0.0, 0, 0
     for spec in specs:
         name, done, total = _progress_of(spec)
         left = (total - done) * spec.block_size
@@ -98,7 +98,7 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> 
             f"{len(spec.seed_range):,}",
             f"{done} / {total}",
             f"{nfe} + {nfe_guide}" if nfe_guide else str(nfe),
-            f"{left * (nfe + nfe_guide):,}",
+            f"{left * (nfe + nfe_guide):,.0f}",
             f"{left * cost.flops / 1e12:,.0f}",
             _size(left * cost.feature_bytes),
             _size(left * cost.image_bytes),
@@ -106,8 +106,8 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> 
     wide_console().print(table)
     kept = "" if specs[0].samples == "none" else f"; images {_size(pixels)} (samples=none keeps none)"
     print(
-        f"to do: {evaluations:,} network evaluations, {flops / 1e12:,.0f} TFLOPs of the networks (decoding "
-        "and features come on top); on disk: features "
+        f"to do: {evaluations:,.0f} network evaluations, {flops / 1e12:,.0f} TFLOPs of the networks "
+        "(decoding and features come on top); on disk: features "
         f"{_size(features)}{kept or f', no images (they would take {_size(pixels)})'}"
     )
     if shared:
@@ -145,7 +145,7 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _print_time(spec: RunSpec, flops: int, throughput: str) -> None:
+def _print_time(spec: RunSpec, flops: float, throughput: str) -> None:
     workers = launch.default_workers(spec)
     if throughput:
         try:

@@ -118,7 +118,7 @@ def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) 
 
 
 def _budget(spec: RunSpec, options: Mapping[str, str]) -> int:
-    full = len(spec.seed_range) * sum(count_evaluations(spec))
+    full = round(len(spec.seed_range) * sum(count_evaluations(spec)))
     return whole_number("budget", options["budget"]) if options["budget"] else DEFAULT_RUNS * full
 
 

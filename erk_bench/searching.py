@@ -48,12 +48,12 @@ class Plan(NamedTuple):
     rungs: tuple[int, ...]
     sampled: tuple[int, ...]
     factor: int
-    nfe: int
+    nfe: float
     budget: int
     batch: int
 
     @property
-    def plain(self) -> int:
+    def plain(self) -> float:
         """Evaluations of the plain solver."""
         return self.sampled[-1] * self.nfe
 
@@ -70,13 +70,14 @@ class Plan(NamedTuple):
         """Images that each rung after the first samples anew."""
         return [after - before for before, after in itertools.pairwise(self.sampled)]
 
-    def reserve(self, num_cells: int, first: int = 0) -> int:
+    def reserve(self, num_cells: int, first: int = 0) -> float:
         """Evaluations that promoting so many cells takes without sharing; first: rungs left out."""
         added, counts = self.added[first:], self.promotions(num_cells)[first:]
-        return sum(count * images * self.nfe for count, images in zip(counts, added, strict=True))
+        images = sum(count * images for count, images in zip(counts, added, strict=True))
+        return images * self.nfe
 
     @property
-    def least(self) -> int:
+    def least(self) -> float:
         """The smallest budget that finds anything: one batch."""
         return self.plain + self.batch * self.sampled[0] * self.nfe + self.reserve(self.batch)
 

@@ -24,6 +24,9 @@ SAMPLES = ("none", "blocks", "png", "npz")
 
 MAX_SEEDS = 10_000_000  # of one run
 
+# Guidances that weight 1 does not switch off (Guidance.off_at_one in sampling/guidance.py).
+ACTS_AT_ONE = ("cfgpp",)
+
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
@@ -64,9 +67,19 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SolverSpec:
-    """The ODE solver (key of SOLVERS) and its stochastic churn (0: deterministic)."""
+    """The ODE solver (key of SOLVERS), its own options, and its stochastic churn (0: deterministic).
+
+    options: those that differ from the solver's defaults, by name. denoise_to_zero: a last step from
+    sigma_min to zero. afs: analytical first step, without an evaluation. path, sha256: FILE.py:FUNCTION of a
+    user's own step function, and the hash of the file.
+    """
 
     name: str = identity()
+    options: tuple[tuple[str, bool | int | float | str], ...] = extension(())
+    denoise_to_zero: bool = extension(True)
+    afs: bool = extension(False)
+    path: str | None = execution(None)
+    sha256: str = extension("")
     s_churn: float = identity(0.0)
     s_min: float = identity(0.0)
     s_max: float = identity(math.inf)
@@ -103,12 +116,18 @@ class ScheduleSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSpec:
-    """Model guidance (key of GUIDANCES), its weight, sigma interval (low, high] and guiding network."""
+    """Model guidance (key of GUIDANCES), its weight, sigma interval (low, high] and guiding network.
+
+    eta, norm_threshold, momentum: options of single guidances; 0 where the guidance has none.
+    """
 
     name: str = identity()
     weight: float = identity(1.0)
     interval: tuple[float, float] = identity((0.0, math.inf))
     guide: WeightsSpec | None = identity(None)
+    eta: float = extension(0.0)
+    norm_threshold: float = extension(0.0)
+    momentum: float = extension(0.0)
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -120,10 +139,26 @@ class GuidanceSpec:
             "guidance=autoguidance",
         )
         _check(
-            self.weight == 1 or self.guide is not None,
+            not self.active or self.guide is not None,
             f"guidance '{self.name}' with weight {self.weight} needs a guiding network, and the model has "
             "none for it; choose guidance=none or a model that has one",
         )
+
+    @property
+    def active(self) -> bool:
+        """Whether there is any guidance: it needs the guiding network."""
+        return self.weight != 1 or self.name in ACTS_AT_ONE
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The guidance's own options that differ from their default, by name."""
+        found = {"eta": self.eta, "norm_threshold": self.norm_threshold, "momentum": self.momentum}
+        return {name: value for name, value in found.items() if value != 0}
+
+    @property
+    def stateful(self) -> bool:
+        """Whether an evaluation depends on earlier ones, so that trajectories cannot be shared."""
+        return self.momentum != 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +175,8 @@ class CorrectionSpec:
             _check(0 <= value < math.inf, f"correction.{name} is {value}; it must be 0 or more, and finite")
         _check(
             self.name != "none" or self.w_stiff == 0,
-            f"correction.w_stiff is {self.w_stiff} but the correction is none; add correction=erk_guid",
+            f"correction.w_stiff is {self.w_stiff} but the correction is none; add correction=erk_guid or "
+            "correction=erk_alpha",
         )
 
 
@@ -243,7 +279,7 @@ class RunSpec:
     @property
     def weights(self) -> tuple[WeightsSpec, ...]:
         """Every file of weights that sampling needs."""
-        guide = self.guidance.guide if self.guidance.weight != 1 else None
+        guide = self.guidance.guide if self.guidance.active else None
         found = (self.model.weights, guide, self.model.vae, self.model.vae_config)
         return tuple(item for item in found if item is not None)
 
@@ -261,8 +297,10 @@ class RunSpec:
     def slug(self) -> str:
         """What the run is, readable and not quite unique."""
         parts = [self.model.name, f"{self.solver.name}{self.schedule.num_steps}"]
-        if self.guidance.weight != 1:
+        parts += [f"{name}{value}" for name, value in self.solver.options]
+        if self.guidance.active:
             parts.append(f"{self.guidance.name}{self.guidance.weight:g}")
+            parts += [f"{name}{value:g}" for name, value in self.guidance.options.items()]
         if self.correction.w_stiff:
             parts.append(f"{self.correction.name}{self.correction.w_stiff:g}c{self.correction.w_con:g}")
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts)

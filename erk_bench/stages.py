@@ -42,6 +42,7 @@ from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.export import export_npz
 from erk_bench.storage.store import RunStore, Timing
 from erk_bench.storage.writer import BlockWriter
+from erk_bench.user_solver import solver_of
 from erk_bench.worker import assets_of, check_draws, network_init, pick_device
 
 # Called after every finished block with its run and the number of its images.
@@ -51,7 +52,6 @@ Progress = Callable[[RunSpec, int], None]
 def check_names(spec: RunSpec) -> None:
     """Refuse a spec that names what no table has, before any work."""
     for kind, name, table in (
-        ("solver", spec.solver.name, SOLVERS),
         ("schedule", spec.schedule.name, SCHEDULES),
         ("guidance", spec.guidance.name, GUIDANCES),
         ("correction", spec.correction.name, CORRECTIONS),
@@ -59,10 +59,22 @@ def check_names(spec: RunSpec) -> None:
     ):
         if name not in table:
             raise unknown_name(kind, name, table)
+    GUIDANCES[spec.guidance.name].check(spec.guidance.name, spec.guidance.weight, spec.guidance.options)
     if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
         raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
     detectors_of(spec.metrics.names)
-    if spec.correction.w_stiff and not SOLVERS[spec.solver.name].paired:
+    solver = solver_of(spec.solver)
+    if spec.schedule.num_steps < solver.min_steps:
+        raise UserError(
+            f"schedule.num_steps is {spec.schedule.num_steps}; solver '{spec.solver.name}' needs "
+            f"{solver.min_steps} or more"
+        )
+    if spec.guidance.stateful and solver.adaptive:
+        raise UserError(
+            f"guidance.momentum is {spec.guidance.momentum:g}, but with solver '{spec.solver.name}' every "
+            "sample makes steps of its own; set guidance.momentum=0 or choose another solver"
+        )
+    if spec.correction.w_stiff and not solver.paired:
         paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
         raise UserError(
             f"solver '{spec.solver.name}' has no embedded pair for correction '{spec.correction.name}'; "
@@ -180,19 +192,19 @@ def score(spec: RunSpec) -> Record:
             "run 'erk-bench run' again with the same arguments: finished blocks are kept"
         )
     keys = detector_keys(spec)
-    extracted, counts = {}, set()
+    extracted, counts = {}, list[tuple[float, float]]()
     for name, key in keys.items():
         parts = []
         for block in blocks:
             tensors, meta = store.read_features(key, block)
-            counts.add((meta["nfe"], meta["nfe_guide"]))
+            counts.append((meta["nfe"], meta["nfe_guide"]))
             kept = slice(max(seeds[0] - block.seeds[0], 0), seeds[-1] - block.seeds[0] + 1)
             parts.append({name: value[kept] for name, value in tensors.items()})
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         extracted[name] = Extracted(joined["features"], joined.get("logits"))
-    (nfe, nfe_guide), *others = counts
-    if others:
-        raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(counts)}")
+    if len(set(counts)) > 1 and not solver_of(spec.solver).adaptive:
+        raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
+    nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
     measured = measure(spec.metrics, extracted, load_real(spec.metrics, assets_of(spec)))
     timings = store.timings()
     timed = {block.index: timings[block.index] for block in blocks if block.index in timings}
@@ -223,7 +235,12 @@ def score(spec: RunSpec) -> Record:
     return record
 
 
-def _sharing(timings: Collection[Timing], num_blocks: int, alone: int) -> dict[str, Any]:
+def _mean(counts: Sequence[float]) -> float:
+    """The evaluations of all blocks, or their mean where samples choose their own steps."""
+    return counts[0] if len(set(counts)) == 1 else round(math.fsum(counts) / len(counts), 2)
+
+
+def _sharing(timings: Collection[Timing], num_blocks: int, alone: float) -> dict[str, Any]:
     """How far the run's trajectories were shared with others; nothing unless all of its blocks are known.
 
     alone: evaluations of a block that was not shared.

@@ -162,7 +162,7 @@ def _sample_sheet(
     """The first seeds of every unguided row side by side, where their images are still kept."""
     shown = {}
     for spec, row in zip(specs, view.rows, strict=True):
-        images = first_images(spec, SHEET_COLUMNS) if spec.guidance.weight == 1 else None
+        images = first_images(spec, SHEET_COLUMNS) if not spec.guidance.active else None
         if images is not None:
             shown[f"{row.steps} steps, {row.method}"] = images
     if shown:

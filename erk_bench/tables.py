@@ -88,14 +88,16 @@ def _method(spec: RunSpec) -> str:
     if not spec.correction.w_stiff:
         return name
     solver = "" if name == "Heun" else f" on {name}"
-    return f"ERK-Guid{solver} ({spec.correction.w_stiff:g}, {spec.correction.w_con:g})"
+    title = {"erk_guid": "ERK-Guid", "erk_alpha": "ERK-alpha"}.get(spec.correction.name, spec.correction.name)
+    return f"{title}{solver} ({spec.correction.w_stiff:g}, {spec.correction.w_con:g})"
 
 
 def _guidance(spec: RunSpec) -> str:
-    if spec.guidance.weight == 1:
+    if not spec.guidance.active:
         return "no guidance"
-    title = {"cfg": "CFG", "autoguidance": "autoguidance"}.get(spec.guidance.name, spec.guidance.name)
-    return f"{title} {spec.guidance.weight:g}"
+    title = {"cfg": "CFG", "cfgpp": "CFG++", "apg": "APG"}.get(spec.guidance.name, spec.guidance.name)
+    options = "".join(f", {name} {value:g}" for name, value in spec.guidance.options.items())
+    return f"{title} {spec.guidance.weight:g}{options}"
 
 
 def build_view(

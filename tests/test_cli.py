@@ -91,7 +91,10 @@ def test_tables_and_groups_agree() -> None:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("solver=huen", "unknown solver 'huen'; did you mean 'heun'? Known: euler, heun"),
+        (
+            "solver=huen",
+            "unknown solver 'huen'; did you mean 'heun'? Known: deis, dpm2, dpmpp, euler, heun",
+        ),
         ("num_step=8", "did you mean 'schedule.num_steps'"),
         ("schedule.num_step=8", "did you mean 'schedule.num_steps'"),
         ("sovler=heun", "did you mean 'solver'"),

@@ -25,9 +25,12 @@ IDENTITY = {
     "correction.name", "correction.w_stiff", "correction.w_con",
     "dtype", "network_dtype", "draw_device", "class_label",
 }  # fmt: skip
-EXTENSIONS = {"model.vae.sha256", "model.vae_config.sha256", "compile"}
+EXTENSIONS = {
+    "model.vae.sha256", "model.vae_config.sha256", "compile", "solver.options", "solver.denoise_to_zero",
+    "solver.afs", "solver.sha256", "guidance.eta", "guidance.norm_threshold", "guidance.momentum",
+}  # fmt: skip
 EXECUTION = {
-    "model.weights.path", "guidance.guide.path", "model.vae.path",
+    "model.weights.path", "guidance.guide.path", "model.vae.path", "solver.path",
     "model.weights.architecture", "guidance.guide.architecture", "model.vae.architecture",
     "model.vae_config.path", "model.vae_config.architecture",
     "metrics.real_features", "samples", "offline",
@@ -42,6 +45,7 @@ CHANGED: dict[str, Any] = {
     "schedule.num_steps": 9, "block_size": 7, "metrics.num_groups": 7, "metrics.kid_subsets": 7,
     "metrics.kid_subset_size": 7, "compile": True, "model.vae.sha256": "d" * 64,
     "model.vae_config.sha256": "e" * 64, "samples": "png",
+    "solver.options": [["r", 0.4]], "solver.denoise_to_zero": False, "solver.afs": True,
     "offline": True, "device": "cuda", "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
 }  # fmt: skip
 
@@ -108,6 +112,7 @@ def test_extensions_left_alone_do_not() -> None:
     """What came after PROTOCOL 1 leaves the names of earlier runs as they were."""
     fields = identity_fields(build(RunSpec, content()))
     assert "compile" not in fields and "vae" not in fields["model"]
+    assert not {"options", "denoise_to_zero", "afs", "sha256"} & set(fields["solver"])
     assert "vae" in identity_fields(build(RunSpec, content(vae=True)))["model"]
 
 

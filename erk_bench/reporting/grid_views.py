@@ -18,8 +18,8 @@ class GridPoint:
 
     place: Mapping[str, str]
     run_id: str
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
     metrics: Mapping[str, Estimate]
     baseline: Mapping[str, Estimate]
     differences: Mapping[str, Estimate]

@@ -50,8 +50,8 @@ class Record:
     spec: dict[str, Any]
     seeds: str
     num_images: int
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
     metrics: dict[str, MetricRecord]
     seconds_per_block: dict[str, float]
     reference: dict[str, str]

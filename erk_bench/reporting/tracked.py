@@ -83,7 +83,7 @@ def result_values(record: Record) -> dict[str, float]:
 def tags_of(spec: RunSpec) -> set[str]:
     """Words to find a run by: its model, solver, and guidance and correction where it has them."""
     found = {spec.model.name, spec.solver.name}
-    if spec.guidance.weight != 1:
+    if spec.guidance.active:
         found.add(spec.guidance.name)
     if spec.correction.w_stiff:
         found.add(spec.correction.name)

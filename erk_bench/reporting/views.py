@@ -52,8 +52,8 @@ class TableRow:
     steps: int
     guidance: str
     method: str
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
     metrics: dict[str, tuple[str, Estimate]]
     difference: Estimate | None
     verdict: str

@@ -8,18 +8,17 @@ cells part.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
-from erk_bench.sampling.guidance import Denoiser, erk_guid
-from erk_bench.sampling.sample import check_paired, pose, sample_counted
-from erk_bench.sampling.solvers import Node, Solver, Step
+from erk_bench.sampling.guidance import CORRECTIONS, Correction, Denoiser, erk_guid
+from erk_bench.sampling.loop import Run
+from erk_bench.sampling.sample import check_paired, pose, sample_counted, solver_row
+from erk_bench.sampling.steps import Step
 
 ALWAYS = -1.0  # a w_con that every stiffness exceeds
 
@@ -41,8 +40,8 @@ class GridSampled(NamedTuple):
 
     states: Tensor
     rows: Tensor
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
     evaluations: int
 
     @property
@@ -53,7 +52,7 @@ class GridSampled(NamedTuple):
     @property
     def separate(self) -> int:
         """Evaluations that as many separate runs as there are cells make."""
-        return (self.nfe + self.nfe_guide) * self.rows.numel()
+        return round((self.nfe + self.nfe_guide) * self.rows.numel())
 
 
 class _Bundle(NamedTuple):
@@ -73,44 +72,36 @@ def sample_grid(
     labels: Tensor | None = None,
     *,
     cells: Sequence[tuple[float, float]],
-    solver: str = "heun",
-    num_steps: int = 32,
-    guide: Callable[..., Tensor] | None = None,
-    guidance: float = 1.0,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    dtype: torch.dtype = torch.float32,
-    schedule: str = "polynomial",
-    guidance_interval: tuple[float, float] = (0.0, math.inf),
     branch_limit: int = 256,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
 ) -> GridSampled:
     """`sample` for every (w_stiff, w_con) of `cells` on the same noise, for a part of the evaluations.
 
     cells: w_stiff 0 is the plain solver. branch_limit: images a network call may hold. The other options are
-    those of `sample`. Results equal those of separate calls of `sample`, to the rounding with which the
-    network's rows depend on the batch around them.
+    those of `sample` that say which equation is solved (solver, num_steps, schedule, guide, ...). Results
+    equal those of separate calls of `sample`, to the rounding with which the network's rows depend on the
+    batch around them.
     Raises UserError for an empty grid, a solver without pairs, or what `sample` refuses.
     """
-    problem = pose(
-        net, guide, guidance, guidance_interval, solver, schedule, num_steps, sigma_min, sigma_max, rho, dtype
-    )
+    solver, correction = options.get("solver", "heun"), options.pop("correction", "erk_guid")
+    own = {name: options.pop(name) for name in solver_row(solver).defaults if name in options}
+    problem = pose(net, **options, solver_options=own, dtype=dtype)
     if not cells:
         raise UserError("the grid has no cells; give at least one (w_stiff, w_con)")
     if any(w_stiff for w_stiff, _ in cells):
-        check_paired(solver)
+        check_paired(problem.solver, str(solver))
     if branch_limit < 1:
         raise UserError(f"branch_limit is {branch_limit}; it must be 1 or more")
     states, index = integrate_grid(
-        problem.denoiser, noise.to(dtype) * problem.levels[0], problem.levels, labels, problem.solver,
-        [Cell(*cell) for cell in cells], branch_limit,
+        problem.denoiser, noise.to(dtype) * problem.run.levels[0], problem.run, labels,
+        [Cell(*cell) for cell in cells], branch_limit, CORRECTIONS[correction],
     )  # fmt: skip
     counted = [network.num_images for network in (problem.main, problem.guiding) if network]
+    guide = {"guide": _stand_in} if options.get("guide") else {}
     alone = sample_counted(
-        _stand_in, torch.ones(1, 1, 1, 1), None, solver, num_steps, guide=_stand_in if guide else None,
-        guidance=guidance, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, dtype=dtype, schedule=schedule,
-        guidance_interval=guidance_interval,
-    )  # fmt: skip
+        _stand_in, torch.ones(1, 1, 1, 1), None, **{**options, **guide}, **own, dtype=dtype
+    )
     return GridSampled(states, index, alone.nfe, alone.nfe_guide, sum(counted))
 
 
@@ -121,20 +112,20 @@ def _stand_in(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
 def integrate_grid(
     denoiser: Denoiser,
     x: Tensor,
-    sigmas: Sequence[float],
+    run: Run,
     labels: Tensor | None,
-    solver: Solver,
     cells: Sequence[Cell],
     branch_limit: int,
+    correction: Callable[[float, float], Correction] = erk_guid,
 ) -> tuple[Tensor, Tensor]:
-    """Integrate dx/dsigma = (x - D) / sigma from x [B, C, H, W] at sigmas[0], for every cell.
+    """Integrate dx/dsigma = (x - D) / sigma from x [B, C, H, W] at the first level, for every cell.
 
     branch_limit: branches a network call may hold; more are worked off in parts, each to its end, so that
     memory stays bounded. Returns the distinct final states [R, C, H, W] and their index [cells, B]. Each
-    equals that of `integrate` with erk_guid(w_stiff, w_con) for its cell alone: bit for bit where the
+    equals that of `integrate` with correction(w_stiff, w_con) for its cell alone: bit for bit where the
     network's rows do not depend on the batch around them.
     """
-    levels = list(itertools.pairwise(sigmas))
+    steps = run.steps()
     index = torch.empty(len(cells), len(x), dtype=torch.int64, device=x.device)
     states: list[Tensor] = []
     everything = torch.ones(len(x), len(cells), dtype=torch.bool, device=x.device)
@@ -146,25 +137,26 @@ def integrate_grid(
             rows = torch.arange(len(bundle.x), device=x.device)
             stack += [_take(bundle, rows[half:]), _take(bundle, rows[:half])]
             continue
-        if bundle.number == len(levels):
+        if bundle.number == len(steps):
             branch, cell = bundle.cells.nonzero(as_tuple=True)
             index[cell, bundle.sample[branch]] = branch + sum(map(len, states))
             states.append(bundle.x)
             continue
-        sigma, sigma_next = levels[bundle.number]
-        own_labels = None if labels is None else labels[bundle.sample]
-
-        def slope(x: Tensor, sigma: float, labels: Tensor | None = own_labels) -> Tensor:
-            return (x - denoiser(x, sigma, labels)) / sigma
-
-        step = solver.step(slope, bundle.x, sigma, sigma_next, bundle.history)
-        stack.append(_parted(bundle, step, cells, solver.history))
+        slope = run.slope(denoiser, None if labels is None else labels[bundle.sample])
+        step = run.take(slope, bundle.x, *steps[bundle.number], bundle.history)
+        stack.append(_parted(bundle, step, cells, run, correction))
     return torch.cat(states), index
 
 
-def _parted(bundle: _Bundle, step: Step, cells: Sequence[Cell], history: int) -> _Bundle:
+def _parted(
+    bundle: _Bundle,
+    step: Step,
+    cells: Sequence[Cell],
+    run: Run,
+    correction: Callable[[float, float], Correction],
+) -> _Bundle:
     """The branches after a step: of each, its closed cells, and by w_stiff those whose gate is open."""
-    stiffness = erk_guid(0.0, 0.0)(step).stiffness
+    stiffness = correction(0.0, 0.0)(step).stiffness
     strengths = torch.tensor([cell.w_stiff for cell in cells], dtype=torch.float64, device=step.x_next.device)
     open_cells = torch.zeros_like(bundle.cells)
     if stiffness is not None:
@@ -178,26 +170,14 @@ def _parted(bundle: _Bundle, step: Step, cells: Sequence[Cell], history: int) ->
         mine = open_cells & (strengths == strength)
         hit = mine.any(dim=1).nonzero()[:, 0]
         if len(hit):
-            states.append(erk_guid(strength, ALWAYS)(_rows(step, hit)).x_next)
+            states.append(correction(strength, ALWAYS)(step.rows(hit)).x_next)
             rows.append(hit)
             members.append(mine[hit])
     origin = torch.cat(rows)
-    past = [_rows(old, origin) for old in [*bundle.history, step][-history:]] if history else []
+    past = [old.rows(origin) for old in run.kept(bundle.history, step)]
     return _Bundle(bundle.number + 1, torch.cat(states), bundle.sample[origin], torch.cat(members), past)
 
 
 def _take(bundle: _Bundle, rows: Tensor) -> _Bundle:
-    past = [_rows(step, rows) for step in bundle.history]
+    past = [step.rows(rows) for step in bundle.history]
     return _Bundle(bundle.number, bundle.x[rows], bundle.sample[rows], bundle.cells[rows], past)
-
-
-def _rows(step: Step, rows: Tensor) -> Step:
-    """The same step for some of its rows."""
-
-    def of(node: Node | None) -> Node | None:
-        return None if node is None else Node(node.x[rows], node.slope[rows])
-
-    return Step(
-        step.x_next[rows], Node(step.node.x[rows], step.node.slope[rows]), of(step.partner), step.span,
-        of(step.ahead),
-    )  # fmt: skip

@@ -1,101 +1,199 @@
-"""Model guidance (two denoisers become one) and corrections (a solver's step is corrected)."""
+"""Model guidance: two denoisers become one."""
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from erk_bench.sampling.solvers import Step
+from erk_bench.errors import UserError
+from erk_bench.sampling.corrections import CORRECTIONS as CORRECTIONS
+from erk_bench.sampling.corrections import Correction as Correction
+from erk_bench.sampling.corrections import erk_guid as erk_guid
 
-Denoiser = Callable[[Tensor, float, Tensor | None], Tensor]
+# The noise level is a number, or a tensor [B] where each sample has its own.
+Denoiser = Callable[[Tensor, float | Tensor, Tensor | None], Tensor]
 
-NORM_EPS = 1e-8
+Interval = tuple[float, float]
+EVERYWHERE: Interval = (0.0, math.inf)
+
+TINY = 1e-16  # keeps the square of a norm from being zero
 
 
-def guided(
+def _within(
+    interval: Interval,
     main: Denoiser,
     guiding: Denoiser,
-    weight: float,
-    interval: tuple[float, float] = (0.0, math.inf),
+    combine: Callable[[Tensor, Tensor, float | Tensor], Tensor],
 ) -> Denoiser:
-    """D = D_g + weight (D_m - D_g) for sigma in (low, high], the main denoiser alone elsewhere.
+    """combine(main's, guiding's, sigma) for sigma in (low, high], the main denoiser alone elsewhere.
 
-    Classifier-free guidance when `guiding` is unconditional (arXiv 2207.12598), autoguidance when it is a
-    weaker network (arXiv 2406.02507); guidance interval: arXiv 2404.07724. Where the weight is 1 the guiding
-    denoiser is not evaluated.
+    Guidance interval: arXiv 2404.07724. Outside, the guiding denoiser is not evaluated.
     """
     low, high = interval
 
-    def denoiser(x: Tensor, sigma: float, labels: Tensor | None) -> Tensor:
+    def denoiser(x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
         denoised = main(x, sigma, labels)
-        if weight == 1 or not low < sigma <= high:
+        if isinstance(sigma, Tensor) and sigma.ndim:
+            rows = ((low < sigma) & (sigma <= high)).nonzero()[:, 0]
+            if not len(rows):
+                return denoised
+            other = guiding(x[rows], sigma[rows], None if labels is None else labels[rows])
+            return denoised.index_copy(0, rows, combine(denoised[rows], other, sigma[rows]))
+        if not low < sigma <= high:
             return denoised
-        return torch.lerp(guiding(x, sigma, labels), denoised, weight)
+        return combine(denoised, guiding(x, sigma, labels), sigma)
 
     return denoiser
 
 
-class Corrected(NamedTuple):
-    """x_next after the correction; stiffness [B] and gate [B] (bool), None where there was no estimate."""
+def guided(main: Denoiser, guiding: Denoiser, weight: float, interval: Interval = EVERYWHERE) -> Denoiser:
+    """D = D_g + weight (D_m - D_g) for sigma in (low, high], the main denoiser alone elsewhere.
 
-    x_next: Tensor
-    stiffness: Tensor | None
-    gate: Tensor | None
-
-
-Correction = Callable[[Step], Corrected]
-
-
-def no_correction(step: Step) -> Corrected:
-    """The solver's own step."""
-    return Corrected(step.x_next, None, None)
+    Classifier-free guidance when `guiding` is unconditional (arXiv 2207.12598), autoguidance when it is a
+    weaker network (arXiv 2406.02507). Where the weight is 1 the guiding denoiser is not evaluated.
+    """
+    if weight == 1:
+        return main
+    return _within(
+        interval, main, guiding, lambda denoised, other, sigma: torch.lerp(other, denoised, weight)
+    )
 
 
-def erk_guid(w_stiff: float, w_con: float) -> Correction:
-    """ERK-Guid (arXiv 2603.03692; formulas in docs/method.md): remove the error along the stiff direction.
+def _plain(
+    main: Denoiser, guiding: Denoiser, weight: float, interval: Interval, levels: Sequence[float]
+) -> Denoiser:
+    return guided(main, guiding, weight, interval)
 
-    With dx, df the differences of the pair's points and slopes, rho = |df| / |dx| estimates the dominant
-    eigenvalue and v = df / |df| its eigenvector; where rho > w_con, x_next loses h z^2 <v, f> v with
-    z = w_stiff h rho. Norms are per sample over (C, H, W). w_stiff = 0 returns the solver's own step.
+
+def cfgpp(
+    main: Denoiser, guiding: Denoiser, weight: float, interval: Interval, levels: Sequence[float]
+) -> Denoiser:
+    """CFG++ (arXiv 2406.08070): noise is added back with the guiding denoiser's noise, weight 0 to 1.
+
+    With D = D_g + weight (D_m - D_g), its DDIM step x_next = D + (s_next / s) (x - D_g) is Euler's with
+    classifier-free guidance of weight * s / (s - s_next). That is the weight here for sigma in (s_next, s],
+    for each pair of neighbouring levels; at the last level and below (the step to zero) it is `weight`.
+    Solvers other than Euler's get the same schedule of weights, which is no longer the published update.
+    """
+    ascending = sorted(levels)
+    factors = [1.0, *(high / (high - low) for low, high in itertools.pairwise(ascending))]
+
+    def combine(denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
+        if isinstance(sigma, Tensor) and sigma.ndim:
+            index = torch.bucketize(sigma, sigma.new_tensor(ascending)).clamp(max=len(factors) - 1)
+            weights = weight * denoised.new_tensor(factors)[index]
+            return torch.lerp(other, denoised, weights.reshape(-1, *[1] * (denoised.ndim - 1)))
+        # Churn raises sigma above the first level.
+        index_of = min(bisect.bisect_left(ascending, float(sigma)), len(factors) - 1)
+        return torch.lerp(other, denoised, weight * factors[index_of])
+
+    return _within(interval, main, guiding, combine)
+
+
+def apg(
+    main: Denoiser,
+    guiding: Denoiser,
+    weight: float,
+    interval: Interval,
+    levels: Sequence[float],
+    *,
+    eta: float = 0.0,
+    norm_threshold: float = 0.0,
+    momentum: float = 0.0,
+) -> Denoiser:
+    """Adaptive projected guidance (arXiv 2410.02416): D_m + (weight - 1) (orthogonal + eta * parallel).
+
+    The parts are those of the update D_m - D_g, orthogonal and parallel to D_m. Before, the update gains
+    momentum * that of the last evaluation, and is shortened to norm_threshold where it is longer (0: never).
+    Norms and products are per sample over (C, H, W). With eta 1 alone this is classifier-free guidance. With
+    momentum, the denoiser is good for one trajectory of one batch.
+    """
+    if weight == 1:
+        return main
+    last: Tensor | None = None
+
+    def combine(denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
+        nonlocal last
+        over = tuple(range(1, denoised.ndim))
+        update = denoised - other
+        if momentum:
+            update = update if last is None else update + momentum * last
+            last = update
+        if norm_threshold:
+            norm = torch.linalg.vector_norm(update, dim=over, keepdim=True)
+            update = update * (norm_threshold / norm).clamp(max=1)
+        square = (denoised * denoised).sum(dim=over, keepdim=True)
+        share = (update * denoised).sum(dim=over, keepdim=True) / square.clamp(min=TINY)
+        return denoised + (weight - 1) * (update + (eta - 1) * share * denoised)
+
+    return _within(interval, main, guiding, combine)
+
+
+class Range(NamedTuple):
+    """Finite numbers that a setting may be: low <= value <= high."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def check(self, name: str, guidance: str, value: float) -> None:
+        """Refuse a value outside, telling what the guidance takes."""
+        if math.isfinite(value) and self.low <= value <= self.high:
+            return
+        if math.isinf(self.high):
+            valid = "a finite number" if math.isinf(self.low) else f"{self.low:g} or more, and finite"
+        else:
+            valid = f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+        raise UserError(f"guidance.{name} is {value:g}; with guidance '{guidance}' it must be {valid}")
+
+
+class Guidance(NamedTuple):
+    """A row of GUIDANCES.
+
+    role: which of a model's guiding networks it takes. make(main, guiding, weight, interval, levels,
+    **options) is the guided denoiser of a run at these noise levels (decreasing, above zero). weights,
+    options: what its weight and its own options may be. off_at_one: whether weight 1 is the main denoiser
+    alone (spec.ACTS_AT_ONE lists those where it is not).
     """
 
-    def correct(step: Step) -> Corrected:
-        if step.partner is None:
-            return Corrected(step.x_next, None, None)
-        over = tuple(range(1, step.x_next.ndim))
-        dx = step.node.x - step.partner.x
-        df = step.node.slope - step.partner.slope
-        dx_norm = torch.linalg.vector_norm(dx, dim=over)
-        df_norm = torch.linalg.vector_norm(df, dim=over)
-        stiffness = df_norm / (dx_norm + NORM_EPS)
-        gate = stiffness > w_con
-        if w_stiff == 0:
-            return Corrected(step.x_next, stiffness, gate)
-        along = (df * step.node.slope).sum(dim=over)
-        z = w_stiff * abs(step.span) * stiffness
-        # The published program multiplies the step size by a float32 gate, which rounds it (but not
-        # the one inside z) to float32; visible only with a float64 state, and reproduced here.
-        span = torch.tensor(step.span, dtype=torch.float32).item()
-        amount = torch.where(gate, span * z**2 * along / (df_norm + NORM_EPS) ** 2, 0.0)
-        amount = amount.reshape(-1, *[1] * len(over))
-        return Corrected(torch.addcmul(step.x_next, amount, df, value=-1), stiffness, gate)
+    role: str | None
+    make: Callable[..., Denoiser]
+    weights: Range = Range()
+    options: Mapping[str, Range] = {}
+    off_at_one: bool = True
 
-    return correct
+    def active(self, weight: float) -> bool:
+        """Whether it guides at this weight, and so needs the guiding network."""
+        return weight != 1 or not self.off_at_one
+
+    def check(self, name: str, weight: float, options: Mapping[str, float]) -> None:
+        """Refuse a weight or options that this guidance, called `name`, does not take."""
+        self.weights.check("weight", name, weight)
+        for option, value in options.items():
+            if option not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise UserError(f"guidance '{name}' has no option '{option}'; it has: {known}")
+            self.options[option].check(option, name, value)
 
 
-# Model guidance by name: which of a model's guiding networks it takes.
-GUIDANCES: dict[str, str | None] = {
-    "none": None,
-    "cfg": "unconditional",
-    "autoguidance": "weaker",
-}
+def keeps_state(options: Mapping[str, float]) -> bool:
+    """Whether a guidance with these options depends on earlier evaluations of the same batch."""
+    return options.get("momentum", 0.0) != 0
 
-# Corrections by name, called with (w_stiff, w_con).
-CORRECTIONS: dict[str, Callable[[float, float], Correction]] = {
-    "none": lambda w_stiff, w_con: no_correction,
-    "erk_guid": erk_guid,
-}
+
+# Model guidance by name.
+GUIDANCES: dict[str, Guidance] = {
+    "none": Guidance(None, _plain, weights=Range(1, 1)),
+    "cfg": Guidance("unconditional", _plain),
+    "autoguidance": Guidance("weaker", _plain),
+    "cfgpp": Guidance("unconditional", cfgpp, weights=Range(0, 1), off_at_one=False),
+    "apg": Guidance(
+        "unconditional", apg,
+        options={"eta": Range(0, 1), "norm_threshold": Range(0), "momentum": Range(-1, 1)},
+    ),
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The one sampling loop: stepping, history, evaluation counts, stochastic churn, the last step to zero."""
+"""The one sampling loop: stepping, history, evaluation counts, stochastic churn, first and last step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.sampling.guidance import Correction, Denoiser
-from erk_bench.sampling.solvers import Solver, Step
+from erk_bench.sampling.steps import Node, Slope, Step, StepFunction
 
 
 class Churn(NamedTuple):
@@ -49,39 +49,78 @@ class CountedDenoiser:
         self.num_calls = 0
         self.num_images = 0
 
-    def __call__(self, x: Tensor, sigma: float, labels: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
         self.num_calls += 1
         self.num_images += len(x)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         return self._denoiser(x, level, labels).to(x.dtype)
 
 
+class Run(NamedTuple):
+    """What a run's steps are: a step function, how many past steps it reads, the noise levels (above zero).
+
+    to_zero: a last step from the last level to zero, by Euler's method, which gives the denoised image there.
+    afs: the first evaluation is replaced by x / sqrt(1 + sigma^2), almost the slope for data of unit variance
+    (analytical first step, arXiv 2210.05475).
+    """
+
+    step: StepFunction
+    history: int
+    levels: Sequence[float]
+    to_zero: bool = True
+    afs: bool = False
+
+    def steps(self) -> list[tuple[float, float]]:
+        """Sigma before and after each step."""
+        return list(itertools.pairwise([*self.levels, 0.0] if self.to_zero else self.levels))
+
+    def slope(self, denoiser: Denoiser, labels: Tensor | None) -> Slope:
+        """dx/dsigma by evaluations of the denoiser."""
+
+        def slope(x: Tensor, sigma: float | Tensor, rows: Tensor | None = None) -> Tensor:
+            if self.afs and isinstance(sigma, float) and sigma == self.levels[0]:
+                return x / math.sqrt(1 + sigma**2)
+            own_labels = labels if labels is None or rows is None else labels[rows]
+            denoised = denoiser(x, sigma, own_labels)
+            by = sigma.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(sigma, Tensor) else sigma
+            return (x - denoised) / by
+
+        return slope
+
+    def take(self, slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step]) -> Step:
+        """The step from sigma to sigma_next."""
+        if sigma_next > 0:
+            return self.step(slope, x, sigma, sigma_next, history)
+        node = Node(x, slope(x, sigma), sigma)
+        return Step(x - sigma * node.slope, node, None, sigma, None)
+
+    def kept(self, history: Sequence[Step], step: Step) -> list[Step]:
+        """The past that the next step reads."""
+        return [*history, step][-self.history :] if self.history else []
+
+
 def integrate(
     denoiser: Denoiser,
     x: Tensor,
-    sigmas: Sequence[float],
+    run: Run,
     labels: Tensor | None,
-    solver: Solver,
     correct: Correction,
     churn: Churn | None = None,
     trace: Trace | None = None,
 ) -> Tensor:
-    """Integrate dx/dsigma = (x - D) / sigma from x at sigmas[0] through sigmas; returns the last state."""
-
-    def slope(x: Tensor, sigma: float) -> Tensor:
-        return (x - denoiser(x, sigma, labels)) / sigma
-
+    """Integrate dx/dsigma = (x - D) / sigma from x at the first level through the run; the last state."""
+    slope = run.slope(denoiser, labels)
     history: list[Step] = []
-    num_steps = len(sigmas) - 1
-    for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
+    steps = run.steps()
+    for index, (sigma, sigma_next) in enumerate(steps):
         if churn is not None:
-            x, sigma = _churned(churn, x, sigma, num_steps)
-        step = solver.step(slope, x, sigma, sigma_next, history)
+            x, sigma = _churned(churn, x, sigma, len(steps))
+        step = run.take(slope, x, sigma, sigma_next, history)
         corrected = correct(step)
         if trace is not None:
             trace(TracePoint(index, sigma, sigma_next, x, corrected.x_next, *corrected[1:]))
         x = corrected.x_next
-        history = [*history, step][-solver.history :] if solver.history else []
+        history = run.kept(history, step)
     return x
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, ParamSpec, Protocol
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, Protocol
 
 import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.sampling.guidance import CORRECTIONS, Denoiser, guided
-from erk_bench.sampling.loop import Churn, CountedDenoiser, Trace, integrate
-from erk_bench.sampling.schedules import SCHEDULES, sigmas
+from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, Trace, integrate
+from erk_bench.sampling.schedules import DEFAULT_RHO, SCHEDULES, check_levels
+from erk_bench.sampling.schedules import sigmas as noise_levels
 from erk_bench.sampling.seeds import SeededDraws, initial
-from erk_bench.sampling.solvers import SOLVERS, Solver
+from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.sampling.steps import Solver, StepFunction
 
 
 class DenoiserModel(Protocol):
@@ -30,11 +33,14 @@ class DenoiserModel(Protocol):
 
 
 class Sampled(NamedTuple):
-    """The final state, and how often each network was called (NFE) to reach it."""
+    """The final state, and how often each network was called (NFE) to reach it.
+
+    Where samples choose their own steps, the mean of their evaluations.
+    """
 
     x: Tensor
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
 
 
 def draw(
@@ -54,9 +60,12 @@ def _state_only(function: Callable[P, Sampled]) -> Callable[P, Tensor]:
 
     @functools.wraps(function)
     def state_only(*args: P.args, **options: P.kwargs) -> Tensor:
+        solver = options.get("solver", "heun")
+        row = SOLVERS.get(str(solver)) if isinstance(solver, str) else solver_row(solver)  # type: ignore[arg-type]  # pose checks it
+        own = row.defaults if row else {}
         for name in options:
-            if name not in known:
-                raise unknown_name("option of sample()", name, known)
+            if name not in known and name not in own:
+                raise unknown_name("option of sample()", name, [*list(known)[:-1], *own])
         return function(*args, **options).x
 
     return state_only
@@ -67,7 +76,7 @@ def sample_counted(
     net: Callable[..., Tensor],
     noise: Tensor,
     labels: Tensor | None = None,
-    solver: str = "heun",
+    solver: str | Solver | StepFunction = "heun",
     num_steps: int = 32,
     w_stiff: float = 0.0,
     w_con: float = 0.0,
@@ -75,9 +84,13 @@ def sample_counted(
     guidance: float = 1.0,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
-    rho: float = 7.0,
+    rho: float | None = None,
     dtype: torch.dtype = torch.float32,
-    schedule: str = "polynomial",
+    schedule: str | None = None,
+    sigmas: Sequence[float] | None = None,
+    denoise_to_zero: bool | None = None,
+    afs: bool = False,
+    correction: str = "erk_guid",
     guidance_interval: tuple[float, float] = (0.0, math.inf),
     s_churn: float = 0.0,
     s_min: float = 0.0,
@@ -85,25 +98,35 @@ def sample_counted(
     s_noise: float = 1.0,
     fresh_noise: Callable[[Tensor], Tensor] = torch.randn_like,
     trace: Trace | None = None,
+    **solver_options: Any,
 ) -> Sampled:
     """Sample from a denoiser by solving its probability-flow ODE; `erk_bench.sample` returns `.x` only.
 
     net: `net(x, sigma, labels) -> denoised`, NCHW. noise: unit normal NCHW, multiplied by the first sigma
     (see `draw`). labels: one-hot [B, label_dim] or None.
-    solver, schedule: keys of SOLVERS and SCHEDULES. num_steps: sigmas before the final zero.
+    solver: key of SOLVERS, or a step function of your own; its options (max_order, r, ...) are further
+    keyword arguments. schedule, rho: key of SCHEDULES and its exponent; None is what the solver is published
+    with. num_steps: number of sigmas, from sigma_max to sigma_min. sigmas: explicit ones instead.
+    denoise_to_zero: a last step to zero after sigma_min; None is as the solver is published. afs: analytical
+    first step, which saves an evaluation.
     w_stiff, w_con: strength and gate of ERK-Guid (arXiv 2603.03692); w_stiff = 0 is the plain solver.
+    correction: key of CORRECTIONS, used where w_stiff is not 0.
     guide, guidance, guidance_interval: a second denoiser, its weight (1: off), and the sigmas (low, high] in
-    which it acts. sigma_min, sigma_max, rho: of the schedule. dtype: of the state.
+    which it acts. sigma_min, sigma_max: of the schedule. dtype: of the state.
     s_churn, s_min, s_max, s_noise, fresh_noise: stochastic sampling (arXiv 2206.00364, algorithm 2).
     trace: called with a TracePoint after every step.
 
     Raises UserError for values that do not fit together; an unknown name fails with the valid ones listed.
     """
     problem = pose(
-        net, guide, guidance, guidance_interval, solver, schedule, num_steps, sigma_min, sigma_max, rho, dtype
-    )
+        net, guide=guide, guidance=guidance, guidance_interval=guidance_interval, solver=solver,
+        solver_options=solver_options, schedule=schedule, num_steps=num_steps, sigma_min=sigma_min,
+        sigma_max=sigma_max, rho=rho, dtype=dtype, sigmas=sigmas, denoise_to_zero=denoise_to_zero, afs=afs,
+    )  # fmt: skip
     if w_stiff:
-        check_paired(solver)
+        check_paired(problem.solver, str(solver))
+    if correction not in CORRECTIONS:
+        raise unknown_name("correction", correction, CORRECTIONS)
     if w_stiff and s_churn:
         raise UserError(
             f"ERK-Guid (w_stiff {w_stiff}) needs deterministic sampling, but s_churn is {s_churn}; "
@@ -113,61 +136,93 @@ def sample_counted(
     wants_estimate = w_stiff != 0 or (trace is not None and problem.solver.paired)
     x = integrate(
         problem.denoiser,
-        noise.to(dtype) * problem.levels[0],
-        problem.levels,
+        noise.to(dtype) * problem.run.levels[0],
+        problem.run,
         labels,
-        problem.solver,
-        CORRECTIONS["erk_guid" if wants_estimate else "none"](w_stiff, w_con),
+        CORRECTIONS[correction if wants_estimate else "none"](w_stiff, w_con),
         Churn(s_churn, s_min, s_max, s_noise, fresh_noise) if s_churn else None,
         trace,
     )
-    return Sampled(x, problem.main.num_calls, problem.guiding.num_calls if problem.guiding else 0)
+    return Sampled(x, *problem.evaluations(len(noise)))
 
 
 class Problem(NamedTuple):
-    """What a solver is given: the guided denoiser, noise levels, and the counted networks behind it."""
+    """What is solved and how: the guided denoiser, the run's steps, and the counted networks behind it."""
 
     denoiser: Denoiser
-    levels: Sequence[float]
+    run: Run
     solver: Solver
     main: CountedDenoiser
     guiding: CountedDenoiser | None
 
+    def evaluations(self, batch: int) -> tuple[float, float]:
+        """Calls of the main and the guiding network; means over the batch where samples differ."""
+
+        def of(net: CountedDenoiser | None) -> float:
+            if net is None:
+                return 0
+            return net.num_calls if net.num_images == net.num_calls * batch else net.num_images / batch
+
+        return of(self.main), of(self.guiding)
+
 
 def pose(
     net: Callable[..., Tensor],
-    guide: Callable[..., Tensor] | None,
-    guidance: float,
-    guidance_interval: tuple[float, float],
-    solver: str,
-    schedule: str,
-    num_steps: int,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float,
-    dtype: torch.dtype,
+    *,
+    guide: Callable[..., Tensor] | None = None,
+    guidance: float = 1.0,
+    guidance_interval: tuple[float, float] = (0.0, math.inf),
+    solver: str | Solver | StepFunction = "heun",
+    solver_options: Mapping[str, Any] | None = None,
+    schedule: str | None = None,
+    num_steps: int = 32,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    sigmas: Sequence[float] | None = None,
+    denoise_to_zero: bool | None = None,
+    afs: bool = False,
 ) -> Problem:
     """The options of `sample` that say which equation is solved at which noise levels, checked."""
-    if solver not in SOLVERS:
-        raise unknown_name("solver", solver, SOLVERS)
+    row = solver_row(solver)
+    row.check(str(solver), solver_options or {})
+    schedule = row.schedule if schedule is None else schedule
     if schedule not in SCHEDULES:
         raise unknown_name("schedule", schedule, SCHEDULES)
     if guidance != 1 and guide is None:
         raise UserError(f"guidance is {guidance} but there is no guide; pass guide=NET or guidance=1")
     main = CountedDenoiser(net)
     guiding = CountedDenoiser(guide) if guide is not None else None
-    levels = sigmas(SCHEDULES[schedule], num_steps, sigma_min, sigma_max, rho, dtype)
-    denoiser = guided(main, guiding or main, guidance, guidance_interval)
-    return Problem(denoiser, levels, SOLVERS[solver], main, guiding)
-
-
-def check_paired(solver: str) -> None:
-    """Refuse ERK-Guid on a solver without an embedded pair."""
-    if not SOLVERS[solver].paired:
-        paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
-        raise UserError(
-            f"solver '{solver}' has no embedded pair for ERK-Guid; set w_stiff=0 or use: {paired}"
+    if sigmas is not None:
+        levels = check_levels([float(sigma) for sigma in sigmas])
+    else:
+        exponent = (
+            rho if rho is not None else (row.rho if schedule == row.schedule else DEFAULT_RHO[schedule])
         )
+        levels = noise_levels(SCHEDULES[schedule], num_steps, sigma_min, sigma_max, exponent, dtype)
+    denoiser = guided(main, guiding or main, guidance, guidance_interval)
+    to_zero = row.to_zero if denoise_to_zero is None else denoise_to_zero
+    run = Run(row.bound(solver_options or {}, levels), row.history, levels, to_zero, afs)
+    return Problem(denoiser, run, row, main, guiding)
+
+
+def solver_row(solver: str | Solver | StepFunction) -> Solver:
+    """The row of SOLVERS of that name; of a step function, one that may do everything."""
+    if isinstance(solver, Solver):
+        return solver
+    if isinstance(solver, str):
+        if solver not in SOLVERS:
+            raise unknown_name("solver", solver, SOLVERS)
+        return SOLVERS[solver]
+    return Solver(solver, order=0, history=sys.maxsize, paired=True, to_zero=True)
+
+
+def check_paired(solver: Solver, name: str) -> None:
+    """Refuse ERK-Guid on a solver without an embedded pair."""
+    if not solver.paired:
+        paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
+        raise UserError(f"solver '{name}' has no embedded pair for ERK-Guid; set w_stiff=0 or use: {paired}")
 
 
 sample = _state_only(sample_counted)

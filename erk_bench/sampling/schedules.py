@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,6 +12,9 @@ from torch import Tensor
 from erk_bench.errors import UserError
 
 Schedule = Callable[[int, float, float, float, torch.dtype], Tensor]
+
+# The VP process whose noise levels reach EDM's range at these times (arXiv 2206.00364, table 1).
+VP_SIGMA_MIN, VP_SIGMA_MAX, VP_TIME_MIN = 0.002, 80.0, 1e-3
 
 
 def polynomial(num_steps: int, sigma_min: float, sigma_max: float, rho: float, dtype: torch.dtype) -> Tensor:
@@ -22,6 +27,50 @@ def polynomial(num_steps: int, sigma_min: float, sigma_max: float, rho: float, d
     return (high + ramp * (low - high)) ** rho
 
 
+def logsnr(num_steps: int, sigma_min: float, sigma_max: float, rho: float, dtype: torch.dtype) -> Tensor:
+    """num_steps sigmas, uniform in log sigma (DPM-Solver, arXiv 2206.00927); rho is not used."""
+    ramp = torch.linspace(-math.log(sigma_max), -math.log(sigma_min), num_steps, dtype=dtype)
+    return (-ramp).exp()
+
+
+def time_uniform(
+    num_steps: int, sigma_min: float, sigma_max: float, rho: float, dtype: torch.dtype
+) -> Tensor:
+    """num_steps sigmas, uniform in t^(1/rho) of the VP process that spans the range (DEIS, arXiv 2204.13902).
+
+    Computed in `dtype`, as the published program does: in float32 the last sigma is 0.7% above sigma_min.
+    """
+    beta_d, beta_min = vp_betas(sigma_min, sigma_max)
+    ramp = torch.arange(num_steps, dtype=dtype) / (num_steps - 1)
+    t = (1 + ramp * (VP_TIME_MIN ** (1 / rho) - 1)) ** rho
+    return ((0.5 * beta_d * t**2 + beta_min * t).exp() - 1).sqrt()
+
+
+def vp_betas(sigma_min: float = VP_SIGMA_MIN, sigma_max: float = VP_SIGMA_MAX) -> tuple[float, float]:
+    """beta_d and beta_min of the VP process with sigma_min at VP_TIME_MIN and sigma_max at 1."""
+    low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
+    beta_d = 2 * (low / VP_TIME_MIN - high) / (VP_TIME_MIN - 1)
+    return beta_d, high - 0.5 * beta_d
+
+
+def vp_time(sigma: float) -> float:
+    """Time at which the VP process of EDM's range has the noise level sigma."""
+    beta_d, beta_min = vp_betas()
+    return (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d
+
+
+def vp_beta(t: float) -> float:
+    """The rate beta(t) of the same process."""
+    beta_d, beta_min = vp_betas()
+    return beta_min + beta_d * t
+
+
+def vp_sigma(t: float) -> float:
+    """The noise level at time t, inverse of `vp_time`."""
+    beta_d, beta_min = vp_betas()
+    return math.sqrt(math.expm1(0.5 * beta_d * t**2 + beta_min * t))
+
+
 def sigmas(
     schedule: Schedule,
     num_steps: int,
@@ -30,14 +79,33 @@ def sigmas(
     rho: float,
     dtype: torch.dtype,
 ) -> list[float]:
-    """The schedule's sigmas followed by the final zero, as Python floats rounded to `dtype`."""
+    """The schedule's sigmas as Python floats rounded to `dtype`."""
     if num_steps < 2:
         raise UserError(f"num_steps is {num_steps}; a schedule needs at least 2 steps")
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"sigma_min {sigma_min} and sigma_max {sigma_max}: need 0 < min < max")
     if not 0.5 <= rho <= 100:
         raise UserError(f"rho is {rho}; it must be 0.5 to 100")
-    return [*schedule(num_steps, sigma_min, sigma_max, rho, dtype).tolist(), 0.0]
+    return check_levels(schedule(num_steps, sigma_min, sigma_max, rho, dtype).tolist())
 
 
-SCHEDULES: dict[str, Schedule] = {"polynomial": polynomial}
+def check_levels(levels: Sequence[float]) -> list[float]:
+    """The noise levels, if they fall strictly and stay above zero."""
+    if not len(levels) > 1 or not all(a > b > 0 for a, b in pairwise(levels)) or math.isinf(levels[0]):
+        shown = ", ".join(f"{level:g}" for level in levels[:6])
+        raise UserError(
+            f"the noise levels are {shown}{', ...' if len(levels) > 6 else ''}; they must be two or more "
+            "that fall strictly and stay above zero (the last step to zero is added). Use fewer steps, or a "
+            "wider range of sigma"
+        )
+    return list(levels)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "polynomial": polynomial,
+    "logsnr": logsnr,
+    "time_uniform": time_uniform,
+}
+
+# The exponent that each is commonly used with; logsnr has none.
+DEFAULT_RHO = {"polynomial": 7.0, "logsnr": 7.0, "time_uniform": 2.0}

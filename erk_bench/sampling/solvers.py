@@ -1,80 +1,93 @@
 """Solvers of the probability-flow ODE dx/dsigma = (x - D(x; sigma)) / sigma.
 
-Each solver is one function making one step from sigma down to sigma_next. What an embedded scheme
-offers for free, two points with their slopes, travels in the Step for a correction to use.
+Each solver is one function making one step from sigma down to sigma_next > 0; the loop makes the last step to
+zero, if there is one, by Euler's method. To add a solver, write its function and its row of SOLVERS here (or
+only the function, in a file of your own: solver.path), and its file in configs/solver/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from torch import Tensor
 
-Slope = Callable[[Tensor, float], Tensor]
-
-
-class Node(NamedTuple):
-    """A point on (or near) the trajectory and dx/dsigma there; both NCHW."""
-
-    x: Tensor
-    slope: Tensor
-
-
-class Step(NamedTuple):
-    """One step of a solver.
-
-    x_next: the state at sigma_next, before any correction.
-    node: where the step started.
-    partner: the node that pairs with `node` for an error estimate; None where there is none yet.
-    span: signed size of the step that a correction applies to: positive when it is subtracted.
-    ahead: a node at sigma_next that the next step may pair with; None if this step made none.
-    """
-
-    x_next: Tensor
-    node: Node
-    partner: Node | None
-    span: float
-    ahead: Node | None
-
-
-StepFunction = Callable[[Slope, Tensor, float, float, Sequence[Step]], Step]
+from erk_bench.sampling.adaptive import heun_adaptive_step
+from erk_bench.sampling.deis import deis_step
+from erk_bench.sampling.exponential import dpmpp_step, unipc_step
+from erk_bench.sampling.multistep import ipndm_step, ipndm_v_step
+from erk_bench.sampling.steps import Between, Node, Slope, Solver, Step
+from erk_bench.sampling.stork import stork_step
 
 
 def euler_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step]) -> Step:
     """Euler's method; DDIM in these coordinates (arXiv 2206.00364, section 3)."""
     h = sigma - sigma_next
-    node = Node(x, slope(x, sigma))
+    node = Node(x, slope(x, sigma), sigma)
     return Step(x - h * node.slope, node, None, h, None)
 
 
 def heun_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step]) -> Step:
-    """Heun's second-order method, with an Euler step to zero (arXiv 2206.00364, algorithm 1).
+    """Heun's second-order method (arXiv 2206.00364, algorithm 1).
 
     The Euler prediction of the previous step and the present state lie at the same sigma: they are the
     embedded pair of ERK-Guid (arXiv 2603.03692).
     """
     h = sigma - sigma_next
-    node = Node(x, slope(x, sigma))
+    node = Node(x, slope(x, sigma), sigma)
     predicted = x - h * node.slope
-    if sigma_next == 0:
-        return Step(predicted, node, None, h, None)
-    ahead = Node(predicted, slope(predicted, sigma_next))
+    ahead = Node(predicted, slope(predicted, sigma_next), sigma_next)
     x_next = x - h * (0.5 * node.slope + 0.5 * ahead.slope)
     return Step(x_next, node, history[-1].ahead if history else None, h, ahead)
 
 
-class Solver(NamedTuple):
-    """A row of SOLVERS. order: of convergence. history: how many past steps it reads. paired: whether its
-    steps carry the partner that a correction needs."""
+def dpm2_step(
+    slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step], *, r: float = 0.5
+) -> Step:
+    """DPM-Solver-2 (arXiv 2206.00927, algorithm 1): a midpoint at the share r of the step in log sigma.
 
-    step: StepFunction
-    order: int
-    history: int
-    paired: bool
+    The start and the midpoint of the same step are the pair of ERK-Guid, although their sigmas differ.
+    """
+    h = sigma - sigma_next
+    node = Node(x, slope(x, sigma), sigma)
+    sigma_mid = sigma_next**r * sigma ** (1 - r)
+    x_mid = x + (sigma_mid - sigma) * node.slope
+    middle = Node(x_mid, slope(x_mid, sigma_mid), sigma_mid)
+    x_next = x - h * (middle.slope / (2 * r) + (1 - 1 / (2 * r)) * node.slope)
+    return Step(x_next, node, middle, h, None)
 
+
+_BOOL = (True, False)
 
 SOLVERS: dict[str, Solver] = {
-    "euler": Solver(euler_step, order=1, history=0, paired=False),
-    "heun": Solver(heun_step, order=2, history=1, paired=True),
-}
+    "euler": Solver(euler_step, order=1, to_zero=True),
+    "heun": Solver(heun_step, order=2, history=1, paired=True, to_zero=True),
+    "dpm2": Solver(dpm2_step, order=2, paired=True, options={"r": Between(0, 1)}),
+    "deis": Solver(
+        deis_step, order=4, history=3, paired=True, schedule="time_uniform", rho=2.0,
+        options={"max_order": (2, 3, 4), "mode": ("tab", "tab_exact", "rhoab"), "erk_adds": _BOOL},
+    ),
+    "ipndm": Solver(ipndm_step, order=1, history=3, options={"max_order": (2, 3, 4)}),
+    "ipndm_v": Solver(
+        ipndm_v_step, order=0, history=3, options={"max_order": (2, 3, 4), "exact": _BOOL}
+    ),
+    "dpmpp": Solver(
+        dpmpp_step, order=2, history=2, schedule="logsnr",
+        options={
+            "max_order": (1, 2, 3), "predict": ("denoised", "noise"), "lower_order_final": _BOOL,
+            "thresholding": _BOOL,
+        },
+    ),
+    "unipc": Solver(
+        unipc_step, order=4, history=2, schedule="logsnr",
+        options={
+            "max_order": (1, 2, 3), "variant": ("bh1", "bh2"), "predict": ("denoised", "noise"),
+            "lower_order_final": _BOOL, "thresholding": _BOOL,
+        },
+    ),
+    "heun_adaptive": Solver(
+        heun_adaptive_step, order=2, options={"tolerance": Between(0, 10)}, to_zero=True, adaptive=True
+    ),
+    "stork": Solver(
+        stork_step, order=2, history=2, schedule="time_uniform", rho=1.0, options={"stages": range(3, 1001)}
+    ),
+}  # fmt: skip

@@ -40,8 +40,8 @@ class ImageBlock(NamedTuple):
 
     images: Tensor
     classes: Tensor
-    nfe: int
-    nfe_guide: int
+    nfe: float
+    nfe_guide: float
 
 
 class Timing(NamedTuple):
@@ -136,7 +136,7 @@ class RunStore:
         detector: str,
         block: Block,
         features: Mapping[str, Tensor],
-        counts: Mapping[str, int],
+        counts: Mapping[str, float],
     ) -> None:
         """detector: its key. features: float32 [B, ...] by name. counts: of the block's evaluations."""
         self._write(self._features(detector, block), block, features, counts)

@@ -13,13 +13,12 @@ import erk_bench
 from erk_bench.errors import UserError
 from erk_bench.sampling.grid import Cell, integrate_grid, sample_grid
 from erk_bench.sampling.guidance import erk_guid
-from erk_bench.sampling.loop import integrate
+from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.sample import sample_counted
 from erk_bench.sampling.schedules import SCHEDULES, sigmas
-from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.sampling.solvers import heun_step
 from tests.conftest import golden_net
 
-HEUN = SOLVERS["heun"]
 CELLS = [Cell(w_stiff, w_con) for w_stiff in (0.0, 0.5, 1.0) for w_con in (0.0, 0.1, 0.5, 1.4)]
 # The grid on which sharing was first measured: 48 cells.
 PROTOTYPE = [
@@ -33,7 +32,7 @@ def levels(num_steps: int, dtype: torch.dtype) -> Sequence[float]:
     return sigmas(SCHEDULES["polynomial"], num_steps, 0.002, 80.0, 7.0, dtype)
 
 
-def smooth(x: Tensor, sigma: float, labels: Tensor | None) -> Tensor:
+def smooth(x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
     """A denoiser in closed form whose rows cannot depend on each other: two Gaussians of different width."""
     wide, narrow = x / (1 + sigma**2), x * 0.01 / (0.01 + sigma**2)
     return torch.where(x > 0, wide, narrow)
@@ -43,11 +42,11 @@ def smooth(x: Tensor, sigma: float, labels: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("limit", [1, 7, 256])
 def test_each_cell_is_its_own_run_bit_for_bit(dtype: torch.dtype, limit: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    sigma = levels(8, dtype)
-    x = torch.randn(5, 2, 4, 4, generator=generator, dtype=dtype) * sigma[0]
-    states, index = integrate_grid(smooth, x, sigma, None, HEUN, CELLS, limit)
+    run = Run(heun_step, 1, levels(8, dtype))
+    x = torch.randn(5, 2, 4, 4, generator=generator, dtype=dtype) * run.levels[0]
+    states, index = integrate_grid(smooth, x, run, None, CELLS, limit)
     for cell, rows in zip(CELLS, index, strict=True):
-        alone = integrate(smooth, x, sigma, None, HEUN, erk_guid(*cell))
+        alone = integrate(smooth, x, run, None, erk_guid(*cell))
         assert torch.equal(states[rows], alone), cell
     assert len({tuple(state.flatten().tolist()) for state in states[index]}) > 3  # the cells do differ
 

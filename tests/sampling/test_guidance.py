@@ -1,112 +1,33 @@
-"""Model guidance and the ERK correction."""
+"""Model guidance: formulas, where it acts, what it refuses."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import erk_bench.sampling.guidance as guidance_module
 from erk_bench import sample
 from erk_bench.errors import UserError
-from erk_bench.sampling.guidance import erk_guid, guided
+from erk_bench.sampling.corrections import no_correction
+from erk_bench.sampling.guidance import EVERYWHERE, GUIDANCES, Denoiser, apg, cfgpp, guided, keeps_state
+from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.sample import sample_counted
-from erk_bench.sampling.solvers import Node, Step
-from tests.conftest import golden, golden_net
+from erk_bench.sampling.solvers import euler_step
+from erk_bench.spec import ACTS_AT_ONE
 from tests.sampling.test_solvers import gaussian, noise
+
+LEVELS = [5.0, 2.0, 0.9, 0.3, 0.05]
+GUIDING = [name for name, row in GUIDANCES.items() if row.role]
 
 
 def wide(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
     """Another denoiser: data of standard deviation 2."""
     return x * 4 / (4 + sigma**2)
-
-
-def random_step(span: float = 0.3) -> Step:
-    draw = torch.Generator().manual_seed(1)
-    x, x2, slope, slope2, x_next = torch.randn(5, 3, 2, 4, 4, generator=draw, dtype=torch.float64)
-    return Step(x_next, Node(x, slope), Node(x2, slope2), span, None)
-
-
-def test_zero_strength_is_bitwise_heun() -> None:
-    """On a network in float32, with guidance, and with the estimates evaluated for a trace."""
-    data = golden("erk_guid_sampler")
-    arguments = (golden_net("a"), data["a.noise"], data["a.labels"])
-    options = {"num_steps": 6, "guide": golden_net("b"), "guidance": 1.4}
-    plain = sample(*arguments, **options)
-    assert torch.equal(plain, sample(*arguments, w_stiff=0.0, w_con=0.3, **options))
-    points: list[object] = []
-    assert torch.equal(plain, sample(*arguments, w_stiff=0.0, trace=points.append, **options))
-    assert len(points) == 6
-
-
-def test_zero_strength_leaves_the_step_alone() -> None:
-    step = random_step()
-    assert erk_guid(0.0, 0.0)(step).x_next is step.x_next
-
-
-def test_a_closed_gate_changes_nothing() -> None:
-    step = random_step()
-    assert torch.equal(erk_guid(1.0, 1e9)(step).x_next, step.x_next)
-
-
-def test_the_gate_is_strict() -> None:
-    """Stiffness equal to w_con does not open the gate."""
-    stiffness = erk_guid(1.0, 0.0)(random_step()).stiffness
-    assert stiffness is not None
-    gate = erk_guid(1.0, stiffness[1].item())(random_step()).gate
-    assert gate is not None and not gate[1]
-    assert gate[0] == (stiffness[0] > stiffness[1])
-
-
-@pytest.mark.parametrize("span", [0.3, -0.7])
-def test_correction_follows_the_formula(span: float) -> None:
-    """x_next - h z^2 <v, f> v with z = w h rho, written out (METHOD 3); the sign of the span is kept."""
-    step, w_stiff = random_step(span), 0.9
-    assert step.partner is not None
-    expected = []
-    for k in range(3):
-        dx, df = step.node.x[k] - step.partner.x[k], step.node.slope[k] - step.partner.slope[k]
-        rho = df.norm() / (dx.norm() + 1e-8)
-        v = df / (df.norm() + 1e-8)
-        z = w_stiff * abs(span) * rho
-        expected.append(step.x_next[k] - span * z**2 * (v * step.node.slope[k]).sum() * v)
-    corrected = erk_guid(w_stiff, 0.0)(step)
-    # The step size is rounded to float32 on the way, as in the published program.
-    assert torch.allclose(corrected.x_next, torch.stack(expected), rtol=1e-6, atol=1e-7)
-    assert not torch.allclose(corrected.x_next, step.x_next, atol=1e-3)
-
-
-def test_differences_norms_and_products_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two differences, two norms, one inner product a correction."""
-    calls: list[str] = []
-    norm = torch.linalg.vector_norm
-    monkeypatch.setattr(
-        guidance_module.torch.linalg, "vector_norm", lambda *a, **k: (calls.append("norm"), norm(*a, **k))[1]
-    )
-
-    class Counting(Tensor):
-        @classmethod
-        def __torch_function__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            name = getattr(function, "__name__", "")
-            if name in ("sub", "sum") and args[0].ndim == 4:
-                calls.append(name)
-            return super().__torch_function__(function, types, args, kwargs or {})
-
-    step = random_step()
-    assert step.partner is not None
-
-    def counting(node: Node) -> Node:
-        return Node(*(value.as_subclass(Counting) for value in node))
-
-    erk_guid(1.0, 0.0)(step._replace(node=counting(step.node), partner=counting(step.partner)))
-    assert sorted(calls) == ["norm", "norm", "sub", "sub", "sum"]
-
-
-def test_not_applied_at_the_first_and_last_step() -> None:
-    points = []
-    sample(gaussian, noise(), num_steps=5, w_stiff=1.0, trace=points.append)
-    assert [point.stiffness is not None for point in points] == [False, True, True, True, False]
-    assert points[-1].sigma_next == 0
 
 
 def test_guidance_is_the_weighted_difference() -> None:
@@ -164,3 +85,169 @@ def test_bad_options(options: dict[str, object], named: str) -> None:
     if "w_stif" in options:
         with pytest.raises(TypeError, match="num_steps"):  # the valid names are listed
             sample(gaussian, noise(), **options)  # type: ignore[arg-type]
+
+
+def normal(spread: float, seen: list[Any] | None = None) -> Denoiser:
+    """Denoiser of Gaussian data about a mean that the labels add to, for a level or one a sample."""
+
+    def denoiser(x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
+        if seen is not None:
+            seen.append(sigma)
+        variance = (torch.as_tensor(sigma, dtype=x.dtype) ** 2).reshape(-1, 1, 1, 1)
+        mean = 0.3 if labels is None else labels.reshape(-1, 1, 1, 1)
+        return mean + (x - mean) * spread**2 / (spread**2 + variance)
+
+    return denoiser
+
+
+def made(
+    name: str, main: Denoiser, guiding: Denoiser, interval: tuple[float, float] = EVERYWHERE
+) -> Denoiser:
+    return GUIDANCES[name].make(main, guiding, 0.6, interval, LEVELS)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.6, 1.0])
+def test_euler_with_cfgpp_is_the_published_recursion(weight: float) -> None:
+    """x_next = D_w + (s_next / s) (x - D_u), down to zero."""
+    main, guiding = normal(0.7), normal(2.0)
+    x = noise() * LEVELS[0]
+    denoiser = cfgpp(main, guiding, weight, EVERYWHERE, LEVELS)
+    found = integrate(denoiser, x, Run(euler_step, 0, LEVELS), None, no_correction)
+    for sigma, sigma_next in pairwise([*LEVELS, 0.0]):
+        conditional, unconditional = main(x, sigma, None), guiding(x, sigma, None)
+        mixed = unconditional + weight * (conditional - unconditional)
+        x = mixed + sigma_next / sigma * (x - unconditional)
+    assert torch.allclose(found, x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "factor"),
+    [(7.0, 5 / 3), (5.0, 5 / 3), (2.1, 5 / 3), (2.0, 2 / 1.1), (0.3, 0.3 / 0.25), (0.05, 1.0), (0.01, 1.0)],
+)
+def test_cfgpp_weighs_by_the_step_that_sigma_lies_in(sigma: float, factor: float) -> None:
+    """Each step holds its upper level; above the first level (churn) the first step's weight goes on."""
+    x, main, guiding = noise(), normal(0.7), normal(2.0)
+    found = cfgpp(main, guiding, 0.6, EVERYWHERE, LEVELS)(x, sigma, None)
+    expected = guided(main, guiding, 0.6 * factor)(x, sigma, None)
+    assert torch.allclose(found, expected, rtol=1e-12)
+
+
+def test_apg_is_cfg_where_nothing_is_taken_away() -> None:
+    x, main, guiding = noise(), normal(0.7), normal(2.0)
+    found = apg(main, guiding, 1.8, EVERYWHERE, LEVELS, eta=1.0)(x, 0.9, None)
+    assert torch.allclose(found, guided(main, guiding, 1.8)(x, 0.9, None), rtol=1e-12)
+    assert not torch.allclose(found, apg(main, guiding, 1.8, EVERYWHERE, LEVELS)(x, 0.9, None), atol=1e-3)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4])
+@pytest.mark.parametrize("threshold", [0.0, 0.8])
+@pytest.mark.parametrize("momentum", [0.0, -0.5])
+def test_apg_follows_its_formula(eta: float, threshold: float, momentum: float) -> None:
+    """Three evaluations of one trajectory, sample by sample, the projection written out."""
+    x, main, guiding, weight = noise(), normal(0.7), normal(2.0), 2.5
+    found = apg(
+        main, guiding, weight, EVERYWHERE, LEVELS, eta=eta, norm_threshold=threshold, momentum=momentum
+    )
+    last = torch.zeros_like(x)
+    shortened = 0
+    for sigma in (5.0, 2.0, 0.9):
+        denoised, other = main(x, sigma, None), guiding(x, sigma, None)
+        last = denoised - other + momentum * last
+        expected = []
+        for k in range(len(x)):
+            update = last[k]
+            if threshold and update.norm() > threshold:
+                update = update / update.norm() * threshold
+                shortened += 1
+            along = denoised[k] / denoised[k].norm()
+            parallel = (update * along).sum() * along
+            expected.append(denoised[k] + (weight - 1) * (update - parallel + eta * parallel))
+        assert torch.allclose(found(x, sigma, None), torch.stack(expected), rtol=1e-10, atol=1e-12)
+    assert (shortened > 0) == (threshold > 0)
+    assert shortened < 9  # some updates were short enough
+
+
+def test_momentum_begins_anew_with_each_run() -> None:
+    x, main, guiding = noise(), normal(0.7), normal(2.0)
+
+    def first() -> Tensor:
+        return apg(main, guiding, 2.0, EVERYWHERE, LEVELS, momentum=0.5)(x, 0.9, None)
+
+    assert torch.equal(first(), first())
+    assert torch.equal(first(), apg(main, guiding, 2.0, EVERYWHERE, LEVELS)(x, 0.9, None))
+
+
+@pytest.mark.parametrize("name", GUIDING)
+def test_every_guidance_keeps_to_its_interval(name: str) -> None:
+    """Open below, closed above; outside it is the main denoiser and the guide is not evaluated."""
+    seen: list[Any] = []
+    x, main = noise(), normal(0.7)
+    denoiser = made(name, main, normal(2.0, seen), (0.3, 2.0))
+    for sigma in (2.5, 0.3, 0.1):
+        assert torch.equal(denoiser(x, sigma, None), main(x, sigma, None))
+    assert not seen
+    for sigma in (2.0, 0.5):
+        assert not torch.allclose(denoiser(x, sigma, None), main(x, sigma, None), atol=1e-3)
+    assert seen == [2.0, 0.5]
+
+
+@pytest.mark.parametrize("name", GUIDING)
+@pytest.mark.parametrize("sigmas", [(0.9, 0.2, 2.0), (0.9, 1.0, 2.0), (0.1, 0.2, 9.0)])
+def test_samples_may_have_levels_of_their_own(name: str, sigmas: Sequence[float]) -> None:
+    """Each gets what it gets alone; the guide is evaluated where it acts only."""
+    x, labels, interval = noise(), torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64), (0.3, 2.0)
+    seen: list[Any] = []
+    denoiser = made(name, normal(0.7), normal(2.0, seen), interval)
+    found = denoiser(x, torch.tensor(sigmas, dtype=torch.float64), labels)
+    assert [sigma for each in seen for sigma in each.tolist()] == [
+        sigma for sigma in sigmas if 0.3 < sigma <= 2.0
+    ]
+    for k, sigma in enumerate(sigmas):
+        alone = made(name, normal(0.7), normal(2.0), interval)(x[k : k + 1], sigma, labels[k : k + 1])
+        assert torch.allclose(found[k : k + 1], alone, rtol=1e-12)
+
+
+def test_weight_one_is_the_main_denoiser_but_where_it_is_said_to_act() -> None:
+    """The spec and the table agree on which guidances weight 1 does not switch off."""
+    x, main = noise(), normal(0.7)
+    acting = []
+    for name, row in GUIDANCES.items():
+        seen: list[Any] = []
+        found = row.make(main, normal(2.0, seen), 1.0, EVERYWHERE, LEVELS)(x, 0.9, None)
+        assert torch.equal(found, main(x, 0.9, None)) != row.active(1.0)
+        assert bool(seen) == row.active(1.0)
+        acting += [name] if seen else []
+    assert tuple(acting) == ACTS_AT_ONE
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "options", "named"),
+    [
+        ("cfgpp", 1.5, {}, "guidance.weight is 1.5; with guidance 'cfgpp' it must be 0 to 1"),
+        ("none", 2.0, {}, "it must be 1$"),
+        ("cfg", math.inf, {}, "a finite number"),
+        ("cfg", 1.5, {"eta": 0.5}, "guidance 'cfg' has no option 'eta'; it has: none"),
+        ("apg", 1.5, {"eta": 1.5}, "guidance.eta is 1.5; with guidance 'apg' it must be 0 to 1"),
+        ("apg", 1.5, {"norm_threshold": -1.0}, "it must be 0 or more"),
+        ("apg", 1.5, {"momentum": -1.5}, "it must be -1 to 1"),
+        ("apg", 1.5, {"etta": 0.5}, "has no option 'etta'; it has: eta, norm_threshold, momentum"),
+    ],
+)
+def test_values_out_of_range_are_named(
+    name: str, weight: float, options: dict[str, float], named: str
+) -> None:
+    with pytest.raises(UserError, match=named):
+        GUIDANCES[name].check(name, weight, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "options"),
+    [
+        ("cfgpp", 1.0, {}),
+        ("apg", 9.0, {"eta": 1.0, "momentum": -0.75, "norm_threshold": 15.0}),
+        ("cfg", -1.0, {}),
+    ],
+)
+def test_values_in_range_pass(name: str, weight: float, options: dict[str, float]) -> None:
+    GUIDANCES[name].check(name, weight, options)
+    assert keeps_state(options) == ("momentum" in options)

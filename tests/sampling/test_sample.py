@@ -19,7 +19,7 @@ def test_signature_shows_the_options_of_the_design() -> None:
     ]  # fmt: skip
     expected = {
         "labels": None, "solver": "heun", "num_steps": 32, "w_stiff": 0.0, "w_con": 0.0, "guide": None,
-        "guidance": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "dtype": torch.float32,
+        "guidance": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": None, "dtype": torch.float32,
     }  # fmt: skip
     assert {name: defaults[name] for name in expected} == expected
 

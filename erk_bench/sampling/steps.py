@@ -1,0 +1,152 @@
+"""What a solver is: one function making one step from sigma down to sigma_next, and facts about it.
+
+What an embedded scheme offers for free, two points with their slopes, travels in the Step for a correction
+to use.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from erk_bench.errors import UserError, unknown_name
+
+
+class Slope(Protocol):
+    """dx/dsigma [B, C, H, W] at points x [B, C, H, W] of noise level sigma, by one network evaluation each.
+
+    rows: int64 [n], which samples of the batch x [n, C, H, W] holds; None is all of them. sigma may then be a
+    tensor [n], a level for each.
+    """
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, rows: Tensor | None = None) -> Tensor: ...
+
+
+class Node(NamedTuple):
+    """A point on (or near) the trajectory, dx/dsigma there (both NCHW), and its noise level."""
+
+    x: Tensor
+    slope: Tensor
+    sigma: float
+
+    @property
+    def denoised(self) -> Tensor:
+        """D(x; sigma), from the slope."""
+        return self.x - self.sigma * self.slope
+
+
+class Step(NamedTuple):
+    """One step of a solver.
+
+    x_next: the state at sigma_next, before any correction.
+    node: the evaluation that the step started with.
+    partner: the node that pairs with `node` for an error estimate; None where there is none yet.
+    span: signed size of the step that a correction applies to: positive when it is subtracted.
+    ahead: a node at sigma_next that the next step may use; None if this step made none.
+    """
+
+    x_next: Tensor
+    node: Node
+    partner: Node | None
+    span: float
+    ahead: Node | None
+
+    def rows(self, rows: Tensor) -> Step:
+        """The same step for some of its samples."""
+
+        def of(node: Node | None) -> Node | None:
+            return None if node is None else node._replace(x=node.x[rows], slope=node.slope[rows])
+
+        return Step(
+            self.x_next[rows],
+            self.node._replace(x=self.node.x[rows], slope=self.node.slope[rows]),
+            of(self.partner),
+            self.span,
+            of(self.ahead),
+        )
+
+
+# step(slope, x, sigma, sigma_next, history, **options): history holds the last steps, the latest at its end.
+# A keyword-only argument `levels` is given all noise levels of the run; the others are the user's options.
+StepFunction = Callable[..., Step]
+
+LEVELS = "levels"
+
+
+class Between(NamedTuple):
+    """Numbers that an option may be: low < value < high."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"between {self.low:g} and {self.high:g}"
+
+
+Allowed = tuple[object, ...] | range | Between
+
+
+class Solver(NamedTuple):
+    """A row of SOLVERS.
+
+    order: a step's error falls as h^(order + 1), at default options with a full history. history: how many
+    past steps it reads. paired: whether its steps carry the partner that a correction needs. options:
+    what each option may be. schedule, rho: its published noise levels; to_zero: whether it is published with
+    a last step to zero. min_steps: fewest noise levels above zero. adaptive: whether each sample chooses its
+    own steps.
+    """
+
+    step: StepFunction
+    order: int
+    history: int = 0
+    paired: bool = False
+    options: Mapping[str, Allowed] = {}
+    schedule: str = "polynomial"
+    rho: float = 7.0
+    to_zero: bool = False
+    min_steps: int = 2
+    adaptive: bool = False
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its options with their default values."""
+        found = inspect.signature(self.step).parameters.values()
+        return {
+            item.name: item.default
+            for item in found
+            if item.kind is item.KEYWORD_ONLY and item.name != LEVELS
+        }
+
+    def check(self, name: str, options: Mapping[str, object]) -> None:
+        """Refuse options that the solver, called `name`, does not have, or values they may not take."""
+        defaults = self.defaults
+        for option, value in options.items():
+            if option not in defaults:
+                known = ", ".join(defaults) or "none"
+                raise UserError(f"solver '{name}' has no option '{option}'; it has: {known}")
+            allowed = self.options.get(option)
+            if isinstance(allowed, Between):
+                good = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if not (good and allowed.low < float(str(value)) < allowed.high):
+                    raise UserError(f"solver.{option} is {value}; it must be {allowed}")
+            elif allowed is not None:
+                if isinstance(allowed, range):
+                    if isinstance(value, bool) or value not in allowed:
+                        raise UserError(
+                            f"solver.{option} is {value}; it must be {allowed[0]} to {allowed[-1]}"
+                        )
+                elif not any(value == each and type(value) is type(each) for each in allowed):
+                    raise unknown_name(f"solver.{option} of '{name}'", str(value), list(map(str, allowed)))
+            elif type(value) is not type(defaults[option]):
+                kind = type(defaults[option]).__name__
+                raise UserError(f"solver.{option} is {value!r}; expected {kind}, as {defaults[option]!r} is")
+
+    def bound(self, options: Mapping[str, object], levels: Sequence[float]) -> StepFunction:
+        """The step function with its options, for a run at these noise levels (the final zero excluded)."""
+        known = inspect.signature(self.step).parameters
+        extra = {LEVELS: tuple(levels)} if LEVELS in known else {}
+        return functools.partial(self.step, **options, **extra)
