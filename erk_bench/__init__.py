@@ -4,6 +4,16 @@ from erk_bench.evaluation.frechet import frechet_distance
 from erk_bench.presets import load_denoiser
 from erk_bench.sampling.grid import sample_grid
 from erk_bench.sampling.sample import draw, sample
+from erk_bench.sampling.steps import Node, Step
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "draw", "frechet_distance", "load_denoiser", "sample", "sample_grid"]
+__all__ = [
+    "Node",
+    "Step",
+    "__version__",
+    "draw",
+    "frechet_distance",
+    "load_denoiser",
+    "sample",
+    "sample_grid",
+]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
-from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.grid import sample_grid
 from erk_bench.sampling.sample import sample_counted
@@ -132,8 +132,8 @@ def is_tree(specs: Sequence[RunSpec]) -> bool:
 
 
 class _Drawn(NamedTuple):
-    net: Precond
-    guide: Precond | None
+    net: DenoiserNetwork
+    guide: DenoiserNetwork | None
     draws: SeededDraws
     noise: Tensor
     labels: Tensor | None

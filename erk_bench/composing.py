@@ -72,7 +72,9 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         for override in overrides:
             key = override.partition("=")[0]
             if key not in known:
-                raise unknown_name("setting", key, known) from error
+                group = f"{key.partition('.')[0]}."
+                near = [name for name in known if name.startswith(group)]
+                raise unknown_name("setting", key, near or known) from error
         raise UserError(
             f"cannot read the settings {' '.join(overrides)} ({str(error).splitlines()[0]}); give one value "
             "a setting, and put quotes around special characters: model.name=\"'x,y'\""
@@ -86,11 +88,14 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         override for override, one in zip(overrides, parsed, strict=True) if one.key_or_group in groups()
     )
     config = copy.deepcopy(_chosen(name, str(config_folder().resolve()), picks if name == "run" else ()))
+    # The options of a user's own solver are in no config file; its function says which there are.
+    added = ("solver.",) if any(one.key_or_group == "solver.path" for one in parsed) else ()
     for one in parsed:
         if one.is_sweep_override():
             raise HydraException(f"'{one.input_line}' has several values; only 'erk-bench grid' takes them")
         if name != "run" or one.key_or_group not in groups():
-            OmegaConf.update(config, one.key_or_group, one.value(), merge=True)
+            key = one.key_or_group
+            OmegaConf.update(config, key, one.value(), merge=True, force_add=key.startswith(added))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -254,7 +259,7 @@ def grid_cells(grid: Grid, overrides: Sequence[str], *, fetch: bool = True) -> t
     grid = grid.with_axes(axes)
     known = [*groups(), *_dotted(_compose("run", []))]
     for key in grid.axes:
-        if key not in known:
+        if key not in known and key.partition(".")[0] not in groups():
             raise unknown_name(f"axis of grid '{grid.name}'", key, known)
     if "seeds" in grid.axes:
         raise UserError("seeds cannot be an axis: the cells of a grid are compared on the same seeds")

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from erk_bench.block_sampling import sampler_options
 from erk_bench.evaluation.detectors import DETECTORS, PUBLISHED_DIM
 from erk_bench.evaluation.metrics import detectors_of
-from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.sample import sample_counted
 from erk_bench.spec import RunSpec
@@ -61,10 +61,10 @@ def estimate(spec: RunSpec) -> Cost:
 
 @functools.cache
 def evaluation_flops(init: str) -> int:
-    """FLOPs of one evaluation of one image, counted on shapes alone. init: JSON of Precond's arguments."""
+    """FLOPs of one evaluation of one image, counted on shapes alone. init: JSON of a network's arguments."""
     arguments = json.loads(init)
     with torch.device("meta"):
-        net = Precond(**arguments).fold(torch.float32)
+        net = make_network(arguments).fold(torch.float32)
         size = arguments["img_resolution"]
         x = torch.empty(1, arguments["img_channels"], size, size)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -82,7 +82,7 @@ def measured_rate(spec: RunSpec) -> float | None:
     per_image = evaluation_flops(json.dumps(init))
     if device.type == "cpu" and per_image > CPU_FLOPS:
         return None
-    net = Precond(**init).fold(getattr(torch, spec.network_dtype)).to(device)
+    net = make_network(init).fold(getattr(torch, spec.network_dtype)).to(device)
     net.to(memory_format=torch.channels_last)
     x = torch.zeros(
         spec.block_size, init["img_channels"], init["img_resolution"], init["img_resolution"], device=device

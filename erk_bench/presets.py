@@ -10,7 +10,7 @@ import yaml
 from erk_bench.config_files import config_folder
 from erk_bench.errors import unknown_name
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
-from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.storage.assets import Assets
 
 
@@ -19,7 +19,7 @@ def preset_files() -> dict[str, Path]:
     return {file.stem: file for file in sorted((config_folder() / "model").glob("*.yaml"))}
 
 
-def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu") -> Precond:
+def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu") -> DenoiserNetwork:
     """A denoiser ready for inference: `net(x, sigma, labels) -> denoised`, float32 NCHW.
 
     path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', the name of a file in

@@ -69,6 +69,13 @@ def check_names(spec: RunSpec) -> None:
             f"schedule.num_steps is {spec.schedule.num_steps}; solver '{spec.solver.name}' needs "
             f"{solver.min_steps} or more"
         )
+    own = {**solver.defaults, **dict(spec.solver.options)}
+    latents = DECODERS[spec.model.decoder].factor > 1
+    if own.get("thresholding") and own.get("predict") == "denoised" and latents:
+        raise UserError(
+            f"solver '{spec.solver.name}' thresholds denoised images to [-1, 1], and model "
+            f"'{spec.model.name}' works on latents; add solver.thresholding=false"
+        )
     if spec.guidance.stateful and solver.adaptive:
         raise UserError(
             f"guidance.momentum is {spec.guidance.momentum:g}, but with solver '{spec.solver.name}' every "

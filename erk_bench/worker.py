@@ -12,7 +12,7 @@ import torch
 
 from erk_bench.errors import UserError
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
-from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.latents import DECODERS, Decode
 from erk_bench.networks.sizes import architecture
 from erk_bench.spec import ModelSpec, RunSpec, WeightsSpec
@@ -84,7 +84,9 @@ def network_init(weights: WeightsSpec, assets: Assets) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def _init_of(path: Path) -> Mapping[str, Any]:
-    return read_checkpoint(path).init
+    checkpoint = read_checkpoint(path)
+    named = {"model_type": "DhariwalUNet"} if checkpoint.class_name == "EDMPrecond" else {}
+    return {**named, **checkpoint.init}
 
 
 def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
@@ -102,7 +104,7 @@ def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
 @functools.lru_cache(maxsize=4)
 def network(
     weights: WeightsSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
-) -> Precond:
+) -> DenoiserNetwork:
     """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
     path = checked_file(weights, assets)
     net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))

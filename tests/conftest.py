@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import erk_bench
 from erk_bench.composing import run_spec
-from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.spec import RunSpec
 
 DATA = Path(__file__).parent / "data"
@@ -44,13 +44,13 @@ def golden_facts(name: str) -> dict[str, Any]:
 
 
 def golden_path(letter: str) -> Path:
-    """The published-format pickle of golden network a to e."""
-    return next(DATA.glob(f"edm2_{letter}_*.pkl"))
+    """The published-format pickle of golden network a to e (EDM2) or f to i (EDM1)."""
+    return next(DATA.glob(f"edm[12]_{letter}_*.pkl"))
 
 
 @cache
-def golden_net(letter: str) -> Precond:
-    """Golden network a to e, ready for inference."""
+def golden_net(letter: str) -> DenoiserNetwork:
+    """Golden network a to i, ready for inference."""
     return erk_bench.load_denoiser(golden_path(letter))
 
 

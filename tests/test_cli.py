@@ -7,23 +7,26 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from erk_bench import actions, composing
+from erk_bench import actions, composing, draw, load_denoiser, sample
 from erk_bench.cli import COMMANDS, main
 from erk_bench.composing import compose_config, groups, run_spec, table_file
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
 from erk_bench.fields import identity_fields
+from erk_bench.networks.latents import DECODERS
 from erk_bench.reporting.records import read_record
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
+from erk_bench.storage.export import images_of
 from tests.conftest import golden_path
 
 SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",
@@ -395,6 +398,8 @@ def test_bad_number_of_sets(sets: str, capsys: pytest.CaptureFixture[str]) -> No
         (["generate", "samples=none"], "would leave nothing"),
         (["run", "samples=jpg"], "unknown samples 'jpg'"),
         (["run", "model=edm2-img512-s-fid"], "is not in the cache, and offline=true"),
+        (["run", "model=edm2-img512-s-fid", "solver=dpmpp"], "add solver.thresholding=false"),
+        (["run", "model=edm2-img512-s-fid", "solver=unipc", "solver.thresholding=false"], "offline=true"),
         (["run", "metrics.reference=stats.npz"], "no file at 'stats.npz'"),
     ],
 )
@@ -410,3 +415,124 @@ def test_fetch_lists_what_a_run_needs(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["fetch", "model=edm2-img512-xxl-autog-dino", "dry_run=true"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("7 files") and "CC BY-NC-SA 4.0" in printed and printed.count("missing") == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["solver=deis", "solver.max_order=5"], "unknown solver.max_order of 'deis' '5'"),
+        (["solver=deis", "solver.max_order=5"], "Known: 2, 3, 4"),
+        (["solver=unipc", "solver.variant=bh3"], "Known: bh1, bh2"),
+        (["solver=dpm2", "solver.r=1.5"], "solver.r is 1.5; it must be between 0 and 1"),
+        (["solver=stork", "solver.stages=2"], "solver.stages is 2; it must be 3 to 1000"),
+        (["solver=heun", "solver.r=0.5"], "unknown setting 'solver.r'"),
+        (["solver=deis", "schedule.num_steps=1"], "num_steps is 1"),
+        (["solver=ipndm", "schedule=logsnrr"], "did you mean 'logsnr'"),
+        (["solver=dpmpp", "correction=erk_guid"], "or one of these solvers: heun, dpm2, deis"),
+        (["guidance=cfgpp", "guidance.weight=1.5"], "must be 0 to 1"),
+        (["guidance=apg", "guidance.weight=2", "guidance.eta=3"], "guidance.eta is 3"),
+    ],
+)
+def test_what_a_solver_or_guidance_cannot_do_is_told(
+    settings: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *settings]) == 2
+    printed = capsys.readouterr().err
+    assert named in printed and "Traceback" not in printed
+
+
+# Settings, and the same as options of `sample`.
+GUIDED: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "cfgpp": (
+        ["guidance=cfgpp", "guidance.weight=0.6", "solver=euler"],
+        {"guidance_method": "cfgpp", "guidance": 0.6, "solver": "euler"},
+    ),
+    "apg": (
+        ["guidance=apg", "guidance.weight=1.5", "guidance.momentum=-0.5", "guidance.norm_threshold=5"],
+        {
+            "guidance_method": "apg", "guidance": 1.5,
+            "guidance_options": {"momentum": -0.5, "norm_threshold": 5.0},
+        },
+    ),
+    "apg-erk": (
+        ["guidance=apg", "guidance.weight=1.5",
+         "correction=erk_guid", "correction.w_stiff=1", "correction.w_con=0"],
+        {"guidance_method": "apg", "guidance": 1.5, "w_stiff": 1.0},
+    ),
+    "deis-erk": (
+        ["solver=deis", "correction=erk_guid", "correction.w_stiff=1", "correction.w_con=0"],
+        {"solver": "deis", "w_stiff": 1.0},
+    ),
+    "dpmpp": (
+        ["solver=dpmpp", "solver.max_order=2", "solver.thresholding=false",
+         "guidance=cfg", "guidance.weight=1.5"],
+        {"solver": "dpmpp", "max_order": 2, "thresholding": False, "guidance": 1.5},
+    ),
+    "adaptive": (
+        ["solver=heun_adaptive", "solver.tolerance=0.2", "guidance=cfg", "guidance.weight=1.5"],
+        {"solver": "heun_adaptive", "tolerance": 0.2, "guidance": 1.5},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_the_command_line_makes_the_images_of_the_python_api(tmp_path: Path, name: str) -> None:
+    settings, options = GUIDED[name]
+    settings = [*SMALL, "schedule.num_steps=4", "seeds=0-7", "samples=blocks", f"out={tmp_path}", *settings]
+    assert main(["generate", *settings]) == 0
+    made = np.stack([image for _, image, _ in images_of(run_spec(settings))])
+    net = load_denoiser("digits")
+    noise, labels = draw(range(8), net)
+    if "guidance" in options:
+        weights = config_folder().parent / "erk_bench/digits/weights/unconditional.safetensors"
+        options = {**options, "guide": load_denoiser(weights)}
+    x = sample(net, noise, labels, num_steps=4, **options)
+    decode = DECODERS["digits"].decode
+    assert decode is not None
+    assert np.array_equal(made, decode(x).numpy().transpose(0, 2, 3, 1))
+    plain = sample(net, noise, labels, num_steps=4)
+    assert not torch.allclose(x, plain, atol=1e-3)
+
+
+MY_SOLVER = """
+from erk_bench import Node, Step
+
+
+def step(slope, x, sigma, sigma_next, history, *, share=0.5):
+    h = sigma - sigma_next
+    node = Node(x, slope(x, sigma), sigma)
+    middle = x - share * h * node.slope
+    ahead = Node(middle, slope(middle, sigma - share * h), sigma - share * h)
+    x_next = x - h * ((1 - 0.5 / share) * node.slope + 0.5 / share * ahead.slope)
+    return Step(x_next, node, ahead, h, None)
+"""
+
+
+def test_a_solver_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes one file outside the package: options, ERK-Guid on its pair, and its identity in the run."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_solver.py").write_text(MY_SOLVER)
+    settings = [*SMALL, "seeds=0-39", "solver.path=my_solver.py:step", "out=runs"]
+    assert main(["run", *settings]) == 0
+    assert main(["run", *settings, "solver.share=0.75", "correction=erk_guid", "correction.w_stiff=1"]) == 0
+    specs = [run_spec(settings), run_spec([*settings, "solver.share=0.75"])]
+    assert specs[0].solver.name == "my_solver.step" and specs[0].digest != specs[1].digest
+    capsys.readouterr()
+    assert main(["run", *settings, "solver.shares=0.75"]) == 2
+    assert "solver 'my_solver.step' has no option 'shares'; it has: share" in capsys.readouterr().err
+    Path("my_solver.py").write_text(MY_SOLVER + "# changed\n")
+    assert run_spec(settings).digest != specs[0].digest
+    for text, named in (
+        ("def step(x): pass", "a solver takes (slope, x, sigma, sigma_next, history)"),
+        ("import absent_module", "cannot be imported: ModuleNotFoundError"),
+        ("def stepp(): pass", "did you mean 'stepp'"),
+    ):
+        Path("my_solver.py").write_text(text)
+        assert main(["run", *settings]) == 2
+        assert named in capsys.readouterr().err
+    assert main(["run", "solver.path=my_solver.py"]) == 2
+    assert "expected FILE.py:FUNCTION" in capsys.readouterr().err
+    assert main(["run", "solver.path=absent.py:step"]) == 2
+    assert "which does not exist" in capsys.readouterr().err

@@ -222,7 +222,7 @@ def test_a_group_is_an_axis(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["correction.w_stif=1,2"], f"grid 'small' 'correction.w_stif'; did you mean '{W_STIFF}'"),
+        (["correction.w_stif=1,2"], f"unknown setting 'correction.w_stif'; did you mean '{W_STIFF}'"),
         (["correction.w_stif=1"], f"unknown setting 'correction.w_stif'; did you mean '{W_STIFF}'"),
         (["solver=heun,euler"], "solver 'euler' has no embedded pair for correction 'erk_guid'"),
         (["solver=heun,huen"], "unknown solver 'huen'; did you mean 'heun'"),

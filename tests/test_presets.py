@@ -98,3 +98,32 @@ def test_load_denoiser_takes_names_paths_and_addresses() -> None:
         erk_bench.load_denoiser("edm2-img512-s-fid")
     with pytest.raises(UserError, match="is not in the cache"):
         erk_bench.load_denoiser("https://example.org/net.pkl")
+
+
+EDM1 = {
+    "cifar10-32x32-cond-vp", "cifar10-32x32-cond-ve", "cifar10-32x32-uncond-vp", "cifar10-32x32-uncond-ve",
+    "ffhq-64x64-uncond-vp", "ffhq-64x64-uncond-ve", "afhqv2-64x64-uncond-vp", "afhqv2-64x64-uncond-ve",
+    "imagenet-64x64-cond-adm",
+}  # fmt: skip
+EDM1_STEPS = {"cifar10": 18, "ffhq": 40, "afhqv2": 40, "imagenet": 32}
+
+
+def test_all_edm1_presets_are_there() -> None:
+    assert {name for name in preset_files() if name.startswith("edm-")} == {f"edm-{name}" for name in EDM1}
+
+
+@pytest.mark.parametrize("name", sorted(EDM1))
+def test_edm1_preset_is_a_valid_run(name: str) -> None:
+    """Its published file, statistics and steps, in float64 as EDM samples; the user's settings go first."""
+    spec = run_spec([f"model=edm-{name}"], fetch=False)
+    data = name.partition("-")[0]
+    assert spec.model.weights.path == f"edm:pretrained/edm-{name}.pkl"
+    assert architecture(f"edm-{name}") is not None
+    assert spec.model.decoder == "rgb" and spec.guidance.name == "none"
+    assert spec.schedule.num_steps == EDM1_STEPS[data]
+    if data != "imagenet":
+        assert re.fullmatch(rf"edm:fid-refs/{data}-\d\dx\d\d\.npz", spec.metrics.reference)
+        assert spec.dtype == "float64" and spec.seeds == "0-49999"
+    few = run_spec([f"model=edm-{name}", "schedule.num_steps=7"], fetch=False)
+    assert few.schedule.num_steps == 7
+    assert run_spec([f"model=edm-{name}", "solver=deis"], fetch=False).schedule.name == "time_uniform"

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.files import file_sha256, write_atomic
-from erk_bench.networks import edm2
+from erk_bench.networks import edm1, edm2
+from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.pickles import Container, PersistentObject, load_pickle
 
 FORMAT = "erk-bench checkpoint 1"
 METADATA_KEY = "erk_bench"  # one key: safetensors does not keep the order of several
 
 # Network classes by the name that published checkpoints give them.
-NETWORKS = {"Precond": edm2.Precond}
+NETWORKS: dict[str, type[DenoiserNetwork]] = {"Precond": edm2.Precond, "EDMPrecond": edm1.EDMPrecond}
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,17 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.class_name not in NETWORKS:
             raise unknown_name("network class", self.class_name, NETWORKS)
-        known = list(inspect.signature(NETWORKS[self.class_name]).parameters)
+        known = argument_names(self.class_name, self.init)
         for name in self.init:
             if name not in known:
                 raise unknown_name(f"constructor argument of {self.class_name}", name, known)
+
+
+def argument_names(class_name: str, init: Mapping[str, Any]) -> list[str]:
+    """The constructor arguments that a network class has."""
+    if class_name == "EDMPrecond":
+        return edm1.EDMPrecond.argument_names(str(init.get("model_type", "")))
+    return list(inspect.signature(NETWORKS[class_name]).parameters)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -77,11 +85,16 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_atomic(path, safetensors_bytes(tensors, {METADATA_KEY: json.dumps(meta, sort_keys=True)}))
 
 
+def make_network(init: Mapping[str, Any]) -> DenoiserNetwork:
+    """An untrained network of these constructor arguments; those of EDMPrecond name a model_type."""
+    return NETWORKS["EDMPrecond" if "model_type" in init else "Precond"](**init)
+
+
 def build_denoiser(
     checkpoint: Checkpoint,
     device: torch.device | str = "cpu",
     compute_dtype: torch.dtype = torch.float32,
-) -> edm2.Precond:
+) -> DenoiserNetwork:
     """The network ready for inference: weights loaded, normalised once, no gradients."""
     try:
         network = NETWORKS[checkpoint.class_name](**checkpoint.init)

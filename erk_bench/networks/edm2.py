@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.edm2_layers import (
     MPConv,
     MPFourier,
@@ -192,12 +193,8 @@ class UNet(nn.Module):
         return self.out_conv(x, gain=self.out_gain)
 
 
-class Precond(nn.Module):
-    """EDM2 denoiser D(x; sigma, labels) (EDM preconditioning, arXiv 2206.00364 eq. 7).
-
-    x: NCHW of any float dtype; sigma: a scalar or [B]; labels: one-hot [B, label_dim], or None for
-    an all-zero row. Returns float32 NCHW. The raw network runs in `compute_dtype`.
-    """
+class Precond(DenoiserNetwork):
+    """EDM2 denoiser."""
 
     def __init__(
         self,
@@ -222,13 +219,7 @@ class Precond(nn.Module):
         label_balance: float = 0.5,
         concat_balance: float = 0.5,
     ) -> None:
-        super().__init__()
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
-        self.label_dim = label_dim
-        self.sigma_data = sigma_data
-        self.use_fp16 = use_fp16
-        self.compute_dtype = torch.float32
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16, sigma_data)
         taps = tuple(resample_filter)
         self.unet = UNet(
             img_resolution,
@@ -247,21 +238,8 @@ class Precond(nn.Module):
         self.logvar_fourier = MPFourier(logvar_channels)
         self.logvar_linear = MPConv(logvar_channels, 1, ())
 
-    def forward(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        x = x.float()
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
-        if self.label_dim == 0:
-            labels = None
-        elif labels is None:
-            labels = torch.zeros([1, self.label_dim], device=x.device)
-        else:
-            labels = labels.float().reshape(-1, self.label_dim)
-        total = sigma**2 + self.sigma_data**2
-        c_skip = self.sigma_data**2 / total
-        c_out = sigma * self.sigma_data / total.sqrt()
-        c_in = 1 / total.sqrt()
-        raw = self.unet((c_in * x).to(self.compute_dtype), self.c_noise(sigma), labels)
-        return c_skip * x + c_out * raw.float()
+    def raw(self, x: Tensor, c_noise: Tensor, labels: Tensor | None, **options: Tensor | None) -> Tensor:
+        return self.unet(x, c_noise, labels, **options)
 
     def logvar(self, sigma: Tensor | float) -> Tensor:
         """The learned log variance of the training loss at sigma, [B, 1, 1, 1]."""
@@ -270,11 +248,7 @@ class Precond(nn.Module):
         out: Tensor = self.logvar_linear(features)
         return out.reshape(-1, 1, 1, 1)
 
-    @staticmethod
-    def c_noise(sigma: Tensor) -> Tensor:
-        return sigma.flatten().log() / 4
-
-    def fold(self, compute_dtype: torch.dtype = torch.float32) -> Precond:
+    def fold(self, compute_dtype: torch.dtype = torch.float32) -> Self:
         """Normalise every weight once and turn to inference; in float32 outputs do not change.
 
         Convolutions then run in `compute_dtype`; the small embedding layers stay in float32.

@@ -1,4 +1,7 @@
-"""The published EDM2 sizes (arXiv 2312.02696, table 6): what a network is before its file is here."""
+"""Published architectures: what a network is before its file is here.
+
+Sources: EDM2 (arXiv 2312.02696, table 6) and EDM (arXiv 2206.00364, table 7).
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,41 @@ def _size(img_channels: int, size: str, label_dim: int = 1000) -> dict[str, Any]
     }
 
 
-# Constructor arguments of Precond by architecture; everything else is a default.
+def _song(resolution: int, mults: list[int], dropout: float, kind: str, label_dim: int = 0) -> dict[str, Any]:
+    """DDPM++ ("vp") or NCSN++ ("ve")."""
+    ncsnpp = kind == "ve"
+    return {
+        "img_resolution": resolution, "img_channels": 3, "label_dim": label_dim, "model_type": "SongUNet",
+        "channel_mult": mults, "augment_dim": 9, "dropout": dropout,
+        "embedding_type": "fourier" if ncsnpp else "positional",
+        "encoder_type": "residual" if ncsnpp else "standard",
+        "channel_mult_noise": 2 if ncsnpp else 1,
+        "resample_filter": [1, 3, 3, 1] if ncsnpp else [1, 1],
+    }  # fmt: skip
+
+
+_ADM: dict[str, Any] = {
+    "img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True,
+    "model_type": "DhariwalUNet",
+}  # fmt: skip
+
+# Constructor arguments by architecture, of EDMPrecond where there is a model_type, else of Precond;
+# everything else is a default.
 SIZES: dict[str, dict[str, Any]] = {
     **{f"edm2-img512-{size}": _size(4, size) for size in CHANNELS},
     **{f"edm2-img512-{size}-uncond": _size(4, size, 0) for size in ("xs", "s")},
     **{f"edm2-img64-{size}": _size(3, size) for size in ("xs", "s", "m", "l", "xl")},
+    "edm-imagenet-64x64-cond-adm": _ADM,
+    **{
+        f"edm-{name}-{kind}": _song(resolution, mults, dropout, kind, label_dim)
+        for kind in ("vp", "ve")
+        for name, resolution, mults, dropout, label_dim in (
+            ("cifar10-32x32-uncond", 32, [2, 2, 2], 0.13, 0),
+            ("cifar10-32x32-cond", 32, [2, 2, 2], 0.13, 10),
+            ("ffhq-64x64-uncond", 64, [1, 2, 2, 2], 0.05, 0),
+            ("afhqv2-64x64-uncond", 64, [1, 2, 2, 2], 0.25, 0),
+        )
+    },
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
-from erk_bench.sampling.guidance import CORRECTIONS, Correction, Denoiser, erk_guid
+from erk_bench.sampling.guidance import CORRECTIONS, Correction, Denoiser, erk_guid, keeps_state
 from erk_bench.sampling.loop import Run
 from erk_bench.sampling.sample import check_paired, pose, sample_counted, solver_row
 from erk_bench.sampling.steps import Step
@@ -91,6 +91,10 @@ def sample_grid(
         raise UserError("the grid has no cells; give at least one (w_stiff, w_con)")
     if any(w_stiff for w_stiff, _ in cells):
         check_paired(problem.solver, str(solver))
+    if keeps_state(options.get("guidance_options") or {}):
+        raise UserError(
+            "guidance with momentum belongs to one trajectory and cells share theirs; set momentum=0"
+        )
     if branch_limit < 1:
         raise UserError(f"branch_limit is {branch_limit}; it must be 1 or more")
     states, index = integrate_grid(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.sampling.guidance import CORRECTIONS, Denoiser, guided
+from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES, Denoiser, keeps_state
 from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, Trace, integrate
 from erk_bench.sampling.schedules import DEFAULT_RHO, SCHEDULES, check_levels
 from erk_bench.sampling.schedules import sigmas as noise_levels
@@ -91,6 +91,8 @@ def sample_counted(
     denoise_to_zero: bool | None = None,
     afs: bool = False,
     correction: str = "erk_guid",
+    guidance_method: str = "cfg",
+    guidance_options: Mapping[str, float] | None = None,
     guidance_interval: tuple[float, float] = (0.0, math.inf),
     s_churn: float = 0.0,
     s_min: float = 0.0,
@@ -112,14 +114,16 @@ def sample_counted(
     w_stiff, w_con: strength and gate of ERK-Guid (arXiv 2603.03692); w_stiff = 0 is the plain solver.
     correction: key of CORRECTIONS, used where w_stiff is not 0.
     guide, guidance, guidance_interval: a second denoiser, its weight (1: off), and the sigmas (low, high] in
-    which it acts. sigma_min, sigma_max: of the schedule. dtype: of the state.
+    which it acts. guidance_method, guidance_options: key of GUIDANCES, and its options.
+    sigma_min, sigma_max: of the schedule. dtype: of the state.
     s_churn, s_min, s_max, s_noise, fresh_noise: stochastic sampling (arXiv 2206.00364, algorithm 2).
     trace: called with a TracePoint after every step.
 
     Raises UserError for values that do not fit together; an unknown name fails with the valid ones listed.
     """
     problem = pose(
-        net, guide=guide, guidance=guidance, guidance_interval=guidance_interval, solver=solver,
+        net, guide=guide, guidance=guidance, guidance_method=guidance_method,
+        guidance_options=guidance_options, guidance_interval=guidance_interval, solver=solver,
         solver_options=solver_options, schedule=schedule, num_steps=num_steps, sigma_min=sigma_min,
         sigma_max=sigma_max, rho=rho, dtype=dtype, sigmas=sigmas, denoise_to_zero=denoise_to_zero, afs=afs,
     )  # fmt: skip
@@ -171,6 +175,8 @@ def pose(
     *,
     guide: Callable[..., Tensor] | None = None,
     guidance: float = 1.0,
+    guidance_method: str = "cfg",
+    guidance_options: Mapping[str, float] | None = None,
     guidance_interval: tuple[float, float] = (0.0, math.inf),
     solver: str | Solver | StepFunction = "heun",
     solver_options: Mapping[str, Any] | None = None,
@@ -190,8 +196,21 @@ def pose(
     schedule = row.schedule if schedule is None else schedule
     if schedule not in SCHEDULES:
         raise unknown_name("schedule", schedule, SCHEDULES)
-    if guidance != 1 and guide is None:
-        raise UserError(f"guidance is {guidance} but there is no guide; pass guide=NET or guidance=1")
+    if guidance_method not in GUIDANCES:
+        raise unknown_name("guidance_method", guidance_method, GUIDANCES)
+    method = GUIDANCES[guidance_method]
+    guidance_options = guidance_options or {}
+    method.check(guidance_method, guidance, guidance_options)
+    if guide is None and method.active(guidance):
+        raise UserError(
+            f"guidance is {guidance} with guidance_method '{guidance_method}' but there is no guide; "
+            "pass guide=NET or guidance_method='cfg' with guidance=1"
+        )
+    if row.adaptive and keeps_state(guidance_options):
+        raise UserError(
+            f"guidance with momentum {guidance_options['momentum']} reads each sample's last evaluation, and "
+            f"solver '{solver}' steps back; set momentum=0 or use a solver of fixed steps"
+        )
     main = CountedDenoiser(net)
     guiding = CountedDenoiser(guide) if guide is not None else None
     if sigmas is not None:
@@ -201,7 +220,7 @@ def pose(
             rho if rho is not None else (row.rho if schedule == row.schedule else DEFAULT_RHO[schedule])
         )
         levels = noise_levels(SCHEDULES[schedule], num_steps, sigma_min, sigma_max, exponent, dtype)
-    denoiser = guided(main, guiding or main, guidance, guidance_interval)
+    denoiser = method.make(main, guiding or main, guidance, guidance_interval, levels, **guidance_options)
     to_zero = row.to_zero if denoise_to_zero is None else denoise_to_zero
     run = Run(row.bound(solver_options or {}, levels), row.history, levels, to_zero, afs)
     return Problem(denoiser, run, row, main, guiding)

@@ -162,9 +162,9 @@ def test_unknown_class_name_in_files(converted: Path, tmp_path: Path) -> None:
     damaged.write_bytes(text.replace(b"\x8c\x07Precond", b"\x8c\x07EPrecnd"))
     with pytest.raises(UnknownNameError, match="network class 'EPrecnd'"):
         read_checkpoint(damaged)
-    meta = {**metadata(converted), "class_name": "EDMPrecond"}
+    meta = {**metadata(converted), "class_name": "VPPrecond"}
     save_file(load_file(converted), tmp_path / "other.safetensors", {METADATA_KEY: json.dumps(meta)})
-    with pytest.raises(UnknownNameError, match="network class 'EDMPrecond'"):
+    with pytest.raises(UnknownNameError, match="network class 'VPPrecond'"):
         read_checkpoint(tmp_path / "other.safetensors")
 
 

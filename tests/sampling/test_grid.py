@@ -106,3 +106,5 @@ def test_what_cannot_be_searched_is_told() -> None:
     refused("branch_limit is 0", branch_limit=0)
     refused("unknown solver 'huen'", solver="huen")
     refused("there is no guide", guidance=1.5)
+    momentum = {"guide": lambda x, sigma, labels: x, "guidance_method": "apg"}
+    refused("cells share theirs", guidance=1.5, guidance_options={"momentum": -0.5}, **momentum)

@@ -42,6 +42,8 @@ def test_unconditional_networks_have_no_labels() -> None:
 
 def test_public_names() -> None:
     assert set(erk_bench.__all__) == {
+        "Node",
+        "Step",
         "__version__",
         "draw",
         "frechet_distance",

@@ -210,7 +210,7 @@ def test_environment(tmp_path: Path) -> None:
     assert own == Assets(Path("/c"), Path("/l"), False, (("edm2", "http://m/e"),))
     assert own.url(ADDRESS) == "http://m/e/nets/a.pkl"
     with pytest.raises(UserError, match="did you mean 'ERK_BENCH_MIRROR_EDM2'"):
-        Assets.from_environment(environment={"ERK_BENCH_MIRROR_EDM": "http://m"})
+        Assets.from_environment(environment={"ERK_BENCH_MIRROR_EDM22": "http://m"})
     with pytest.raises(UserError, match="expected a base address"):
         Assets.from_environment(environment={"ERK_BENCH_MIRROR_EDM2": "/folder"})
 
