@@ -219,15 +219,16 @@ def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict
 def table_file(name: str) -> dict[str, Any]:
     """configs/table/NAME.yaml, or the user's own file; each row as a mapping with 'set' and 'published'.
 
-    name: NAME, TRACK/NAME for one that must be of that track, or a path ending in .yaml.
+    name: NAME, TRACK/NAME for one of that track (NAME.yaml or TRACK-NAME.yaml), or a path ending in .yaml.
     """
     files = {file.stem: file for file in sorted((config_folder() / "table").glob("*.yaml"))}
     track, slash, plain = name.partition("/")
     if slash and not name.endswith((".yaml", ".yml")):
-        of_track = [stem for stem in files if f"track={track}" in table_file(stem)["base"]]
+        stems = [stem for stem in files if f"track={track}" in table_file(stem)["base"]]
+        of_track = {stem.removeprefix(f"{track}-"): stem for stem in stems}
         if plain not in of_track:
             raise unknown_name(f"table of track '{track}'", plain, of_track)
-        name = plain
+        name = of_track[plain]
     file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
     if file is None:
         raise unknown_name("table", name, [*files, "FILE.yaml"])

@@ -71,12 +71,13 @@ def table(
     name = content["name"]
     for form, text in (("md", views.markdown), ("csv", views.to_csv), ("tex", views.latex)):
         write_atomic(to / f"{name}.{form}", text(view).encode())
+    figure = content.get("figure", "steps")
     for form in ("png", "svg"):
-        write_atomic(to / f"{name}-steps.{form}", figures.to_bytes(figures.steps_figure(view), form))
+        write_atomic(to / f"{name}-{figure}.{form}", figures.to_bytes(figures.FIGURES[figure](view), form))
     for record in itertools.chain(*records):
         tracker.record(record, None if options["from"] else RunStore.folder_of(record.run_spec))
     tracker.table(view)
-    tracker.picture(f"{name}-steps", to / f"{name}-steps.png")
+    tracker.picture(f"{name}-{figure}", to / f"{name}-{figure}.png")
     if not options["from"]:
         _sample_sheet(content, specs, view, to / f"{name}-samples.png", tracker)
     if options["records"]:
@@ -159,15 +160,21 @@ def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
 def _sample_sheet(
     content: Mapping[str, Any], specs: Sequence[RunSpec], view: views.TableView, path: Path, tracker: Tracker
 ) -> None:
-    """The first seeds of every unguided row side by side, where their images are still kept."""
+    """The first seeds of every unguided row side by side, where their images are still kept.
+
+    With the table's sheet_nfe only rows of that many evaluations.
+    """
+    only = content.get("sheet_nfe")
     shown = {}
     for spec, row in zip(specs, view.rows, strict=True):
-        images = first_images(spec, SHEET_COLUMNS) if not spec.guidance.active else None
+        wanted = not spec.guidance.active and only in (None, row.cost)
+        images = first_images(spec, SHEET_COLUMNS) if wanted else None
         if images is not None:
-            shown[f"{row.steps} steps, {row.method}"] = images
+            shown[row.method if only else f"{row.steps} steps, {row.method}"] = images
     if shown:
         seeds = specs[0].seed_range[:SHEET_COLUMNS]
-        title = f"{content['name']}: one seed a column, one method a row"
+        cost = f" of {only} evaluations" if only else ""
+        title = f"{content['name']}: one seed a column, one method{cost} a row"
         sheet = figures.sample_sheet(shown, title, [str(seed) for seed in seeds])
         write_atomic(path, figures.to_bytes(sheet, "png"))
         tracker.samples(shown, seeds)

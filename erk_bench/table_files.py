@@ -13,7 +13,8 @@ from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import METRICS
 
 NEEDED = ("name", "title", "caption", "base", "headline", "rows")
-KNOWN = (*NEEDED, "reference", "tolerance", "published", "minima", "fetch")
+KNOWN = (*NEEDED, "reference", "tolerance", "published", "minima", "fetch", "figure", "sheet_nfe")
+FIGURES = ("steps", "nfe")  # keys of reporting.figures.FIGURES, which takes long to import
 EXAMPLE = "see configs/table/digits.yaml, or table2.yaml for one with published values"
 
 
@@ -67,6 +68,11 @@ def read_table(file: Path) -> dict[str, Any]:
             number: Any = shared.get(name)
             good = _is_number(number) and number > 0 and (name == "tolerance" or isinstance(number, int))
             check(good, f"has published.{name} {number!r}, not a number above 0 (sets and images whole)")
+    figure = content.get("figure", "steps")
+    if figure not in FIGURES:
+        raise unknown_name(f"figure of the table '{file}'", str(figure), FIGURES)
+    sheet = content.get("sheet_nfe")
+    check(sheet is None or _is_number(sheet), f"has sheet_nfe {sheet!r}, not a number of evaluations")
     for entry in content.get("minima", []):
         complete = isinstance(entry, dict) and {"group", "metric", "value", "source"} == set(entry)
         check(complete, f"has minima {entry!r}; an entry needs group, metric, value, source")

@@ -12,6 +12,7 @@ from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
 from erk_bench.reporting.records import Record
 from erk_bench.reporting.views import Estimate, TableRow, TableView, rounded
+from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
@@ -83,11 +84,17 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
     return f"within {distance:.2f} SE{seeds}", False
 
 
-def _method(spec: RunSpec) -> str:
-    name = {"euler": "Euler", "heun": "Heun"}.get(spec.solver.name, spec.solver.name)
+def _solver(spec: RunSpec) -> str:
+    row = SOLVERS.get(spec.solver.name)
+    options = "".join(f", {key} {value}" for key, value in spec.solver.options)
+    return f"{(row and row.title) or spec.solver.name}{options}"
+
+
+def _method(spec: RunSpec, several: bool) -> str:
+    """several: whether the table has more than Heun, so that the corrected solver must be named."""
     if not spec.correction.w_stiff:
-        return name
-    solver = "" if name == "Heun" else f" on {name}"
+        return _solver(spec)
+    solver = f" on {_solver(spec)}" if several or spec.solver.name != "heun" else ""
     title = {"erk_guid": "ERK-Guid", "erk_alpha": "ERK-alpha"}.get(spec.correction.name, spec.correction.name)
     return f"{title}{solver} ({spec.correction.w_stiff:g}, {spec.correction.w_con:g})"
 
@@ -113,6 +120,7 @@ def build_view(
     headline = table["headline"]
     check_comparable(headline, [record for sets in records for record in sets])
     specs = [sets[0].run_spec for sets in records]
+    several = len({spec.solver.name for spec in specs}) > 1
     by_digest = {spec.digest: sets for spec, sets in zip(specs, records, strict=True)}
     names = [headline, *(name for name in records[0][0].metrics if name != headline)]
     shown, warnings = [], []
@@ -137,7 +145,8 @@ def build_view(
             TableRow(
                 steps=spec.schedule.num_steps,
                 guidance=_guidance(spec),
-                method=_method(spec),
+                method=_method(spec, several),
+                solver=_solver(spec),
                 nfe=first.nfe,
                 nfe_guide=first.nfe_guide,
                 metrics={name: (METRICS[name].title, measured[name].mean) for name in names},
@@ -153,6 +162,7 @@ def build_view(
         )
     notes = [note for note in dict.fromkeys(warnings) if note]
     notes += _minima(table, rows, shown, records[0][0].num_images)
+    notes += _at_equal_cost(specs, records, shown, headline) if several else []
     return TableView(
         table["title"],
         f"{' '.join(str(table['caption']).split())} {_facts(table, records)}",
@@ -237,6 +247,35 @@ def _minima(
             "flatters itself"
         )
     return notes
+
+
+def _at_equal_cost(
+    specs: Sequence[RunSpec], records: Sequence[Sequence[Record]], shown: Sequence[TableRow], headline: str
+) -> list[str]:
+    """For each guidance and number of evaluations, the best corrected row against the best plain one."""
+    notes = []
+    lines = list(zip(specs, records, shown, strict=True))
+    for guidance, cost in dict.fromkeys((row.guidance, row.cost) for row in shown):
+        here = [line for line in lines if (line[2].guidance, line[2].cost) == (guidance, cost)]
+        best = []
+        for corrected in (True, False):
+            of_kind = [line for line in here if bool(line[0].correction.w_stiff) == corrected]
+            ordered = sorted(of_kind, key=lambda line: line[2].metrics[headline][1][0])
+            best += ordered[:1] if METRICS[headline].lower else ordered[-1:]
+        if len(best) < 2:
+            continue
+        (_, mine, row), (_, other, plain) = best
+        difference = _mean_difference(mine, other, headline)
+        notes.append(
+            f"{cost:g} evaluations, {guidance}: best corrected {row.method} {_value(row, headline)}, "
+            f"best plain {plain.method} {_value(plain, headline)}; difference {rounded(difference, '+')}, "
+            f"{verdict(difference, METRICS[headline].lower)}"
+        )
+    return notes
+
+
+def _value(row: TableRow, metric: str) -> str:
+    return rounded(row.metrics[metric][1])
 
 
 def references_for(specs: Sequence[RunSpec], found: Mapping[tuple[str, str], Record]) -> dict[str, Record]:

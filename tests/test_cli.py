@@ -21,6 +21,7 @@ from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
 from erk_bench.fields import identity_fields
 from erk_bench.networks.latents import DECODERS
+from erk_bench.planning import count_evaluations
 from erk_bench.reporting.records import read_record
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
@@ -73,13 +74,48 @@ def test_digits_table_has_all_rows() -> None:
         assert (spec.correction.name == "erk_guid") == (spec.correction.w_stiff > 0)
 
 
-def test_digits_table_rows_have_committed_records() -> None:
+@pytest.mark.parametrize("name", ["digits"])
+def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""
-    folder = config_folder().parent / table_file("digits")["reference"]
-    for spec in table_specs("digits"):
+    folder = config_folder().parent / table_file(name)["reference"]
+    assert len(list(folder.glob("*.json"))) == len(table_specs(name))
+    for spec in table_specs(name):
         record = read_record(folder / f"{spec.run_id}.json")
         assert record.run_spec.digest == spec.digest
         assert record.seeds == spec.seeds
+
+
+def test_few_evaluations_are_compared_at_equal_cost() -> None:
+    """Every solver of the zoo at each cost, and the paper's three with ERK-Guid."""
+    specs = table_specs("digits-table4")
+    fixed = [spec for spec in specs if spec.solver.name != "heun_adaptive"]
+    for nfe in (4, 6, 8, 10, 12, 16):
+        here = [spec for spec in fixed if count_evaluations(spec) == (nfe, 0)]
+        plain = [spec.solver.name for spec in here if not spec.correction.w_stiff]
+        assert sorted(plain) == sorted(set(SOLVERS) - {"heun_adaptive"})
+        assert [spec.solver.name for spec in here if spec.correction.w_stiff] == ["heun", "dpm2", "deis"]
+    assert len(fixed) == 72 and len(specs) == 75
+
+
+def test_table_4_counts_evaluations_as_published() -> None:
+    """Its known cells, each at its own number of evaluations."""
+    rows, specs = table_file("table4")["rows"], table_specs("table4")
+    found: dict[str, dict[float, float]] = {}
+    for row, spec in zip(rows, specs, strict=True):
+        nfe, _ = count_evaluations(spec)
+        if row["published"]:
+            found.setdefault(spec.solver.name, {})[nfe] = row["published"]["fid"]
+        else:
+            assert nfe == 6 and row["group"] == spec.solver.name and spec.correction.w_stiff
+    assert found == {
+        "euler": {5: 43.81, 6: 34.03, 8: 22.59, 10: 16.72},
+        "heun": {6: 89.63, 8: 37.65, 10: 16.46},
+        "dpm2": {6: 44.83, 8: 12.42, 10: 6.84},
+        "dpmpp": {5: 25.49, 6: 15.06, 8: 7.84, 10: 5.67},
+        "unipc": {5: 24.36, 6: 14.30, 8: 7.52, 10: 5.53},
+        "deis": {5: 14.75, 6: 12.57, 8: 6.84, 10: 5.34},
+        "ipndm": {5: 18.99, 6: 12.92, 8: 7.20, 10: 5.11},
+    }
 
 
 def test_tables_and_groups_agree() -> None:
@@ -325,7 +361,9 @@ def test_tables_of_a_track() -> None:
     assert table_file("imagenet512/table2")["name"] == "table2"
     with pytest.raises(UserError, match="unknown table of track 'imagenet64' 'table2'"):
         table_file("imagenet64/table2")
-    with pytest.raises(UserError, match="unknown table of track 'digits' 'table3'. Known: digits"):
+    assert table_file("imagenet64/table4")["name"] == "table4"
+    assert table_file("digits/table4")["name"] == "digits-table4"
+    with pytest.raises(UserError, match="unknown table of track 'digits' 'table3'; .* Known: .*digits"):
         table_file("digits/table3")
 
 

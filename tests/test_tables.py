@@ -146,9 +146,35 @@ def test_rows_say_guidance_method_and_evaluations() -> None:
     )
     assert [(row.guidance, row.method, row.nfe, row.nfe_guide) for row in rows] == [
         ("no guidance", "Euler", 15, 0),
-        ("CFG 1.5", "ERK-Guid (0.5, 0.25)", 15, 15),
+        ("CFG 1.5", "ERK-Guid on Heun (0.5, 0.25)", 15, 15),
         ("autoguidance 1.25", "Heun", 15, 15),
     ]
+
+
+def test_solvers_are_compared_at_equal_cost() -> None:
+    """The best corrected row of a cost against the best plain one, whichever solver that is."""
+    heun = plain_spec()
+    values = {
+        heun: (8, 1.0),
+        corrected(heun): (8, 0.5),
+        plain_spec("solver=deis"): (8, 0.7),
+        plain_spec("solver=dpmpp", "solver.max_order=2"): (8, 0.9),
+        plain_spec("solver=unipc"): (6, 0.1),
+    }
+    records = [
+        dataclasses.replace(record_of(spec, value, metrics={"fd_digits": metric(value)}), nfe=nfe)
+        for spec, (nfe, value) in values.items()
+    ]
+    view = view_of(*records)
+    assert [row.method for row in view.rows] == [
+        "Heun", "ERK-Guid on Heun (0.5, 0.25)", "DEIS", "DPM-Solver++, max_order 2", "UniPC",
+    ]  # fmt: skip
+    assert [row.solver for row in view.rows][:2] == ["Heun", "Heun"]
+    assert view.notes == (
+        "8 evaluations, no guidance: best corrected ERK-Guid on Heun (0.5, 0.25) 0.50 ± 0.10, "
+        "best plain DEIS 0.70 ± 0.10; difference -0.200000 ± 0.000000, better",
+    )
+    assert view_of(record_of(heun), record_of(corrected(heun))).notes == ()
 
 
 # Paired differences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 
@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from erk_bench.reporting.views import TableView
+from erk_bench.reporting.views import Estimate, TableRow, TableView
 
 COLORS = ("#4c566a", "#d08770", "#5e81ac", "#a3be8c")
 
@@ -54,6 +54,73 @@ def steps_figure(view: TableView) -> Figure:
     return figure
 
 
+def nfe_figure(view: TableView) -> Figure:
+    """The headline metric against evaluations of the networks, one panel a guidance, one color a solver.
+
+    Dashed lines with stars are corrected rows; error bars are standard errors; the gray band is the Pareto
+    front, of rows that none of the same or lower cost beats.
+    """
+    panels = list(dict.fromkeys(row.guidance for row in view.rows))
+    title = next(iter(view.rows[0].metrics.values()))[0]
+    solvers = list(dict.fromkeys(_plain_name(row) for row in view.rows))
+    colors = {solver: plt.get_cmap("tab10")(index % 10) for index, solver in enumerate(solvers)}
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(7 * len(panels) + 1.5, 5), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        rows = [row for row in view.rows if row.guidance == panel]
+        front = pareto_front(rows, view.lower)
+        axis.plot(
+            [row.cost for row in front], [_headline(row)[0] for row in front],
+            color="0.85", linewidth=9, solid_capstyle="round", zorder=0, label="Pareto front",
+        )  # fmt: skip
+        for solver, corrected in itertools.product(solvers, (False, True)):
+            of_solver = [row for row in rows if _plain_name(row) == solver]
+            points = sorted(
+                (row for row in of_solver if (row.method != row.solver) == corrected),
+                key=lambda row: row.cost,
+            )
+            if not points:
+                continue
+            several = len({row.cost for row in points}) < len(points)  # of one cost: no line through them
+            line = "none" if several else ("--" if corrected else "-")
+            axis.errorbar(
+                [row.cost for row in points], [_headline(row)[0] for row in points],
+                yerr=[_headline(row)[1] for row in points], capsize=3, color=colors[solver], linestyle=line,
+                marker="*" if corrected else "o", markersize=11 if corrected else 4,
+                label=points[0].method.partition(" (")[0] if corrected else solver,
+            )  # fmt: skip
+        axis.set(title=panel, xlabel="network evaluations an image (NFE)", xscale="log", yscale="log")
+        ticks = sorted({round(row.cost) for row in rows})
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel(f"{title} ({'lower' if view.lower else 'higher'} is better)")
+    axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    figure.suptitle(view.title, fontsize=11)
+    return figure
+
+
+def pareto_front(rows: Sequence[TableRow], lower: bool = True) -> list[TableRow]:
+    """The rows that no other of the same or lower cost beats in the headline metric, by cost."""
+    front: list[TableRow] = []
+    for row in sorted(rows, key=lambda row: (row.cost, _headline(row)[0] if lower else -_headline(row)[0])):
+        if not front or (_headline(row)[0] < _headline(front[-1])[0]) == lower:
+            front.append(row)
+    return front
+
+
+def _headline(row: TableRow) -> Estimate:
+    return next(iter(row.metrics.values()))[1]
+
+
+def _plain_name(row: TableRow) -> str:
+    """The solver without options: rows that differ in them are points of one line."""
+    return row.solver.partition(",")[0]
+
+
 def sample_sheet(rows: Mapping[str, np.ndarray], title: str, columns: Sequence[str]) -> Figure:
     """One row of images a method, same seeds side by side. rows: label -> uint8 [N, H, W, C]."""
     count = max(len(images) for images in rows.values())
@@ -72,6 +139,10 @@ def sample_sheet(rows: Mapping[str, np.ndarray], title: str, columns: Sequence[s
         axis.set_title(column_title, fontsize=7)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+# Pictures of a table by name, as table files name them.
+FIGURES: dict[str, Callable[[TableView], Figure]] = {"steps": steps_figure, "nfe": nfe_figure}
 
 
 def to_bytes(figure: Figure, form: str) -> bytes:

@@ -46,7 +46,7 @@ class TableRow:
     verdict: "better", "worse" or "not resolved". overhead: relative extra time over the plain solver.
     reproduction: how far the headline is from the reference record, empty without one; off: farther than
     tolerated. published: by metric name. sets: spread and minimum by metric name, where there are several
-    seed sets; the estimates are means then.
+    seed sets; the estimates are means then. solver: its title and options, those of a corrected row too.
     """
 
     steps: int
@@ -63,6 +63,12 @@ class TableRow:
     off: bool
     published: Mapping[str, PublishedValue] = field(default_factory=dict)
     sets: Mapping[str, SetSummary] = field(default_factory=dict)
+    solver: str = ""
+
+    @property
+    def cost(self) -> float:
+        """Evaluations of both networks for one image."""
+        return self.nfe + self.nfe_guide
 
 
 @dataclass(frozen=True)

@@ -59,35 +59,37 @@ def dpm2_step(
 _BOOL = (True, False)
 
 SOLVERS: dict[str, Solver] = {
-    "euler": Solver(euler_step, order=1, to_zero=True),
-    "heun": Solver(heun_step, order=2, history=1, paired=True, to_zero=True),
-    "dpm2": Solver(dpm2_step, order=2, paired=True, options={"r": Between(0, 1)}),
+    "euler": Solver(euler_step, title="Euler", order=1, to_zero=True),
+    "heun": Solver(heun_step, title="Heun", order=2, history=1, paired=True, to_zero=True),
+    "dpm2": Solver(dpm2_step, title="DPM-Solver-2", order=2, paired=True, options={"r": Between(0, 1)}),
     "deis": Solver(
-        deis_step, order=4, history=3, paired=True, schedule="time_uniform", rho=2.0,
+        deis_step, title="DEIS", order=4, history=3, paired=True, schedule="time_uniform", rho=2.0,
         options={"max_order": (2, 3, 4), "mode": ("tab", "tab_exact", "rhoab"), "erk_adds": _BOOL},
     ),
-    "ipndm": Solver(ipndm_step, order=1, history=3, options={"max_order": (2, 3, 4)}),
+    "ipndm": Solver(ipndm_step, title="iPNDM", order=1, history=3, options={"max_order": (2, 3, 4)}),
     "ipndm_v": Solver(
-        ipndm_v_step, order=0, history=3, options={"max_order": (2, 3, 4), "exact": _BOOL}
+        ipndm_v_step, title="iPNDM_v", order=0, history=3, options={"max_order": (2, 3, 4), "exact": _BOOL}
     ),
     "dpmpp": Solver(
-        dpmpp_step, order=2, history=2, schedule="logsnr",
+        dpmpp_step, title="DPM-Solver++", order=2, history=2, schedule="logsnr",
         options={
             "max_order": (1, 2, 3), "predict": ("denoised", "noise"), "lower_order_final": _BOOL,
             "thresholding": _BOOL,
         },
     ),
     "unipc": Solver(
-        unipc_step, order=4, history=2, schedule="logsnr",
+        unipc_step, title="UniPC", order=4, history=2, schedule="logsnr",
         options={
             "max_order": (1, 2, 3), "variant": ("bh1", "bh2"), "predict": ("denoised", "noise"),
             "lower_order_final": _BOOL, "thresholding": _BOOL,
         },
     ),
     "heun_adaptive": Solver(
-        heun_adaptive_step, order=2, options={"tolerance": Between(0, 10)}, to_zero=True, adaptive=True
+        heun_adaptive_step, title="adaptive Heun", order=2, options={"tolerance": Between(0, 10)},
+        to_zero=True, adaptive=True,
     ),
     "stork": Solver(
-        stork_step, order=2, history=2, schedule="time_uniform", rho=1.0, options={"stages": range(3, 1001)}
+        stork_step, title="STORK", order=2, history=2, schedule="time_uniform", rho=1.0,
+        options={"stages": range(3, 1001)},
     ),
 }  # fmt: skip

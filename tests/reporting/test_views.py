@@ -16,7 +16,15 @@ from matplotlib.container import ErrorbarContainer
 from PIL import Image
 from rich.console import Console
 
-from erk_bench.reporting.figures import sample_sheet, steps_figure, to_bytes
+from erk_bench import table_files
+from erk_bench.reporting.figures import (
+    FIGURES,
+    nfe_figure,
+    pareto_front,
+    sample_sheet,
+    steps_figure,
+    to_bytes,
+)
 from erk_bench.reporting.views import (
     DASH,
     Estimate,
@@ -279,6 +287,42 @@ def test_steps_figure_draws_every_method_and_says_which_values_are_better() -> N
     figure = steps_figure(TableView("many", "", rows, lower=False))
     assert len(figure.axes[0].containers) == 6
     assert figure.axes[0].get_ylabel() == "FD-digits (higher is better)"
+
+
+def test_nfe_figure_has_a_color_a_solver_and_the_pareto_front() -> None:
+    """Cost against quality: plain and corrected rows of a solver share a color, the front runs below all."""
+    rows = []
+    for solver, factor, cost in (("Heun", 4.0, 2), ("DEIS", 1.0, 1)):
+        for steps in (3, 5, 9):
+            plain = row("no guidance", steps, solver, factor * 10 / steps, solver=solver)
+            nfe = cost * (steps - 1)
+            rows.append(replace(plain, nfe=nfe))
+            better = row(
+                "no guidance", steps, f"ERK-Guid on {solver} (1, 0)", factor * 8 / steps, solver=solver
+            )
+            rows.append(replace(better, nfe=nfe))
+    view = TableView("few", "", tuple(rows))
+    (axis,) = nfe_figure(view).axes
+    lines = {container.get_label(): container.lines[0] for container in axis.containers}
+    assert list(lines) == ["Heun", "ERK-Guid on Heun", "DEIS", "ERK-Guid on DEIS"]
+    assert lines["Heun"].get_color() == lines["ERK-Guid on Heun"].get_color() != lines["DEIS"].get_color()
+    assert np.asarray(lines["ERK-Guid on Heun"].get_xdata()).tolist() == [4, 8, 16]
+    assert axis.get_xscale() == axis.get_yscale() == "log"
+    front = pareto_front(view.rows)
+    assert [(each.method, each.cost) for each in front] == [
+        ("ERK-Guid on DEIS (1, 0)", cost) for cost in (2, 4, 8)
+    ]
+    assert [each.cost for each in pareto_front(view.rows, lower=False)] == [2, 4]
+    legend = axis.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["Pareto front", *lines]
+    assert tuple(FIGURES) == table_files.FIGURES
+
+
+def test_nfe_figure_draws_no_line_through_rows_of_one_cost() -> None:
+    rows = tuple(row("no guidance", 4, "Heun", value, solver="Heun") for value in (1.0, 2.0))
+    (axis,) = nfe_figure(TableView("one cost", "", rows)).axes
+    assert axis.containers[0].lines[0].get_linestyle() == "None"
 
 
 def test_pictures_are_the_same_on_every_draw() -> None:
