@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(READY)
 
-reproduce-table: $(READY) ## compute a table and compare it: TRACK=digits, or TRACK=imagenet512 TABLE=2 (or 3)
+reproduce-table: $(READY) ## compute a table and compare it: TABLE=4 for few evaluations; TRACK=imagenet512 TABLE=2 (or 3), TRACK=imagenet64 TABLE=4
 	$(BIN)/erk-bench table table=$(TRACK)$(if $(TABLE),/table$(TABLE)) $(ARGS)
 
 grid: $(READY) ## compute a grid and draw its figures: GRID=digits (minutes), or GRID=figure4_16 on GPUs
@@ -45,7 +45,8 @@ check: $(READY) ## check format, lint and types
 	$(BIN)/mypy
 
 views: $(READY) ## draw the committed tables and figures again from the committed records
-	$(BIN)/erk-bench table table=$(TRACK) from=results/records/$(TRACK) to=results/tables
+	$(BIN)/erk-bench table table=digits from=results/records/digits to=results/tables
+	$(BIN)/erk-bench table table=digits-table4 from=results/records/digits-table4 to=results/tables
 	$(BIN)/erk-bench grid grid=digits from=results/records/grid-digits to=results/grids
 
 bench-frechet: $(READY) ## time the Frechet distance at 2048 dimensions against scipy's and torch-fidelity's

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from erk_bench.reporting.views import Estimate, TableRow, TableView
 
+DODGE = 0.004  # of the cost, between neighbouring error bars
 COLORS = ("#4c566a", "#d08770", "#5e81ac", "#a3be8c")
 
 
@@ -57,8 +58,8 @@ def steps_figure(view: TableView) -> Figure:
 def nfe_figure(view: TableView) -> Figure:
     """The headline metric against evaluations of the networks, one panel a guidance, one color a solver.
 
-    Dashed lines with stars are corrected rows; error bars are standard errors; the gray band is the Pareto
-    front, of rows that none of the same or lower cost beats.
+    Dashed lines with stars are corrected rows; bars are standard errors, those of one cost beside each other;
+    the gray band is the Pareto front, of rows that none of the same or lower cost beats.
     """
     panels = list(dict.fromkeys(row.guidance for row in view.rows))
     title = next(iter(view.rows[0].metrics.values()))[0]
@@ -74,7 +75,8 @@ def nfe_figure(view: TableView) -> Figure:
             [row.cost for row in front], [_headline(row)[0] for row in front],
             color="0.85", linewidth=9, solid_capstyle="round", zorder=0, label="Pareto front",
         )  # fmt: skip
-        for solver, corrected in itertools.product(solvers, (False, True)):
+        series = list(itertools.product(solvers, (False, True)))
+        for number, (solver, corrected) in enumerate(series):
             of_solver = [row for row in rows if _plain_name(row) == solver]
             points = sorted(
                 (row for row in of_solver if (row.method != row.solver) == corrected),
@@ -84,8 +86,9 @@ def nfe_figure(view: TableView) -> Figure:
                 continue
             several = len({row.cost for row in points}) < len(points)  # of one cost: no line through them
             line = "none" if several else ("--" if corrected else "-")
+            beside = 1 + DODGE * (number - len(series) / 2)
             axis.errorbar(
-                [row.cost for row in points], [_headline(row)[0] for row in points],
+                [row.cost * beside for row in points], [_headline(row)[0] for row in points],
                 yerr=[_headline(row)[1] for row in points], capsize=3, color=colors[solver], linestyle=line,
                 marker="*" if corrected else "o", markersize=11 if corrected else 4,
                 label=points[0].method.partition(" (")[0] if corrected else solver,
