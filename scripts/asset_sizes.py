@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from erk_bench.evaluation.inception import empty_inception, empty_vgg16
-from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.sizes import SIZES
 
 # The autoencoder of Stable Diffusion 1.x, as its config.json has it.
@@ -25,16 +25,19 @@ SD_VAE = {
 
 def main() -> None:
     with torch.device("meta"):
-        networks = {name: (Precond(**init), 2) for name, init in SIZES.items()}  # stored as float16
+        # EDM2's are stored as float16, EDM's as float32.
+        networks = {
+            name: (make_network(init), 4 if "model_type" in init else 2) for name, init in SIZES.items()
+        }
         networks["VAE"] = (AutoencoderKL(**SD_VAE), 4)
         networks["Inception-v3"] = (empty_inception(), 4)
         networks["VGG-16"] = (empty_vgg16(), 4)
         networks["DINOv2 ViT-L/14"] = (timm.create_model("vit_large_patch14_dinov2.lvd142m"), 4)
     for name, (network, itemsize) in networks.items():
         count = sum(value.numel() for value in network.parameters())
-        print(f"{name:24} {count / 1e6:8.1f} M parameters  {count * itemsize / 1e6:8.0f} MB")
+        print(f"{name:28} {count / 1e6:8.1f} M parameters  {count * itemsize / 1e6:8.0f} MB")
     statistics = 8 * sum(dim * dim + dim for dim in (2048, 1024))  # of FID and FD-DINOv2, float64
-    print(f"{'reference statistics':24} {statistics / 8e6:8.1f} M numbers     {statistics / 1e6:8.0f} MB")
+    print(f"{'reference statistics':28} {statistics / 8e6:8.1f} M numbers     {statistics / 1e6:8.0f} MB")
 
 
 if __name__ == "__main__":

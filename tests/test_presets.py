@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 
 import pytest
 import yaml
@@ -127,3 +128,13 @@ def test_edm1_preset_is_a_valid_run(name: str) -> None:
     few = run_spec([f"model=edm-{name}", "schedule.num_steps=7"], fetch=False)
     assert few.schedule.num_steps == 7
     assert run_spec([f"model=edm-{name}", "solver=deis"], fetch=False).schedule.name == "time_uniform"
+
+
+@pytest.mark.slow
+def test_sizes_of_all_networks_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the README's table of assets quotes."""
+    runpy.run_path("scripts/asset_sizes.py", run_name="__main__")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in SIZES)
+    assert re.search(r"edm2-img512-s  +280\.2 M parameters +560 MB", printed)
+    assert re.search(r"edm-imagenet-64x64-cond-adm +295\.9 M parameters +1184 MB", printed)
