@@ -221,3 +221,37 @@ def test_real_features_for_precision_recall_and_kid(fetched: dict[str, str], tmp
         "needs features of real images"
         in erk_bench(*wanting, "metrics.names=[kid]", environment=fetched, status=2).stderr
     )
+
+
+def test_table_4_with_an_edm_network(served: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """EDM's pickle and npz statistics, fetched; Euler at 5 evaluations, Heun and ERK-Guid at 6."""
+    (served / "edm/pretrained").mkdir(parents=True)
+    (served / "edm/fid-refs").mkdir()
+    shutil.copy(golden_path("f"), served / "edm/pretrained/edm-imagenet-64x64-cond-adm.pkl")
+    np.savez(served / "edm/fid-refs/imagenet-64x64.npz", **random_stats(2048, 1))
+    table = ["table", "table=table4", "rows=0,4,5"]
+    own = {"ERK_BENCH_CACHE": str(tmp_path / "cache"), "ERK_BENCH_LOCK": str(tmp_path / "lock")}
+    with serving(served) as state:
+        mirrors = {
+            f"ERK_BENCH_MIRROR_{name.upper()}": f"{state.url}/{name}" for name in ("edm", "torch_fidelity")
+        }
+        online = {**environment, **own, **mirrors}
+        erk_bench("fetch", "table=table4", environment=online)
+        assert len(state.requests) == 3
+    offline = {**online, "ERK_BENCH_OFFLINE": "1"}
+    small = [
+        "seeds=0-7",
+        "metrics.num_groups=4",
+        "block_size=4",
+        f"out={tmp_path / 'runs'}",
+        f"to={tmp_path}",
+    ]
+    tiny = [setting for setting in TINY if setting.split("=")[0] in ("device", "workers", "draw_device")]
+    printed = erk_bench(*table, *tiny, "network_dtype=float32", *small, environment=offline).stdout
+    assert "no verdict" in " ".join(printed.split())  # of 8 images
+    text = (tmp_path / "table4.md").read_text()
+    assert "| Euler | 5 |" in text and "| ERK-Guid on Heun (0.5, 0.1) | 6 |" in text
+    assert "43.81" in text and "89.63" in text and (tmp_path / "table4-nfe.png").is_file()
+    records = [read_record(path) for path in (tmp_path / "runs").glob("*/records/*.json")]
+    assert sorted(record.nfe for record in records) == [5, 6, 6]
+    assert {record.reference["name"] for record in records} == {"edm:fid-refs/imagenet-64x64.npz"}
