@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from erk_bench.checking import check_names
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.fields import build
@@ -29,7 +30,6 @@ from erk_bench.sampling.sample import solver_row
 from erk_bench.sampling.schedules import DEFAULT_RHO
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec, SolverSpec
-from erk_bench.stages import check_names
 from erk_bench.storage.assets import Assets
 from erk_bench.table_files import read_table, without_published
 from erk_bench.user_solver import split_path, user_step

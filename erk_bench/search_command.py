@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from erk_bench import launch, stages
+from erk_bench import launch
+from erk_bench.checking import check_names
 from erk_bench.computing import compute_records, prepare
 from erk_bench.console import wide_console
 from erk_bench.errors import UserError
@@ -94,7 +95,7 @@ def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) 
     space = Space(*(_bounds(name, options[name]) for name in Space._fields))
     bench = _Bench(spec, tracker)
     plan = make_plan(spec, options)
-    stages.check_names(bench.at(Cell(1.0, 1.0), plan.rungs[0]))  # a solver without pairs is told now
+    check_names(bench.at(Cell(1.0, 1.0), plan.rungs[0]))  # a solver without pairs is told now
     prepare([bench.at(None, images) for images in plan.rungs])
     lower = METRICS[bench.headline].lower
     found = search(bench, space, plan, lower=lower, seed=whole_number("search_seed", options["search_seed"]))

@@ -19,7 +19,8 @@ import torch
 
 from erk_bench import stopping
 from erk_bench.block_sampling import is_tree
-from erk_bench.errors import UserError, unknown_name
+from erk_bench.checking import check_names
+from erk_bench.errors import UserError
 from erk_bench.evaluation.detectors import DETECTORS, detector_key
 from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
 from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
@@ -34,9 +35,6 @@ from erk_bench.reporting.records import (
     read_record,
     write_record,
 )
-from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
-from erk_bench.sampling.schedules import SCHEDULES
-from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import PROTOCOL, RunSpec
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.export import export_npz
@@ -47,46 +45,6 @@ from erk_bench.worker import assets_of, check_draws, network_init, pick_device
 
 # Called after every finished block with its run and the number of its images.
 Progress = Callable[[RunSpec, int], None]
-
-
-def check_names(spec: RunSpec) -> None:
-    """Refuse a spec that names what no table has, before any work."""
-    for kind, name, table in (
-        ("schedule", spec.schedule.name, SCHEDULES),
-        ("guidance", spec.guidance.name, GUIDANCES),
-        ("correction", spec.correction.name, CORRECTIONS),
-        ("decoder", spec.model.decoder, DECODERS),
-    ):
-        if name not in table:
-            raise unknown_name(kind, name, table)
-    GUIDANCES[spec.guidance.name].check(spec.guidance.name, spec.guidance.weight, spec.guidance.options)
-    if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
-        raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
-    detectors_of(spec.metrics.names)
-    solver = solver_of(spec.solver)
-    if spec.schedule.num_steps < solver.min_steps:
-        raise UserError(
-            f"schedule.num_steps is {spec.schedule.num_steps}; solver '{spec.solver.name}' needs "
-            f"{solver.min_steps} or more"
-        )
-    own = {**solver.defaults, **dict(spec.solver.options)}
-    latents = DECODERS[spec.model.decoder].factor > 1
-    if own.get("thresholding") and own.get("predict") == "denoised" and latents:
-        raise UserError(
-            f"solver '{spec.solver.name}' thresholds denoised images to [-1, 1], and model "
-            f"'{spec.model.name}' works on latents; add solver.thresholding=false"
-        )
-    if spec.guidance.stateful and solver.adaptive:
-        raise UserError(
-            f"guidance.momentum is {spec.guidance.momentum:g}, but with solver '{spec.solver.name}' every "
-            "sample makes steps of its own; set guidance.momentum=0 or choose another solver"
-        )
-    if spec.correction.w_stiff and not solver.paired:
-        paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
-        raise UserError(
-            f"solver '{spec.solver.name}' has no embedded pair for correction '{spec.correction.name}'; "
-            f"use correction=none, or one of these solvers: {paired}"
-        )
 
 
 def addresses_of(spec: RunSpec, *, features: bool = True) -> list[str]:

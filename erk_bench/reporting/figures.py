@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -33,22 +34,15 @@ def steps_figure(view: TableView) -> Figure:
         for color, family in zip(itertools.cycle(COLORS), families, strict=False):
             points = [row for row in rows if row.method.split(" ")[0] == family]
             estimates = [next(iter(row.metrics.values()))[1] for row in points]
-            several = len({row.steps for row in points}) < len(
-                points
-            )  # of one step count: no line through them
+            # Rows of one step count have no line through them.
+            several = len({row.steps for row in points}) < len(points)
             axis.errorbar(
                 [row.steps for row in points],
                 [value for value, _ in estimates],
                 yerr=[error for _, error in estimates],
                 marker="o", capsize=3, linestyle="none" if several else "-", label=family, color=color,
             )  # fmt: skip
-        axis.set(title=panel, xlabel="steps", xscale="log", yscale="log")
-        ticks = sorted({row.steps for row in rows})
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
+        _log_axes(axis, panel, "steps", sorted({row.steps for row in rows}))
     axes[0][0].set_ylabel(f"{title} ({'lower' if view.lower else 'higher'} is better)")
     axes[0][0].legend()
     figure.suptitle(view.title, fontsize=11)
@@ -93,17 +87,22 @@ def nfe_figure(view: TableView) -> Figure:
                 marker="*" if corrected else "o", markersize=11 if corrected else 4,
                 label=points[0].method.partition(" (")[0] if corrected else solver,
             )  # fmt: skip
-        axis.set(title=panel, xlabel="network evaluations an image (NFE)", xscale="log", yscale="log")
         ticks = sorted({round(row.cost) for row in rows})
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
+        _log_axes(axis, panel, "network evaluations an image (NFE)", ticks)
     axes[0][0].set_ylabel(f"{title} ({'lower' if view.lower else 'higher'} is better)")
     axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     figure.suptitle(view.title, fontsize=11)
     return figure
+
+
+def _log_axes(axis: Axes, title: str, xlabel: str, ticks: Sequence[int]) -> None:
+    """Logarithmic axes with plain numbers: `ticks` across, 1, 2, 5 and their decades up."""
+    axis.set(title=title, xlabel=xlabel, xscale="log", yscale="log")
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
 
 
 def pareto_front(rows: Sequence[TableRow], lower: bool = True) -> list[TableRow]:
