@@ -9,8 +9,8 @@ from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.evaluation.reference_sets import REFERENCES
 from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
+from erk_bench.sampling.sample import check_paired
 from erk_bench.sampling.schedules import SCHEDULES
-from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 from erk_bench.user_solver import solver_of
 
@@ -47,9 +47,5 @@ def check_names(spec: RunSpec) -> None:
             f"guidance.momentum is {spec.guidance.momentum:g}, but with solver '{spec.solver.name}' every "
             "sample makes steps of its own; set guidance.momentum=0 or choose another solver"
         )
-    if spec.correction.w_stiff and not solver.paired:
-        paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
-        raise UserError(
-            f"solver '{spec.solver.name}' has no embedded pair for correction '{spec.correction.name}'; "
-            f"use correction=none, or one of these solvers: {paired}"
-        )
+    if spec.correction.w_stiff:
+        check_paired(solver, spec.solver.name, spec.correction.name)

@@ -175,8 +175,8 @@ class CorrectionSpec:
             _check(0 <= value < math.inf, f"correction.{name} is {value}; it must be 0 or more, and finite")
         _check(
             self.name != "none" or self.w_stiff == 0,
-            f"correction.w_stiff is {self.w_stiff} but the correction is none; add correction=erk_guid or "
-            "correction=erk_alpha",
+            f"correction.w_stiff is {self.w_stiff} but the correction is none; add correction=erk_guid, or "
+            "another of those that 'erk-bench run --help' lists",
         )
 
 

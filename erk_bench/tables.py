@@ -15,6 +15,10 @@ from erk_bench.reporting.views import Estimate, TableRow, TableView, rounded
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 
+CORRECTION_TITLES = {
+    "erk_guid": "ERK-Guid", "erk_alpha": "ERK-alpha", "erk_gauss": "ERK-Gauss", "erk_dx": "ERK-dx",
+    "erk_proj": "ERK-proj",
+}  # fmt: skip
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
 
 
@@ -95,7 +99,7 @@ def _method(spec: RunSpec, several: bool) -> str:
     if not spec.correction.w_stiff:
         return _solver(spec)
     solver = f" on {_solver(spec)}" if several or spec.solver.name != "heun" else ""
-    title = {"erk_guid": "ERK-Guid", "erk_alpha": "ERK-alpha"}.get(spec.correction.name, spec.correction.name)
+    title = CORRECTION_TITLES.get(spec.correction.name, spec.correction.name)
     return f"{title}{solver} ({spec.correction.w_stiff:g}, {spec.correction.w_con:g})"
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erk_bench.sampling.steps import Step
+from erk_bench.errors import UserError
+from erk_bench.sampling.steps import Node, Step
 
 NORM_EPS = 1e-8
 
@@ -30,12 +31,31 @@ def no_correction(step: Step) -> Corrected:
     return Corrected(step.x_next, None, None)
 
 
-def _along_stiff(w_stiff: float, w_con: float, factor: Callable[[Tensor], Tensor]) -> Correction:
-    """Remove the error along the stiff direction: where rho > w_con, x_next loses h factor(z) <v, f> v.
+class _Pair(NamedTuple):
+    """What the embedded pair tells of a step: per sample [B], and the difference of slopes [B, ...].
 
-    With dx, df the differences of the pair's points and slopes, rho = |df| / |dx| estimates the dominant
-    eigenvalue and v = df / |df| its eigenvector; z = w_stiff h rho. Norms are per sample over (C, H, W).
-    w_stiff = 0 returns the solver's own step.
+    stiffness: rho = |df| / |dx|, estimate of the dominant eigenvalue; v = df / |df| estimates its
+    eigenvector. norm: |df| + 1e-8. strength: w_stiff.
+    """
+
+    stiffness: Tensor
+    df: Tensor
+    norm: Tensor
+    strength: float
+
+    def along(self, other: Tensor) -> Tensor:
+        """<other, df> per sample [B]."""
+        return (self.df * other).sum(dim=tuple(range(1, other.ndim)))
+
+
+# What a correction takes away: x_next loses amount [B] times direction [B, ...].
+Change = Callable[[Step, _Pair], tuple[Tensor, Tensor]]
+
+
+def _where_stiff(w_stiff: float, w_con: float, change: Change) -> Correction:
+    """The change, for samples whose stiffness exceeds w_con.
+
+    Norms are per sample over (C, H, W). w_stiff = 0 returns the solver's own step.
     """
 
     def correct(step: Step) -> Corrected:
@@ -50,26 +70,92 @@ def _along_stiff(w_stiff: float, w_con: float, factor: Callable[[Tensor], Tensor
         gate = stiffness > w_con
         if w_stiff == 0:
             return Corrected(step.x_next, stiffness, gate)
-        along = (df * step.node.slope).sum(dim=over)
-        z = w_stiff * abs(step.span) * stiffness
-        # The published program multiplies the step size by a float32 gate, which rounds it (but not
-        # the one inside z) to float32; visible only with a float64 state, and reproduced here.
-        span = torch.tensor(step.span, dtype=torch.float32).item()
-        amount = torch.where(gate, span * factor(z) * along / (df_norm + NORM_EPS) ** 2, 0.0)
-        amount = amount.reshape(-1, *[1] * len(over))
-        return Corrected(torch.addcmul(step.x_next, amount, df, value=-1), stiffness, gate)
+        amount, direction = change(step, _Pair(stiffness, df, df_norm + NORM_EPS, w_stiff))
+        amount = torch.where(gate, amount, 0.0).reshape(-1, *[1] * len(over))
+        return Corrected(torch.addcmul(step.x_next, amount, direction, value=-1), stiffness, gate)
 
     return correct
 
 
+def _along_stiff(w_stiff: float, w_con: float, factor: Callable[[Step, _Pair], Tensor]) -> Correction:
+    """Remove the error along the stiff direction: x_next loses h factor <v, f> v."""
+
+    def change(step: Step, pair: _Pair) -> tuple[Tensor, Tensor]:
+        # The published program multiplies the step size by a float32 gate, which rounds it (but not
+        # the one inside z) to float32; visible only with a float64 state, and reproduced here.
+        span = torch.tensor(step.span, dtype=torch.float32).item()
+        return span * factor(step, pair) * pair.along(step.node.slope) / pair.norm**2, pair.df
+
+    return _where_stiff(w_stiff, w_con, change)
+
+
 def erk_guid(w_stiff: float, w_con: float) -> Correction:
-    """ERK-Guid (arXiv 2603.03692; formulas in docs/method.md): the factor is z^2."""
-    return _along_stiff(w_stiff, w_con, lambda z: z**2)
+    """ERK-Guid (arXiv 2603.03692; formulas in docs/method.md): the factor is z^2 with z = w_stiff h rho."""
+    return _along_stiff(w_stiff, w_con, lambda step, pair: _z(step, pair) ** 2)
 
 
 def erk_alpha(w_stiff: float, w_con: float) -> Correction:
     """ERK-Guid with the exact factor of its linear theory, `alpha`, in place of z^2; near 0 it is z^2 / 6."""
-    return _along_stiff(w_stiff, w_con, alpha)
+    return _along_stiff(w_stiff, w_con, lambda step, pair: alpha(_z(step, pair)))
+
+
+def erk_gauss(w_stiff: float, w_con: float) -> Correction:
+    """The factor with which Heun's step is exact along v if the data are Gaussian there (`gaussian_factor`).
+
+    It has no parameter of its own: w_stiff scales it, and 1 is the theory.
+    """
+
+    def factor(step: Step, pair: _Pair) -> Tensor:
+        found = gaussian_factor(pair.stiffness, step.node.sigma, _euler(step).sigma)
+        return pair.strength * found.to(pair.stiffness.dtype)
+
+    return _along_stiff(w_stiff, w_con, factor)
+
+
+def erk_dx(w_stiff: float, w_con: float) -> Correction:
+    """x_Heun - (eta / 2) (x_Heun - x_Euler) with eta = h / sigma: the error of Heun's step lies along its
+    difference to Euler's. It has no parameter of its own: w_stiff scales it, and 1 is the theory.
+    """
+
+    def change(step: Step, pair: _Pair) -> tuple[Tensor, Tensor]:
+        amount = pair.strength * step.span / step.node.sigma / 2
+        return torch.full_like(pair.stiffness, amount), step.x_next - _euler(step).x
+
+    return _where_stiff(w_stiff, w_con, change)
+
+
+def erk_proj(w_stiff: float, w_con: float) -> Correction:
+    """Subtract w_stiff <x_Heun - x_Euler, v> v: part of the embedded difference along the stiff direction."""
+
+    def change(step: Step, pair: _Pair) -> tuple[Tensor, Tensor]:
+        difference = step.x_next - _euler(step).x
+        return pair.strength * pair.along(difference) / pair.norm**2, pair.df
+
+    return _where_stiff(w_stiff, w_con, change)
+
+
+def _z(step: Step, pair: _Pair) -> Tensor:
+    return pair.strength * abs(step.span) * pair.stiffness
+
+
+def _euler(step: Step) -> Node:
+    """Euler's solution of the same step, which Heun's contains."""
+    if step.ahead is None:
+        raise UserError("this correction needs a solver whose step contains Euler's; use solver=heun")
+    return step.ahead
+
+
+def gaussian_factor(eigenvalue: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """a with x_Heun - h a f exact in a direction where the data are Gaussian; float64, like eigenvalues.
+
+    There lambda = sigma / (s^2 + sigma^2) tells the standard deviation s, and with it both Heun's and the
+    exact solution; their difference is written so that nothing cancels (docs/theory.md). To leading order
+    a = z (eta - z) / 2 with z = h lambda, eta = h / sigma.
+    """
+    precision = (eigenvalue.double() / sigma).clamp(max=1 / sigma**2)  # 1 / (s^2 + sigma^2)
+    h, fall = sigma - sigma_next, sigma**2 - sigma_next**2
+    left = 1 - precision * fall  # (s^2 + sigma_next^2) / (s^2 + sigma^2)
+    return precision * (fall**2 / (1 + left.sqrt()) ** 2 - (h * sigma_next) ** 2 / left) / (2 * h * sigma)
 
 
 def alpha(z: Tensor) -> Tensor:
@@ -91,4 +177,10 @@ CORRECTIONS: dict[str, Callable[[float, float], Correction]] = {
     "none": lambda w_stiff, w_con: no_correction,
     "erk_guid": erk_guid,
     "erk_alpha": erk_alpha,
+    "erk_gauss": erk_gauss,
+    "erk_dx": erk_dx,
+    "erk_proj": erk_proj,
 }
+
+# Those that compare Heun's solution with Euler's, so that the solver must have both.
+NEED_EULER = ("erk_gauss", "erk_dx", "erk_proj")

@@ -90,7 +90,7 @@ def sample_grid(
     if not cells:
         raise UserError("the grid has no cells; give at least one (w_stiff, w_con)")
     if any(w_stiff for w_stiff, _ in cells):
-        check_paired(problem.solver, str(solver))
+        check_paired(problem.solver, str(solver), correction)
     if keeps_state(options.get("guidance_options") or {}):
         raise UserError(
             "guidance with momentum belongs to one trajectory and cells share theirs; set momentum=0"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
+from erk_bench.sampling.corrections import NEED_EULER
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES, Denoiser, keeps_state
 from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, Trace, integrate
 from erk_bench.sampling.schedules import DEFAULT_RHO, SCHEDULES, check_levels
@@ -127,10 +128,10 @@ def sample_counted(
         solver_options=solver_options, schedule=schedule, num_steps=num_steps, sigma_min=sigma_min,
         sigma_max=sigma_max, rho=rho, dtype=dtype, sigmas=sigmas, denoise_to_zero=denoise_to_zero, afs=afs,
     )  # fmt: skip
-    if w_stiff:
-        check_paired(problem.solver, str(solver))
     if correction not in CORRECTIONS:
         raise unknown_name("correction", correction, CORRECTIONS)
+    if w_stiff:
+        check_paired(problem.solver, str(solver), correction)
     if w_stiff and s_churn:
         raise UserError(
             f"ERK-Guid (w_stiff {w_stiff}) needs deterministic sampling, but s_churn is {s_churn}; "
@@ -234,14 +235,23 @@ def solver_row(solver: str | Solver | StepFunction) -> Solver:
         if solver not in SOLVERS:
             raise unknown_name("solver", solver, SOLVERS)
         return SOLVERS[solver]
-    return Solver(solver, order=0, history=sys.maxsize, paired=True, to_zero=True)
+    return Solver(solver, order=0, history=sys.maxsize, paired=True, to_zero=True, contains_euler=True)
 
 
-def check_paired(solver: Solver, name: str) -> None:
-    """Refuse ERK-Guid on a solver without an embedded pair."""
+def check_paired(solver: Solver, name: str, correction: str) -> None:
+    """Refuse a correction on a solver that does not have what it reads."""
     if not solver.paired:
         paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
-        raise UserError(f"solver '{name}' has no embedded pair for ERK-Guid; set w_stiff=0 or use: {paired}")
+        raise UserError(
+            f"solver '{name}' has no embedded pair for correction '{correction}'; use no correction "
+            f"(w_stiff=0), or one of these solvers: {paired}"
+        )
+    if correction in NEED_EULER and not solver.contains_euler:
+        fitting = ", ".join(name for name, row in SOLVERS.items() if row.contains_euler)
+        raise UserError(
+            f"correction '{correction}' compares a step with Euler's, which solver '{name}' does not contain;"
+            f" use solver={fitting}, or correction=erk_guid"
+        )
 
 
 sample = _state_only(sample_counted)

@@ -60,7 +60,9 @@ _BOOL = (True, False)
 
 SOLVERS: dict[str, Solver] = {
     "euler": Solver(euler_step, title="Euler", order=1, to_zero=True),
-    "heun": Solver(heun_step, title="Heun", order=2, history=1, paired=True, to_zero=True),
+    "heun": Solver(
+        heun_step, title="Heun", order=2, history=1, paired=True, to_zero=True, contains_euler=True
+    ),
     "dpm2": Solver(dpm2_step, title="DPM-Solver-2", order=2, paired=True, options={"r": Between(0, 1)}),
     "deis": Solver(
         deis_step, title="DEIS", order=4, history=3, paired=True, schedule="time_uniform", rho=2.0,

@@ -97,7 +97,8 @@ class Solver(NamedTuple):
     past steps it reads. paired: whether its steps carry the partner that a correction needs. options:
     what each option may be. schedule, rho: its published noise levels; to_zero: whether it is published with
     a last step to zero. min_steps: fewest noise levels above zero. adaptive: whether each sample chooses its
-    own steps. title: as tables call it, where that is not its name.
+    own steps. contains_euler: whether a step's `ahead` is Euler's solution. title: as tables call it, where
+    that is not its name.
     """
 
     step: StepFunction
@@ -110,6 +111,7 @@ class Solver(NamedTuple):
     to_zero: bool = False
     min_steps: int = 2
     adaptive: bool = False
+    contains_euler: bool = False
     title: str = ""
 
     @property

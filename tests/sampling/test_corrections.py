@@ -11,7 +11,15 @@ from torch import Tensor
 
 import erk_bench.sampling.corrections as corrections_module
 from erk_bench import sample
-from erk_bench.sampling.corrections import CORRECTIONS, alpha, erk_alpha, erk_guid
+from erk_bench.errors import UserError
+from erk_bench.sampling.corrections import (
+    CORRECTIONS,
+    NEED_EULER,
+    alpha,
+    erk_alpha,
+    erk_guid,
+    gaussian_factor,
+)
 from erk_bench.sampling.grid import Cell, integrate_grid
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.solvers import heun_step
@@ -25,7 +33,8 @@ ERK = [name for name in CORRECTIONS if name != "none"]
 def random_step(span: float = 0.3) -> Step:
     draw = torch.Generator().manual_seed(1)
     x, x2, slope, slope2, x_next = torch.randn(5, 3, 2, 4, 4, generator=draw, dtype=torch.float64)
-    return Step(x_next, Node(x, slope, 1.0), Node(x2, slope2, 1.0), span, None)
+    ahead = Node(x - span * slope, x2, 1.0 - abs(span))
+    return Step(x_next, Node(x, slope, 1.0), Node(x2, slope2, 1.0), span, ahead)
 
 
 def test_zero_strength_is_bitwise_heun() -> None:
@@ -169,3 +178,75 @@ def test_a_grid_of_erk_alpha_shares_trajectories() -> None:
     for cell, rows in zip(cells, index, strict=True):
         assert torch.equal(states[rows], integrate(two_widths, x, run, None, erk_alpha(*cell))), cell
     assert len(states) > 3 * len(x)
+
+
+# Corrections beyond the paper
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.5, 3.0])
+@pytest.mark.parametrize(("sigma", "sigma_next"), [(80.0, 40.0), (1.0, 0.9), (0.01, 0.002)])
+def test_the_gaussian_factor_makes_heun_exact(spread: float, sigma: float, sigma_next: float) -> None:
+    """Data of one standard deviation, whose ODE has a closed form; in float64."""
+
+    def slope(x: float, level: float) -> float:
+        return x * level / (spread**2 + level**2)
+
+    h = sigma - sigma_next
+    f = slope(1.0, sigma)
+    heun = 1 - h / 2 * (f + slope(1 - h * f, sigma_next))
+    exact = math.hypot(spread, sigma_next) / math.hypot(spread, sigma)
+    eigenvalue = torch.tensor([sigma / (spread**2 + sigma**2)], dtype=torch.float64)
+    amount = gaussian_factor(eigenvalue, sigma, sigma_next).item()
+    assert heun - h * amount * f == pytest.approx(exact, rel=1e-14, abs=1e-6 * abs(heun - exact))
+
+
+def test_the_gaussian_factor_of_a_small_step_is_its_leading_term() -> None:
+    """z (eta - z) / 2, without cancellation at the smallest, and for an eigenvalue of zero."""
+    sigma = 2.0
+    for h in (1e-3, 1e-4, 2e-5, 5e-6, 1e-8):
+        eigenvalue = torch.tensor([0.3], dtype=torch.float64)
+        z, eta = 0.3 * h, h / sigma
+        found = gaussian_factor(eigenvalue, sigma, sigma - h).item()
+        assert found == pytest.approx(z * (eta - z) / 2, rel=max(2 * h, 1e-6))
+    assert gaussian_factor(torch.zeros(1), 2.0, 1.0).item() == 0
+
+
+def test_gaussian_data_need_only_the_first_step_uncorrected() -> None:
+    """erk_gauss leaves the error of the first step, where there is no pair, and no other."""
+    options = {"num_steps": 6, "dtype": torch.float64, "denoise_to_zero": False, "sigma_max": 10.0}
+
+    def line(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return x * 0.49 / (0.49 + sigma**2)  # one direction of one width: the estimate is exact but for eta
+
+    x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    points: list[object] = []
+    sample(line, x, w_stiff=1.0, correction="erk_gauss", trace=points.append, **options)
+    for point in points[1:]:
+        spread2 = 0.49
+        rate = math.sqrt((spread2 + point.sigma_next**2) / (spread2 + point.sigma**2))
+        assert point.x_next.item() == pytest.approx(point.x.item() * rate, rel=1e-6)
+    first = points[0]
+    rate = math.sqrt((0.49 + first.sigma_next**2) / (0.49 + first.sigma**2))
+    assert first.x_next.item() != pytest.approx(first.x.item() * rate, rel=1e-3)
+
+
+def test_erk_dx_and_erk_proj_follow_their_formulas() -> None:
+    step, strength = random_step(), 0.8
+    assert step.ahead is not None and step.partner is not None
+    difference = step.x_next - step.ahead.x
+    found = CORRECTIONS["erk_dx"](strength, 0.0)(step).x_next
+    assert torch.allclose(found, step.x_next - strength * 0.3 / 1.0 / 2 * difference, rtol=1e-6)
+    found = CORRECTIONS["erk_proj"](strength, 0.0)(step).x_next
+    for k in range(3):
+        df = step.node.slope[k] - step.partner.slope[k]
+        v = df / df.norm()
+        expected = step.x_next[k] - strength * (difference[k] * v).sum() * v
+        assert torch.allclose(found[k], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NEED_EULER)
+def test_a_solver_without_eulers_step_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="which solver 'deis' does not contain; use solver=heun"):
+        sample(gaussian, noise(), num_steps=4, solver="deis", w_stiff=1.0, correction=name)
+    with pytest.raises(UserError, match="use solver=heun"):
+        CORRECTIONS[name](1.0, 0.0)(random_step()._replace(ahead=None))

@@ -192,7 +192,10 @@ def test_analytical_first_step_is_nearly_right_for_unit_variance() -> None:
         ({"solver": "stork", "stages": 2}, "solver.stages is 2; it must be 3 to 1000"),
         ({"solver": "dpmpp", "thresholding": 1}, "Known: True, False"),
         ({"solver": "dpm3"}, "did you mean 'dpm2'"),
-        ({"solver": "ipndm", "w_stiff": 0.5}, "'ipndm' has no embedded pair.*use: heun, dpm2, deis"),
+        (
+            {"solver": "ipndm", "w_stiff": 0.5},
+            "'ipndm' has no embedded pair.*: heun, dpm2, deis",
+        ),
         ({"schedule": "logsnrr"}, "did you mean 'logsnr'"),
         ({"sigmas": [1.0, 2.0]}, "the noise levels are 1, 2; they must"),
         ({"sigmas": [1.0]}, "the noise levels are 1; they must"),
