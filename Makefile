@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table grid test test-slow test-slurm check views bench-frechet bench-grid dashboard lock clean
+.PHONY: help setup reproduce-table grid test test-slow test-slurm check views figures bench-frechet bench-grid dashboard lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -47,7 +47,11 @@ check: $(READY) ## check format, lint and types
 views: $(READY) ## draw the committed tables and figures again from the committed records
 	$(BIN)/erk-bench table table=digits from=results/records/digits to=results/tables
 	$(BIN)/erk-bench table table=digits-table4 from=results/records/digits-table4 to=results/tables
+	$(BIN)/erk-bench table table=digits-corrections from=results/records/digits-corrections to=results/tables
 	$(BIN)/erk-bench grid grid=digits from=results/records/grid-digits to=results/grids
+
+figures: $(READY) ## draw the paper's Figures 1 to 3 and Proposition 1 on an exact 2D mixture (a minute)
+	$(BIN)/python scripts/make_figures.py $(ARGS)
 
 bench-frechet: $(READY) ## time the Frechet distance at 2048 dimensions against scipy's and torch-fidelity's
 	$(BIN)/python scripts/bench_frechet.py --repeats 3 $(ARGS)

@@ -74,7 +74,7 @@ def test_digits_table_has_all_rows() -> None:
         assert (spec.correction.name == "erk_guid") == (spec.correction.w_stiff > 0)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-table4"])
+@pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections"])
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""
     folder = config_folder().parent / table_file(name)["reference"]

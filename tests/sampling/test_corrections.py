@@ -250,3 +250,22 @@ def test_a_solver_without_eulers_step_is_refused(name: str) -> None:
         sample(gaussian, noise(), num_steps=4, solver="deis", w_stiff=1.0, correction=name)
     with pytest.raises(UserError, match="use solver=heun"):
         CORRECTIONS[name](1.0, 0.0)(random_step()._replace(ahead=None))
+
+
+def test_erk_dx_has_a_third_of_heuns_largest_error() -> None:
+    """Over all widths of Gaussian data, and no other share of the difference has less (docs/theory.md)."""
+    sigma, eta = 1.0, 0.02
+    h = eta * sigma
+    spreads = torch.logspace(-3, 3, 2001, dtype=torch.float64)
+    first = sigma / (spreads**2 + sigma**2)
+    second = (sigma - h) / (spreads**2 + (sigma - h) ** 2)
+    euler = 1 - h * first
+    heun = 1 - h / 2 * (first + second * euler)
+    exact = ((spreads**2 + (sigma - h) ** 2) / (spreads**2 + sigma**2)).sqrt()
+
+    def largest(share: float) -> float:
+        return (heun - share * (heun - euler) - exact).abs().max().item() / eta**3
+
+    assert largest(0.0) == pytest.approx(2 / 27, rel=0.05)
+    assert largest(eta / 2) == pytest.approx(1 / (24 * math.sqrt(3)), rel=0.05)
+    assert largest(eta / 2) < min(largest(eta * other) for other in (0.3, 0.4, 0.6, 0.7))
