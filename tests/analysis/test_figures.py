@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -14,6 +16,12 @@ from erk_bench.analysis.figures import FIGURES, draw_all
 from erk_bench.analysis.measure import SIGMA_MAX, Measured, levels, measure
 from erk_bench.analysis.mixture import tree
 from erk_bench.config_files import config_folder
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @functools.cache
