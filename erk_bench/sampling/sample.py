@@ -61,8 +61,8 @@ def _state_only(function: Callable[P, Sampled]) -> Callable[P, Tensor]:
 
     @functools.wraps(function)
     def state_only(*args: P.args, **options: P.kwargs) -> Tensor:
-        solver = options.get("solver", "heun")
-        row = SOLVERS.get(str(solver)) if isinstance(solver, str) else solver_row(solver)  # type: ignore[arg-type]  # pose checks it
+        solver: Any = options.get("solver", "heun")
+        row = SOLVERS.get(solver) if isinstance(solver, str) else solver_row(solver)
         own = row.defaults if row else {}
         for name in options:
             if name not in known and name not in own:
