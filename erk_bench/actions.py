@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from erk_bench import (
+    analyze_command,
     commands,
     grid_command,
     launch,
@@ -84,6 +85,12 @@ def search(options: dict[str, str], overrides: list[str]) -> int:
     spec = run_spec(overrides)
     with _tracked("search", spec.run_id, [spec], overrides) as tracker:
         return search_command.search_weights(spec, options, tracker)
+
+
+def analyze(options: dict[str, str], overrides: list[str]) -> int:
+    if tracker_spec(overrides).name != "none":
+        raise UserError("analyze does not track; leave out tracker=...")
+    return analyze_command.analyze(run_spec(overrides), options)
 
 
 def plan(options: dict[str, str], overrides: list[str]) -> int:

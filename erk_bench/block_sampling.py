@@ -13,12 +13,15 @@ from erk_bench.errors import UserError
 from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.grid import sample_grid
-from erk_bench.sampling.sample import sample_counted
+from erk_bench.sampling.sample import Problem, pose, sample_counted
 from erk_bench.sampling.seeds import SeededDraws, initial
 from erk_bench.spec import RunSpec
 from erk_bench.storage.store import ImageBlock
 from erk_bench.user_solver import solver_of
 from erk_bench.worker import assets_of, check_draws, decoder, memory_guard, network
+
+# Options of `sample` beside those that say which equation is solved.
+STEPWISE = ("w_stiff", "w_con", "s_churn", "s_min", "s_max", "s_noise")
 
 
 class SampledBlock(NamedTuple):
@@ -66,7 +69,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
     check_draws(spec)
     with memory_guard(spec):
         start = time.perf_counter()
-        drawn = _draw(spec, seeds, device)
+        drawn = draw_block(spec, seeds, device)
         sampled = sample_counted(
             drawn.net,
             drawn.noise,
@@ -94,18 +97,17 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
     check_draws(spec)
     with memory_guard(spec):
         start = time.perf_counter()
-        drawn = _draw(spec, seeds, device)
+        drawn = draw_block(spec, seeds, device)
         # The plain run may come first, and names no correction.
         corrected = next((each for each in specs if each.correction.w_stiff), spec)
         options = sampler_options(corrected, drawn.guide)
-        corrections = ("w_stiff", "w_con", "s_churn", "s_min", "s_max", "s_noise")
         sampled = sample_grid(
             drawn.net,
             drawn.noise,
             drawn.labels,
             cells=[(each.correction.w_stiff, each.correction.w_con) for each in specs],
             branch_limit=spec.block_size,
-            **{name: value for name, value in options.items() if name not in corrections},
+            **{name: value for name, value in options.items() if name not in STEPWISE},
         )
         errors = [
             _not_finite(each, seeds, sampled.states[rows])
@@ -131,7 +133,10 @@ def is_tree(specs: Sequence[RunSpec]) -> bool:
     )
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
+    """What a block starts from: networks, seeded draws, unit noise and one-hot labels (None without classes)
+    on the device, class numbers (-1 without) on the CPU."""
+
     net: DenoiserNetwork
     guide: DenoiserNetwork | None
     draws: SeededDraws
@@ -140,7 +145,7 @@ class _Drawn(NamedTuple):
     classes: Tensor
 
 
-def _draw(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> _Drawn:
+def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Drawn:
     """The networks, and noise and labels of the seeds on the device."""
     assets = assets_of(spec)
     net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
@@ -169,7 +174,19 @@ def _draw(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> _Drawn:
     noise, labels = initial(draws, shape, net.label_dim, spec.class_label)
     classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
     moved = None if labels is None else _to_device(labels, device)
-    return _Drawn(net, guide, draws, _to_device(noise, device), moved, classes)
+    return Drawn(net, guide, draws, _to_device(noise, device), moved, classes)
+
+
+def pose_of(spec: RunSpec, drawn: Drawn) -> Problem:
+    """The equation that the spec solves, and at which noise levels."""
+    own = dict(spec.solver.options)
+    left_out = (*STEPWISE, "correction", *own)
+    options = sampler_options(spec, drawn.guide)
+    return pose(
+        drawn.net,
+        solver_options=own,
+        **{name: value for name, value in options.items() if name not in left_out},
+    )
 
 
 def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | None:

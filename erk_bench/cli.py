@@ -141,6 +141,12 @@ COMMANDS: dict[str, Command] = {
             "to": "",
         },
     ),
+    "analyze": Command(
+        actions.analyze,
+        "how stiff a model's trajectories are, and whether the solver sees it: figure and CSV",
+        "[images=N] [iterations=N] [to=FOLDER] [KEY=VALUE ...]",
+        {"images": "16", "iterations": "50", "to": ""},
+    ),
     "plan": Command(
         actions.plan,
         "what a run, table or grid would cost, what is done already, which files are missing",

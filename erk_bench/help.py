@@ -46,6 +46,12 @@ EXAMPLES = {
   budget: network evaluations of single images, those of the guiding network too; first: images of the first
   rung (an eighth of all); factor: of the cells that a rung passes on; batch: proposals at a time. The first
   of metrics.names is what is searched for""",
+    "analyze": """\
+  erk-bench analyze                                         # the digits network, Heun, 32 steps
+  erk-bench analyze guidance=cfg guidance.weight=1.5        # the drift with guidance
+  erk-bench analyze model=edm2-img512-s-fid images=8 network_dtype=float32 to=results/figures
+  images: trajectories, of the first seeds; iterations: of the power iteration, two network evaluations each.
+  Written: analyze-NAME.png, .svg and .csv, in results/runs/analyses unless to=FOLDER says otherwise""",
     "plan": """\
   erk-bench plan seeds=0-49999 schedule.num_steps=16
   erk-bench plan table=digits

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from erk_bench.analysis.measure import SIGMA_MAX, Measured, cosine, levels, measure
 from erk_bench.analysis.mixture import tree
+from erk_bench.analysis.toy_networks import toy_network
 from erk_bench.files import write_atomic
 from erk_bench.reporting.figures import to_bytes
 
@@ -29,7 +30,7 @@ COUNT, STEPS, SEED = 160, 32, 0
 CHANCE = 2 / math.pi  # mean |cos| of a random direction in the plane
 BINS = np.logspace(-2, 3, 21)  # of |lambda|
 STIFF = 10.0  # |lambda| beyond which Figures 1 and 3(b) show a step
-BLUE, ORANGE, GREY = "#5e81ac", "#d08770", "#4c566a"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#5e81ac", "#d08770", "#8fbc6a", "#b48ead", "#4c566a"
 
 # Columns of a picture's CSV by header, each as long as the others.
 Columns = dict[str, Tensor]
@@ -70,31 +71,51 @@ def figure1(found: Measured) -> Drawn:
     return Drawn(figure, columns)
 
 
+def guiding_directions(found: Measured) -> dict[str, Tensor]:
+    """Where model guidance would push at the start of each step [M, 2]: the main denoised point minus the
+    unconditional (CFG) or the weaker network's (autoguidance); of small networks, and CFG's exact one."""
+    points = (found.start, found.sigma)
+    main = toy_network("conditional")(*points)
+    exact = [
+        tree("A").denoised(*part) - tree("AB").denoised(*part)  # in parts: thousands of components each
+        for part in zip(*(each.split(512) for each in points), strict=True)
+    ]
+    return {
+        "cfg": main - toy_network("unconditional")(*points),
+        "cfg_exact": torch.cat(exact),
+        "autoguidance": main - toy_network("weaker")(*points),
+    }
+
+
 def figure2(found: Measured) -> Drawn:
     """Alignment with the dominant eigenvector against stiffness: of the error, and of what is free."""
-    known = found.used.isfinite().all(dim=1)
-    panels = (
-        ("(a) local truncation error", found.size, cosine(found.lte, found.eigenvector)),
-        ("(b) Heun minus Euler", found.size, cosine(found.dx, found.eigenvector)),
-        (
-            "(c) ERK-Guid's direction (previous pair)",
-            found.at_start.abs()[known],
-            cosine(found.used, found.start_vector)[known],
-        ),
-    )
-    figure, axes = plt.subplots(1, 3, figsize=(12.5, 4), sharey=True, layout="constrained")
+    known = found.used.isfinite().all(dim=1)  # the first step has no previous pair
+    start_size = found.at_start.abs()[known]
+    figure, axes = plt.subplots(1, 3, figsize=(12.5, 4.2), sharey=True, layout="constrained")
     columns: Columns = {"abs_lambda": torch.from_numpy(np.sqrt(BINS[:-1] * BINS[1:]))}
-    for axis, (title, size, alignment), color, key in zip(
-        axes, panels, (BLUE, ORANGE, "#8fbc6a"), ("lte", "dx", "erk_guid"), strict=True
+    for axis, key, color, vectors in ((axes[0], "lte", BLUE, found.lte), (axes[1], "dx", ORANGE, found.dx)):
+        alignment = cosine(vectors, found.eigenvector)
+        axis.scatter(found.size, alignment, s=3, alpha=0.15, color=color, linewidths=0)
+        columns |= _binned(axis, key, found.size, alignment, color, "mean")
+    directions = {"erk_guid": found.used} | guiding_directions(found)
+    names = ("ERK-Guid (previous pair)", "CFG", "CFG, exact denoisers", "autoguidance")
+    colors = (GREEN, ORANGE, PURPLE, BLUE)
+    for (key, vectors), label, color in zip(directions.items(), names, colors, strict=True):
+        alignment = cosine(vectors, found.start_vector)[known]
+        columns |= _binned(axes[2], key, start_size, alignment, color, label)
+    for axis, title in zip(
+        axes,
+        ("(a) local truncation error", "(b) Heun minus Euler", "(c) directions of guidance"),
+        strict=True,
     ):
-        axis.scatter(size, alignment, s=3, alpha=0.15, color=color, linewidths=0)
-        columns |= {f"{key}_{name}": value for name, value in _binned(axis, size, alignment, color).items()}
         axis.axhline(CHANCE, color=GREY, linestyle=":", label="random direction, mean 2/π")
         axis.set(title=title, xscale="log", xlabel="|λ| of the dominant eigenvector", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
+        axis.legend(loc="lower right" if axis is not axes[2] else "lower left")
     axes[0].set_ylabel("|cos| with the dominant eigenvector")
-    axes[2].legend(loc="lower right")
-    figure.suptitle(f"Figure 2: {COUNT} trajectories of Heun's method, {STEPS} noise levels, float64")
+    figure.suptitle(
+        f"Figure 2: {COUNT} trajectories of Heun's method, {STEPS} noise levels; bands: middle 80 %"
+    )
     return Drawn(figure, columns)
 
 
@@ -149,9 +170,9 @@ def proposition1(found: Measured) -> Drawn:
     return Drawn(figure, {"abs_lambda": found.size, "cos_dx": cos, "R_over_lambda": ratio, "r": second})
 
 
-def _binned(axis: Axes, size: Tensor, values: Tensor, color: str) -> Columns:
+def _binned(axis: Axes, key: str, size: Tensor, values: Tensor, color: str, label: str) -> Columns:
     """Mean and the middle 80 % of the values in bins of |lambda|; drawn where a bin has 10 or more."""
-    which = np.digitize(size.numpy(), BINS) - 1
+    which = np.where(values.isfinite(), np.digitize(size, BINS) - 1, -1)
     rows = []
     for number in range(len(BINS) - 1):
         inside = values.numpy()[which == number]
@@ -160,10 +181,11 @@ def _binned(axis: Axes, size: Tensor, values: Tensor, color: str) -> Columns:
         rows.append((len(inside), *stats))
     count, mean, low, high = np.array(rows).T
     centers = np.sqrt(BINS[:-1] * BINS[1:])
-    axis.plot(centers, mean, color="black", linewidth=1.6, label="mean")
-    axis.fill_between(centers, low, high, color=color, alpha=0.3, label="middle 80 %")
+    axis.plot(centers, mean, color="black" if label == "mean" else color, linewidth=1.8, label=label)
+    if key in ("lte", "dx", "erk_guid"):  # the bands of others would hide one another
+        axis.fill_between(centers, low, high, color=color, alpha=0.25)
     parts = {"count": count, "mean": mean, "p10": low, "p90": high}
-    return {name: torch.from_numpy(column) for name, column in parts.items()}
+    return {f"{key}_{name}": torch.from_numpy(column) for name, column in parts.items()}
 
 
 FIGURES: dict[str, Callable[[Measured], Drawn]] = {
@@ -183,7 +205,7 @@ def draw_all(to: Path, names: Sequence[str] = tuple(FIGURES)) -> Measured:
         for form in ("svg", "png"):
             write_atomic(to / f"{name}.{form}", _bytes(drawn.figure, form))
         plt.close(drawn.figure)
-        write_atomic(to / f"{name}.csv", _csv(drawn.columns).encode())
+        write_atomic(to / f"{name}.csv", to_csv(drawn.columns).encode())
     return found
 
 
@@ -194,7 +216,8 @@ def _bytes(figure: Figure, form: str) -> bytes:
     return to_bytes(figure, form)
 
 
-def _csv(columns: Columns) -> str:
+def to_csv(columns: Columns) -> str:
+    """A line for each row, four digits a value."""
     buffer = io.StringIO()
     writer: Any = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)

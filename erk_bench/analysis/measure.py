@@ -57,15 +57,17 @@ def eigenpairs(jacobian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Measured:
     """A row for each step (from sigma to sigma_next) and sample, [M] or [M, D], float64.
 
-    lte: Heun's minus the exact solution of the step. dx, df: Heun's minus Euler's solution at sigma_next and
-    the difference of their slopes, which is what the next step's correction reads. used: df of the pair that
-    this step's correction reads, NaN in the first step. eigenvalue, eigenvector, second: of the drift's
-    Jacobian at Heun's solution, dominant and second by size; at_start, start_vector: dominant at the start.
+    start: where the step begins. lte: Heun's minus the exact solution of the step. dx, df: Heun's minus
+    Euler's solution at sigma_next and the difference of their slopes, which the next step's correction
+    reads. used: df of the pair that this step's correction reads, NaN in the first step. eigenvalue,
+    eigenvector, second: of the drift's Jacobian at Heun's solution, dominant and second by size; at_start,
+    start_vector: dominant at the start.
     """
 
     sample: Tensor
     sigma: Tensor
     sigma_next: Tensor
+    start: Tensor
     lte: Tensor
     dx: Tensor
     df: Tensor
@@ -88,7 +90,7 @@ class Measured:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """|cos| of the angle between vectors [M, D]."""
+    """|cos| of the angle between vectors [M, D]; NaN where one is zero."""
     return (a * b).sum(dim=1).abs() / (a.norm(dim=1) * b.norm(dim=1))
 
 
@@ -114,6 +116,7 @@ def measure(
                 "sample": torch.arange(len(x)),
                 "sigma": torch.full((len(x),), sigma, dtype=x.dtype),
                 "sigma_next": torch.full((len(x),), sigma_next, dtype=x.dtype),
+                "start": x,
                 "lte": heun - exact_step(mixture.drift, x, sigma, sigma_next, substeps),
                 "dx": heun - euler.x,
                 "df": slope(heun, sigma_next) - euler.slope,

@@ -1,0 +1,116 @@
+"""`erk-bench analyze`: how stiff a checkpoint's trajectories are, and whether the solver sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table as RichTable
+
+from erk_bench import launch, stages
+from erk_bench.analysis.figures import to_csv
+from erk_bench.analysis.trajectories import Found, observe
+from erk_bench.analysis.trajectory_figures import by_step, correlation, quantile, trajectory_figure
+from erk_bench.block_sampling import draw_block, pose_of
+from erk_bench.console import wide_console
+from erk_bench.errors import UserError
+from erk_bench.files import write_atomic
+from erk_bench.reporting.figures import to_bytes
+from erk_bench.sampling.corrections import CORRECTIONS
+from erk_bench.sampling.sample import check_paired
+from erk_bench.spec import RunSpec
+from erk_bench.storage.blocks import Worker
+from erk_bench.table_command import whole_number
+from erk_bench.user_solver import solver_of
+from erk_bench.worker import check_draws, memory_guard, pick_device
+
+
+def analyze(spec: RunSpec, options: Mapping[str, str]) -> int:
+    """Measure, write picture and CSV, print a row for each step."""
+    images = whole_number("images", options["images"])
+    iterations = whole_number("iterations", options["iterations"])
+    _check(spec, images)
+    stages.fetch(spec, features=False)
+    found, dimensions = _observed(spec, images, iterations)
+    to = Path(options["to"] or Path(spec.out) / "analyses").expanduser() / f"analyze-{spec.slug}"
+    w_con = spec.correction.w_con if spec.correction.w_stiff else None
+    title = f"{spec.slug}: {images} trajectories, {dimensions:,} dimensions"
+    for form in ("svg", "png"):
+        figure = trajectory_figure(title, found, dimensions, w_con)
+        write_atomic(to.with_name(f"{to.name}.{form}"), to_bytes(figure, form))
+        plt.close(figure)
+    columns = {item.name: getattr(found, item.name) for item in dataclasses.fields(found)}
+    write_atomic(to.with_name(f"{to.name}.csv"), to_csv(columns).encode())
+    _show(found)
+    print(f"figure and CSV: {to}.*")
+    return 0
+
+
+def _check(spec: RunSpec, images: int) -> None:
+    """Refuse what cannot be analyzed before anything is fetched."""
+    if launch.world_size() > 1:
+        raise UserError(
+            f"analyze works in one process, and WORLD_SIZE is {launch.world_size()}; start it without "
+            "torchrun"
+        )
+    limit = min(len(spec.seed_range), spec.block_size)
+    if images > limit:
+        raise UserError(
+            f"images is {images}; it must be 1 to {limit}, the fewer of seeds={spec.seeds} and "
+            f"block_size={spec.block_size}"
+        )
+    check_paired(solver_of(spec.solver), spec.solver.name, "erk_guid")
+    if spec.solver.s_churn:
+        raise UserError(
+            f"analyze needs deterministic steps, and solver.s_churn is {spec.solver.s_churn:g}; set it to 0"
+        )
+    if spec.guidance.stateful:
+        raise UserError(
+            f"guidance.momentum is {spec.guidance.momentum:g}: such a drift depends on earlier evaluations "
+            "and has no Jacobian; set guidance.momentum=0"
+        )
+    check_draws(spec)
+
+
+def _observed(spec: RunSpec, images: int, iterations: int) -> tuple[Found, int]:
+    device = pick_device(spec, Worker())
+    if device.type == "cpu":
+        torch.set_num_threads(launch.default_workers(spec))  # one process here, and no bytes to keep
+    plain = dataclasses.replace(spec, compile=False)  # compiled networks have no forward-mode derivative
+    with memory_guard(spec):
+        drawn = draw_block(plain, list(spec.seed_range)[:images], device)
+        problem = pose_of(plain, drawn)
+        correct = CORRECTIONS[spec.correction.name](spec.correction.w_stiff, spec.correction.w_con)
+        noise = drawn.noise.to(getattr(torch, spec.dtype))
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(f"{images} trajectories", total=len(problem.run.steps()))
+            found = observe(problem, noise, drawn.labels, correct, iterations, lambda: bar.advance(task))
+    return found, noise[0].numel()
+
+
+def _show(found: Found) -> None:
+    table = RichTable(title="medians over samples, at the start of each step")
+    for name in ("sigma", "|lambda|", "found", "R", "R / |lambda|", "|J dx| / |dx|", "|cos| dx", "|cos| df"):
+        table.add_column(name, justify="right")
+    ratio = found.estimate / found.size
+    columns = (found.size, None, found.estimate, ratio, found.along_dx, found.cos_dx, found.cos_df)
+    shares = by_step(found, found.converged.double(), torch.mean)
+    medians = [None if each is None else by_step(found, each, quantile(0.5)) for each in columns]
+    for number, sigma in enumerate(by_step(found, found.sigma, quantile(0.5))):
+        cells = [f"{shares[number]:.0%}" if each is None else f"{each[number]:.3g}" for each in medians]
+        table.add_row(f"{sigma:.3g}", *cells)
+    wide_console().print(table)
+    print(
+        f"correlation of log R and log |lambda|: {correlation(found):.3f}; with both multiplied by sigma: "
+        f"{correlation(found, scaled=True):.3f}"
+    )
+    print(
+        f"found: an eigenpair by power iteration ({found.converged.double().mean():.0%} of all); elsewhere "
+        "others are nearly as large, |lambda| is an estimate and its vector one of several"
+    )
