@@ -3,12 +3,13 @@ PYTHON ?= python3
 TRACK ?= digits
 TABLE ?=
 GRID ?= digits
+DEVICE ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table grid test test-slow test-slurm check views figures bench-frechet bench-grid dashboard lock clean
+.PHONY: help setup reproduce-table grid test test-slow test-slurm check views figures bench dashboard lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -53,11 +54,8 @@ views: $(READY) ## draw the committed tables and figures again from the committe
 figures: $(READY) ## draw the paper's Figures 1 to 3 and Proposition 1 on an exact 2D mixture (a minute)
 	$(BIN)/python scripts/make_figures.py $(ARGS)
 
-bench-frechet: $(READY) ## time the Frechet distance at 2048 dimensions against scipy's and torch-fidelity's
-	$(BIN)/python scripts/bench_frechet.py --repeats 3 $(ARGS)
-
-bench-grid: $(READY) ## time a grid with shared trajectories against separate runs
-	$(BIN)/python scripts/bench_grid.py $(ARGS)
+bench: $(READY) ## time every fast way beside a plain one: DEVICE=cuda on a GPU (results/bench; 15 minutes on 2 cores)
+	$(BIN)/python scripts/bench.py --device $(DEVICE) --repeats 3 $(ARGS)
 
 dashboard: $(READY) ## build the W&B dashboard (ARGS="--help" tells)
 	$(BIN)/python scripts/make_dashboard.py $(ARGS)

@@ -31,6 +31,7 @@ from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.grids import trees
 from erk_bench.reporting.tracker import Launch, Tracker, TrackerSpec, open_tracker
+from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
 
 SWEEP = "ERK_BENCH_SWEEP"  # in the environment of a task: the name of the table or grid it belongs to
@@ -94,7 +95,7 @@ def analyze(options: dict[str, str], overrides: list[str]) -> int:
 
 
 def plan(options: dict[str, str], overrides: list[str]) -> int:
-    sets = table_command.whole_number("sets", options["sets"])
+    sets = whole_number("sets", options["sets"])
     for name in ("grid", "table"):
         if options["table" if name == "grid" else "grid"] and options[name]:
             raise UserError("both table and grid are given; plan one of them")
@@ -122,7 +123,9 @@ def plan(options: dict[str, str], overrides: list[str]) -> int:
         print(f"{path}: {len(lines)} tasks; 'erk-bench task {path} 0' runs the first")
         return 0
     specs = [table_command.shifted(spec, index) for index in range(sets) for spec in specs]
-    return preparing.plan(specs, options["throughput"], shared=bool(options["grid"]))
+    return preparing.plan(
+        specs, options["throughput"], shared=bool(options["grid"]), workers=options["simulate"]
+    )
 
 
 def fetch(options: dict[str, str], words: list[str]) -> int:
@@ -149,5 +152,5 @@ def fetch(options: dict[str, str], words: list[str]) -> int:
             table = table_file(file.stem)
             if f"track={track}" in table["base"] and table.get("fetch", True):
                 specs += table_specs(table, overrides, fetch=False)[1]
-    dry_run = preparing.flag("dry_run", options["dry_run"])
+    dry_run = flag("dry_run", options["dry_run"])
     return preparing.fetch(specs, every_detector=bool(tracks), dry_run=dry_run)

@@ -24,9 +24,9 @@ from erk_bench.files import write_atomic
 from erk_bench.reporting.figures import to_bytes
 from erk_bench.sampling.corrections import CORRECTIONS
 from erk_bench.sampling.sample import check_paired
+from erk_bench.settings import whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
-from erk_bench.table_command import whole_number
 from erk_bench.user_solver import solver_of
 from erk_bench.worker import check_draws, memory_guard, pick_device
 

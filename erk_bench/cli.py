@@ -151,8 +151,16 @@ COMMANDS: dict[str, Command] = {
         actions.plan,
         "what a run, table or grid would cost, what is done already, which files are missing",
         "[table=NAME|FILE.yaml | grid=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [throughput=TFLOP/s] "
-        "[--manifest FILE] [KEY=VALUE ...]",
-        {"table": "", "grid": "", "rows": "", "sets": "1", "throughput": "", "manifest": ""},
+        "[--simulate WORKERS,...] [--manifest FILE] [KEY=VALUE ...]",
+        {
+            "table": "",
+            "grid": "",
+            "rows": "",
+            "sets": "1",
+            "throughput": "",
+            "simulate": "",
+            "manifest": "",
+        },
     ),
     "task": Command(
         _task,

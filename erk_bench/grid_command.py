@@ -12,12 +12,12 @@ from erk_bench.console import wide_console
 from erk_bench.files import write_atomic
 from erk_bench.grid_results import build_grid_view, summary
 from erk_bench.grids import Cell, Grid, label, short, trees
-from erk_bench.preparing import flag
 from erk_bench.reporting import figures, grid_figures
 from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown
 from erk_bench.reporting.records import Record, write_record
 from erk_bench.reporting.tracker import Curve, CurvePoint, Tracker
 from erk_bench.reporting.views import DASH, rounded
+from erk_bench.settings import flag
 from erk_bench.storage.store import RunStore
 from erk_bench.table_command import SHEET_COLUMNS, first_images
 

@@ -56,6 +56,7 @@ EXAMPLES = {
   erk-bench plan seeds=0-49999 schedule.num_steps=16
   erk-bench plan table=digits
   erk-bench plan table=table2 throughput=150                # GPU-hours at 150 TFLOP/s a GPU
+  erk-bench plan table=table2 throughput=150 --simulate 8,64,1024   # hours for so many workers
   erk-bench plan --manifest sweep.manifest grid=figure4_16  # a line for each task of a Slurm array
   erk-bench plan --manifest sweep.manifest table=table2""",
     "task": """\

@@ -16,7 +16,7 @@ import yaml
 from rich.table import Table as RichTable
 
 import erk_bench
-from erk_bench import launch, planning, stages
+from erk_bench import launch, planning, simulating, stages
 from erk_bench.config_files import config_folder
 from erk_bench.console import wide_console
 from erk_bench.errors import UserError, unknown_name
@@ -27,10 +27,13 @@ from erk_bench.files import file_sha256
 from erk_bench.presets import preset_files
 from erk_bench.reporting.progress import progress_bar
 from erk_bench.reporting.records import PACKAGES, environment
+from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.storage.assets import SOURCES, Assets
 from erk_bench.storage.blocks import Worker, blocks_of
 from erk_bench.worker import assets_of, set_up_device
+
+MOST_WORKERS = 100_000  # that a simulation takes
 
 REACH_S = 3.0  # seconds that a source has to answer
 
@@ -72,11 +75,13 @@ def fetch(specs: Sequence[RunSpec], *, every_detector: bool, dry_run: bool) -> i
     return 0
 
 
-def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> int:
+def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False, workers: str = "") -> int:
     """What is left to do, in blocks, evaluations, FLOPs, disk and time; nothing is sampled or written.
 
-    shared: the runs are cells of a grid, and share trajectories.
+    shared: the runs are cells of a grid, and share trajectories. workers: numbers of them, with commas, for
+    which the time is simulated.
     """
+    counts = _worker_counts(workers) if workers else []
     table = RichTable(title="plan")
     for header in (
         "run", "images", "blocks done", "NFE / image", "evaluations left", "TFLOPs left", "features",
@@ -84,6 +89,7 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> 
     ):  # fmt: skip
         table.add_column(header, justify="left" if header == "run" else "right")
     evaluations, flops, features, pixels = 0.0, 0.0, 0, 0
+    rows: list[list[float]] = []  # FLOPs of each run's blocks
     for spec in specs:
         name, done, total = _progress_of(spec)
         left = (total - done) * spec.block_size
@@ -93,6 +99,7 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> 
         flops += left * cost.flops
         features += left * cost.feature_bytes
         pixels += left * cost.image_bytes
+        rows.append([cost.flops * spec.block_size] * (total - done))
         table.add_row(
             name,
             f"{len(spec.seed_range):,}",
@@ -115,7 +122,9 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False) -> 
             "that is for separate runs: 'erk-bench grid' shares trajectories and needs less (a quarter to a "
             "half on the digits grid)"
         )
-    _print_time(specs[0], flops, throughput)
+    rate = _print_time(specs[0], flops, throughput)
+    if counts:
+        _simulate([[block / rate / 3600 for block in row] for row in rows if row], rate, counts)
     assets = assets_of(specs[0])
     missing = dict.fromkeys(
         address for spec in specs for address in stages.addresses_of(spec) if not assets.is_here(address)
@@ -145,7 +154,42 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _print_time(spec: RunSpec, flops: float, throughput: str) -> None:
+def _worker_counts(text: str) -> list[int]:
+    counts = [whole_number("simulate", part) for part in text.split(",")]
+    if max(counts) > MOST_WORKERS:
+        raise UserError(f"simulate is '{text}'; it takes numbers of workers from 1 to {MOST_WORKERS:,}")
+    return counts
+
+
+def _simulate(rows: Sequence[Sequence[float]], rate: float, counts: Sequence[int]) -> None:
+    """Print how long so many workers would take under each rule."""
+    if not rate:
+        raise UserError("simulate needs the speed of a worker; give throughput=TFLOP/s of one GPU")
+    if not rows:
+        print("nothing is left to simulate")
+        return
+    conditions = simulating.Conditions()
+    table = RichTable(title=f"simulated: {sum(map(len, rows)):,} blocks of {len(rows)} runs")
+    for header in ("workers", "rule", "hours", "of the shortest", "idle", "lost work"):
+        table.add_column(header, justify="left" if header == "rule" else "right")
+    for count in counts:
+        shortest = simulating.shortest(rows, count, conditions)
+        for rule in simulating.RULES:
+            found = simulating.simulate(rows, count, rule, conditions)
+            table.add_row(
+                f"{count:,}", rule, f"{found.makespan:,.3g}", f"{found.makespan / shortest:.2f}",
+                f"{found.idle:.0%}", f"{found.lost:.1%}",
+            )  # fmt: skip
+    wide_console().print(table)
+    print(
+        f"assumed: log speeds spread by {conditions.speed_spread:g}, {conditions.slow_share:.0%} of workers "
+        f"at {conditions.slow_speed:g} of the speed, nodes of {simulating.NODE} preempted every "
+        f"{conditions.mean_uptime:g} hours for {conditions.pause * 60:g} minutes (docs/performance.md)"
+    )
+
+
+def _print_time(spec: RunSpec, flops: float, throughput: str) -> float:
+    """Also returns the FLOPs a second of a worker; 0 where they are not known."""
     workers = launch.default_workers(spec)
     if throughput:
         try:
@@ -157,16 +201,17 @@ def _print_time(spec: RunSpec, flops: float, throughput: str) -> None:
                 f"throughput is '{throughput}'; expected TFLOP/s of one GPU, for example throughput=150"
             )
         print(f"about {flops / rate / 3600:,.2f} GPU-hours at {float(throughput):g} TFLOP/s")
-        return
+        return rate
     measured = planning.measured_rate(spec)
     if measured is None:
         print("time: no GPU here; give throughput=TFLOP/s of one GPU for an estimate in GPU-hours")
-        return
+        return 0.0
     hours = flops / measured / 3600
     print(
         f"about {hours:,.2f} worker-hours on this machine ({hours * 60 / workers:,.1f} minutes with "
         f"{workers} workers), at {measured / 1e12:,.2f} TFLOP/s, as just timed on this network's size"
     )
+    return measured
 
 
 def reference(options: Mapping[str, str]) -> int:
@@ -210,13 +255,6 @@ def reference(options: Mapping[str, str]) -> int:
     print(f"{to}: {', '.join(names)} of {count} images, sha256 {file_sha256(to)}")
     print(f"use it: metrics.reference={to}, or metrics.real_features={to} if it has features")
     return 0
-
-
-def flag(name: str, text: str) -> bool:
-    """A setting that is true or false."""
-    if text.lower() not in ("true", "false"):
-        raise UserError(f"{name} is '{text}'; expected true or false")
-    return text.lower() == "true"
 
 
 def _whole(name: str, text: str) -> int | None:

@@ -26,9 +26,9 @@ from erk_bench.reporting.tracker import Tracker
 from erk_bench.reporting.views import DASH, rounded
 from erk_bench.sampling.grid import Cell
 from erk_bench.searching import STEP, Found, Measured, Plan, Space, make_rungs, search
+from erk_bench.settings import whole_number
 from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.storage.store import RunStore
-from erk_bench.table_command import whole_number
 from erk_bench.tables import paired_difference, verdict
 
 DEFAULT_RUNS = 12  # full runs that the budget pays for, where none is given

@@ -10,7 +10,7 @@ import datetime
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,8 @@ def generate(
         writer = stack.enter_context(BlockWriter())
         begun = set()  # blocks of this call, whose files may not be there yet
         failed: dict[str, UserError] = {}  # runs of a tree that came to nothing
-        for group in groups:
-            shares = [worker.owned(blocks_of(spec.seed_range, spec.block_size)) for spec in group]
+        for group, tree, shares in _deal(groups, worker, shared=shared):
             keys = {spec.run_id: detector_keys(spec) if features else {} for spec in group}
-            tree = shared and is_tree(group)
             for turn in itertools.zip_longest(*shares):
                 jobs = []
                 for spec, block in zip(group, turn, strict=True):
@@ -140,6 +138,28 @@ def generate(
                     stopping.check()
     for error in failed.values():
         raise UserError(f"{error} ({len(failed)} runs failed, the others of their trees are done)")
+
+
+def _deal(
+    groups: Sequence[Sequence[RunSpec]], worker: Worker, *, shared: bool
+) -> Iterator[tuple[Sequence[RunSpec], bool, list[Sequence[Block]]]]:
+    """Each group, whether it is a tree, and this worker's blocks of its runs.
+
+    Blocks are dealt like cards, going on from run to run: dealt from the first worker every time, the last of
+    1,000 workers would have none of runs of 500 blocks.
+    """
+    dealt = 0
+    before: dict[str, int] = {}  # a run in two groups has the same owners
+    for group in groups:
+        tree = shared and is_tree(group)
+        shares = []
+        for spec in group:
+            blocks = blocks_of(spec.seed_range, spec.block_size)
+            begin = before.setdefault(group[0].run_id if tree else spec.run_id, dealt)
+            shares.append(worker.owned(blocks, begin))
+            if not tree or spec is group[-1]:
+                dealt += len(blocks)
+        yield group, tree, shares
 
 
 def score(spec: RunSpec) -> Record:

@@ -15,12 +15,11 @@ from erk_bench import stages, tables
 from erk_bench.computing import compute_records, prepare, read_folder, read_records
 from erk_bench.config_files import config_folder
 from erk_bench.console import wide_console
-from erk_bench.errors import UserError
 from erk_bench.files import write_atomic
-from erk_bench.preparing import flag
 from erk_bench.reporting import figures, views
 from erk_bench.reporting.records import Record, write_record
 from erk_bench.reporting.tracker import Tracker
+from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.storage.export import images_of
 from erk_bench.storage.store import RunStore
@@ -124,13 +123,6 @@ def shifted(spec: RunSpec, index: int) -> RunSpec:
     first, last = spec.seed_range[0], spec.seed_range[-1]
     step = index * (last - first + 1)
     return dataclasses.replace(spec, seeds=f"{first + step}-{last + step}") if index else spec
-
-
-def whole_number(name: str, text: str) -> int:
-    """A setting that counts something."""
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{name} is '{text}'; expected a whole number from 1 on")
-    return int(text)
 
 
 def _compute_rows(

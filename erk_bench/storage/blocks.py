@@ -49,9 +49,12 @@ class Worker(NamedTuple):
             raise UserError(f"RANK is {rank} but WORLD_SIZE is {world_size}; need 0 <= RANK < WORLD_SIZE")
         return cls(rank, world_size, local_rank)
 
-    def owned(self, blocks: Sequence[Block]) -> Sequence[Block]:
-        """This worker's share of the full list, finished or not: it does not depend on when it starts."""
-        return blocks[self.rank :: self.world_size]
+    def owned(self, blocks: Sequence[Block], dealt: int = 0) -> Sequence[Block]:
+        """This worker's share of the full list, finished or not: it does not depend on when it starts.
+
+        dealt: blocks of other runs that were dealt before; the next worker in turn gets the first of these.
+        """
+        return blocks[(self.rank - dealt) % self.world_size :: self.world_size]
 
 
 def blocks_of(seeds: range, block_size: int) -> list[Block]:

@@ -23,10 +23,12 @@ def png_path(folder: Path, seed: int) -> Path:
     return folder / f"{seed - seed % 1000:06d}" / f"{seed:06d}.png"
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """image: uint8 [H, W, 3] or [H, W, 1]."""
+def write_png(path: Path, image: np.ndarray, level: int = 1) -> None:
+    """image: uint8 [H, W, 3] or [H, W, 1]. level: of compression, 0 to 9; more costs time, not pixels."""
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        buffer, "PNG", compress_level=level
+    )
     write_atomic(path, buffer.getvalue())
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,32 +269,16 @@ def test_nested_subsets_are_prefixes_of_one_pinned_permutation() -> None:
     assert subsets[0][:6].tolist() == [725, 986, 815, 656, 469, 76]  # records depend on it
 
 
-# The bench script
-
-
-def test_bench_script_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).parents[2] / "scripts" / "bench_frechet.py"
-    spec = importlib.util.spec_from_file_location("bench_frechet", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    threads = torch.get_num_threads()
-    script.main(["--dimension", "64", "--repeats", "2", "--threads", "1", "--to", str(tmp_path / "bench")])
-    assert torch.get_num_threads() == threads
-    content = json.loads((tmp_path / "bench" / "frechet.json").read_text())
-    assert (content["dimension"], content["repeats"], content["threads"]) == (64, 2, 1)
-    assert list(content["methods"]) == ["ours", "scipy.linalg.sqrtm", "torch-fidelity"]
-    for row in content["methods"].values():
-        assert row["relative_difference"] < 1e-9
-        assert row["value"] > 0.01
-        assert len(row["seconds"]) == len(row["times_ours"]) == 2
-        assert min(row["seconds"]) > 0
-    table = (tmp_path / "bench" / "frechet.md").read_text()
-    assert table in capsys.readouterr().out
-    median = content["methods"]["scipy.linalg.sqrtm"]["times_ours_median"]
-    assert f"{median:.2f} (" in table
-    with pytest.raises(SystemExit):
-        script.main(["--dimension", "0"])
+def test_large_dimensions_give_what_small_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SciPy's LAPACK from LARGE dimensions on, torch's products below."""
+    a, b = random_stats(0, 40), random_stats(1, 40)
+    below = frechet.FrechetTarget(b).distance(a)
+    monkeypatch.setattr(frechet, "LARGE", 40)
+    assert frechet.FrechetTarget(b).distance(a) == pytest.approx(below, rel=1e-12)
+    singular = frechet.FeatureStats(b.mean, torch.diag(torch.arange(40.0).clamp(max=20).double()))
+    large = frechet.FrechetTarget(singular).distance(a)
+    monkeypatch.setattr(frechet, "LARGE", 41)
+    assert large == frechet.FrechetTarget(singular).distance(a)
 
 
 def test_different_sizes_are_refused_with_their_shapes() -> None:

@@ -23,6 +23,20 @@ def test_every_block_has_one_owner(world_size: int) -> None:
     assert sorted(block for share in shares for block in share) == blocks
 
 
+@pytest.mark.parametrize("world_size", [1, 3, 8, 1000])
+def test_dealing_goes_on_where_it_ended(world_size: int) -> None:
+    """Over several runs no worker has more than one block more than another."""
+    runs = [blocks_of(range(count), 25) for count in (1000, 75, 125)]
+    counts = [0] * world_size
+    dealt = 0
+    for blocks in runs:
+        shares = [Worker(rank, world_size, rank).owned(blocks, dealt) for rank in range(world_size)]
+        assert sorted(block for share in shares for block in share) == blocks
+        counts = [count + len(share) for count, share in zip(counts, shares, strict=True)]
+        dealt += len(blocks)
+    assert max(counts) - min(counts) <= 1
+
+
 def test_worker_from_environment() -> None:
     assert Worker.from_environment({}) is None
     assert Worker.from_environment({"RANK": "0", "WORLD_SIZE": "1"}) == Worker(0, 1, 0)

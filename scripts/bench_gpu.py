@@ -1,0 +1,90 @@
+"""Images a second, memory and share of the measured matrix rate of EDM2 networks with random weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from erk_bench.networks.checkpoint import make_network
+from erk_bench.networks.sizes import architecture
+from erk_bench.planning import evaluation_flops
+
+SIZES = (
+    "edm2-img512-xs",
+    "edm2-img512-s",
+    "edm2-img512-xxl",
+    "edm2-img64-xs",
+    "edm2-img64-s",
+    "edm2-img64-xl",
+)
+BATCHES = (8, 32, 128)
+
+
+def rate(run: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Calls a second after two to warm up, over at least so many seconds."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(2):
+        run()
+    wait()
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        run()
+        calls += 1
+        wait()
+    return calls / (time.perf_counter() - start)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 8192, seconds: float = 2.0) -> float:
+    """FLOPs a second of square matrix products."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 * rate(lambda: a @ b, device, seconds)
+
+
+def throughput(
+    device: torch.device,
+    sizes: tuple[str, ...] = SIZES,
+    batches: tuple[int, ...] = BATCHES,
+    dtype: torch.dtype = torch.float16,
+    *,
+    small: bool = False,
+) -> list[dict[str, Any]]:
+    """A row for each network, batch and whether it is compiled; "images/s" are of one evaluation each."""
+    seconds, side = (0.01, 64) if small else (2.0, 8192)
+    peak = matrix_rate(device, dtype, side, seconds)
+    rows = []
+    for size in sizes:
+        init = architecture(size)
+        with torch.device(device):
+            net = make_network(init).fold(dtype).to(memory_format=torch.channels_last)
+        flops = evaluation_flops(json.dumps(init))
+        for compiled in (False,) if small else (False, True):
+            run_net: Callable[..., torch.Tensor] = torch.compile(net, dynamic=False) if compiled else net
+            for batch in batches:
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
+                shape = (batch, init["img_channels"], init["img_resolution"], init["img_resolution"])
+                x = torch.randn(shape, device=device)
+                try:
+                    with torch.inference_mode():
+                        calls = rate(lambda: run_net(x, 0.7, None), device, seconds)  # noqa: B023
+                except torch.OutOfMemoryError:
+                    continue
+                memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+                rows.append(
+                    {
+                        "network": size, "compiled": compiled, "batch": batch,
+                        "evaluations of images/s": f"{calls * batch:.4g}",
+                        "share of matrix rate": f"{calls * batch * flops / peak:.1%}",
+                        "memory, GB": f"{memory / 1e9:.2f}",
+                    }
+                )  # fmt: skip
+        del net
+    return rows
