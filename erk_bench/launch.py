@@ -35,10 +35,10 @@ def compute(
 ) -> bool:
     """Finish all images (and features) of groups of specs; True where the results may be scored.
 
-    Under a launcher (RANK and WORLD_SIZE set) this process does its own share; rank 0 then waits for the
-    others' files and alone returns True. Without one, local workers share the work. shared: specs of a
-    group share their trajectories. watch: also called after every finished block; expect: before, with the
-    images that this process will report.
+    Under a launcher (RANK and WORLD_SIZE set) this process does its own share, and what others have not
+    begun; rank 0 then waits for their files and alone returns True. Without one, local workers share the
+    work. shared: specs of a group share their trajectories. watch: also called after every finished block;
+    expect: before, with the images that this process will report, unless it takes over others'.
     """
     specs = [spec for group in groups for spec in group]
     left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
@@ -61,7 +61,12 @@ def compute(
         if worker is not None or num_workers == 1:
             stages.generate(groups, worker or Worker(), advance, features=features, shared=shared)
         else:
-            _run_local(_Work(groups, features, shared), num_workers, advance)
+            try:
+                _run_local(_Work(groups, features, shared), num_workers, advance)
+            except WorkerLostError as error:
+                if any(stages.unfinished(spec, features=features) for spec in specs):
+                    raise
+                print(f"warning: {error}. The other workers did its blocks", file=sys.stderr)
     if worker is not None and reports():
         _wait_for_others(specs, features)
     return reports()

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,6 +37,7 @@ from erk_bench.reporting.records import (
 )
 from erk_bench.spec import PROTOCOL, RunSpec
 from erk_bench.storage.blocks import Block, Worker, blocks_of
+from erk_bench.storage.claims import Claims
 from erk_bench.storage.export import export_npz
 from erk_bench.storage.store import RunStore, Timing
 from erk_bench.storage.writer import BlockWriter
@@ -102,15 +103,18 @@ def generate(
     """This worker's share of the images of every spec and, if asked, of their features.
 
     Group after group; within one, specs take turns block by block, so that their timings compare. shared:
-    specs of a group compute what their trajectories have in common once. Finished blocks are skipped; where
-    features are asked for and all there, images may have been deleted. Files are written beside the sampler,
-    and all of them are there when this returns.
+    specs of a group compute what their trajectories have in common once. Then blocks that other workers have
+    not begun, from the last one back, so that nobody waits for a slow one or for one that is gone. Finished
+    blocks are skipped; where features are asked for and all there, images may have been deleted. Files are
+    written beside the sampler, and all of them are there when this returns.
     Raises UserError for anything a user can put right, Stopped between two blocks where a signal asked for
     it; finished blocks stay.
     """
     device = pick_device(groups[0][0], worker)
     with ExitStack() as stack:
-        stores = {}
+        stores: dict[str, RunStore] = {}
+        claims: dict[str, Claims] = {}
+        keys: dict[str, dict[str, str]] = {}
         for spec in itertools.chain(*groups):
             if spec.run_id in stores:
                 continue
@@ -118,38 +122,58 @@ def generate(
             store = stores[spec.run_id] = RunStore.open(spec)
             stack.enter_context(store.worker_lock(worker))
             store.create()
+            claims[spec.run_id] = stack.enter_context(store.claims())
+            keys[spec.run_id] = detector_keys(spec) if features else {}
         writer = stack.enter_context(BlockWriter())
         begun = set()  # blocks of this call, whose files may not be there yet
         failed: dict[str, UserError] = {}  # runs of a tree that came to nothing
-        for group, tree, shares in _deal(groups, worker, shared=shared):
-            keys = {spec.run_id: detector_keys(spec) if features else {} for spec in group}
-            for turn in itertools.zip_longest(*shares):
-                jobs = []
-                for spec, block in zip(group, turn, strict=True):
-                    if block is not None and (spec.run_id, block) not in begun and spec.run_id not in failed:
-                        begun.add((spec.run_id, block))
-                        jobs.append(Job(spec, stores[spec.run_id], block, worker, keys[spec.run_id]))
-                for some in [jobs] if tree and len(set(turn)) == 1 else [[job] for job in jobs]:
-                    for done, write in finished(some, device):
-                        if isinstance(write, UserError):
-                            failed[done.spec.run_id] = write
-                        else:
-                            writer.submit(write, functools.partial(progress, done.spec, done.block.size))
-                    stopping.check()
+
+        def written(job: Job) -> None:
+            claims[job.spec.run_id].release(job.block)
+            progress(job.spec, job.block.size)
+
+        for turn in _turns(groups, worker, shared=shared):
+            jobs = []
+            for spec, block in turn.blocks:
+                run_id = spec.run_id
+                if (
+                    (run_id, block) in begun
+                    or run_id in failed
+                    or (turn.taken_over and not claims[run_id].usable)
+                ):
+                    continue
+                job = Job(spec, stores[run_id], block, worker, keys[run_id])
+                if not job.is_done and claims[run_id].take(block):
+                    begun.add((run_id, block))
+                    jobs.append(job)
+            for some in [jobs] if turn.together else [[job] for job in jobs]:
+                for done, write in finished(some, device):
+                    if isinstance(write, UserError):
+                        failed[done.spec.run_id] = write
+                    else:
+                        writer.submit(write, functools.partial(written, done))
+            stopping.check()
     for error in failed.values():
         raise UserError(f"{error} ({len(failed)} runs failed, the others of their trees are done)")
 
 
-def _deal(
-    groups: Sequence[Sequence[RunSpec]], worker: Worker, *, shared: bool
-) -> Iterator[tuple[Sequence[RunSpec], bool, list[Sequence[Block]]]]:
-    """Each group, whether it is a tree, and this worker's blocks of its runs.
+class _Turn(NamedTuple):
+    """Blocks to compute next. together: one block of runs that share trajectories. taken_over: of others."""
+
+    blocks: list[tuple[RunSpec, Block]]
+    together: bool
+    taken_over: bool = False
+
+
+def _turns(groups: Sequence[Sequence[RunSpec]], worker: Worker, *, shared: bool) -> Iterator[_Turn]:
+    """This worker's own blocks, then everybody's from the last back.
 
     Blocks are dealt like cards, going on from run to run: dealt from the first worker every time, the last of
     1,000 workers would have none of runs of 500 blocks.
     """
     dealt = 0
     before: dict[str, int] = {}  # a run in two groups has the same owners
+    whole: list[_Turn] = []
     for group in groups:
         tree = shared and is_tree(group)
         shares = []
@@ -159,7 +183,16 @@ def _deal(
             shares.append(worker.owned(blocks, begin))
             if not tree or spec is group[-1]:
                 dealt += len(blocks)
-        yield group, tree, shares
+        for turn in itertools.zip_longest(*shares):
+            pairs = [(spec, block) for spec, block in zip(group, turn, strict=True) if block is not None]
+            yield _Turn(pairs, tree and len(set(turn)) == 1)
+        of_group: dict[Block, list[tuple[RunSpec, Block]]] = {}
+        for spec in group:
+            for block in blocks_of(spec.seed_range, spec.block_size):
+                of_group.setdefault(block, []).append((spec, block))
+        whole += [_Turn(of_group[block], tree, taken_over=True) for block in sorted(of_group)]
+    if worker.world_size > 1:
+        yield from reversed(whole)
 
 
 def score(spec: RunSpec) -> Record:

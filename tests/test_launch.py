@@ -18,7 +18,7 @@ from erk_bench.errors import UserError, WorkerLostError
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
 from erk_bench.storage.store import RunStore
-from tests.test_stages import broken_checkpoint, contents, ignore
+from tests.test_stages import broken_checkpoint, claimed, contents, ignore
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -57,20 +57,35 @@ def test_finished_work_starts_no_workers(small_run: MakeSpec, monkeypatch: pytes
 
 
 def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others finish their share; the error tells what happened and what to do."""
+    """Nobody is left to do its blocks: the error tells what happened and what to do."""
     spec = small_run("workers=2")
-    monkeypatch.setattr(launch, "_local_worker", die_as_rank_one)
-    with pytest.raises(WorkerLostError, match="worker 1 of 2 was killed by signal 9; finished blocks"):
+    monkeypatch.setattr(launch, "_local_worker", die)
+    with pytest.raises(WorkerLostError, match="worker . of 2 was killed by signal 9; finished blocks"):
         launch.compute([[spec]], features=True, title="test")
-    assert len(stages.unfinished(spec, features=True)) == 2
+    assert len(stages.unfinished(spec, features=True)) == 5
     monkeypatch.undo()
     assert launch.compute([[spec]], features=True, title="test")
+
+
+def test_blocks_of_a_killed_worker_are_done_by_another(
+    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = small_run("workers=2")
+    monkeypatch.setattr(launch, "_local_worker", die_as_rank_one)
+    assert launch.compute([[spec]], features=True, title="test")
+    assert not stages.unfinished(spec, features=True)
+    told = capfd.readouterr().err
+    assert "warning: worker 1 of 2 was killed by signal 9" in told and "did its blocks" in told
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_as_rank_one(work, worker, link) -> None:  # type: ignore[no-untyped-def]  # a worker's signature
     """Stands for a worker of which the second is killed at once."""
     if worker.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
     stages.generate(work.groups, worker, lambda *done: link.send(done), features=work.features)
 
 
@@ -95,8 +110,17 @@ def test_rank_zero_gives_up_on_missing_ranks(small_run: MakeSpec, monkeypatch: p
     monkeypatch.setattr(launch, "STALL_S", 0.2)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"2 blocks of other ranks are missing \(first: seeds 8-15\)"):
-        launch.compute([[small_run()]], features=True, title="test")
+    spec = small_run()
+    RunStore.open(spec).create()
+    with RunStore.open(spec).claims():  # makes the file
+        pass
+    # Rank 1 has begun its blocks and never ends.
+    message = r"2 blocks of other ranks are missing \(first: seeds 8-15\)"
+    with (
+        claimed(RunStore.folder_of(spec) / "locks" / "blocks", 1, 3),
+        pytest.raises(UserError, match=message),
+    ):
+        launch.compute([[spec]], features=True, title="test")
 
 
 @pytest.mark.slow

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from erk_bench.planning import count_evaluations
 from erk_bench.spec import RunSpec
 from erk_bench.storage.assets import Assets
 from erk_bench.storage.blocks import Block, Worker, blocks_of
+from erk_bench.storage.claims import Claims
 from erk_bench.storage.export import images_of
 from erk_bench.storage.store import RunStore
 
@@ -38,10 +43,30 @@ def contents(spec: RunSpec) -> dict[str, bytes]:
 
 
 def generated(spec: RunSpec, world_size: int = 1) -> dict[str, bytes]:
-    """Generate with several workers, one after the other, and return all bytes."""
-    for rank in reversed(range(world_size)):
-        stages.generate([[spec]], Worker(rank, world_size, rank), ignore, features=True)
+    """Generate with several workers, one after the other and each its own share, and return all bytes."""
+    with patch.object(Claims, "_lock", return_value=False):  # as where there are no locks
+        for rank in reversed(range(world_size)):
+            stages.generate([[spec]], Worker(rank, world_size, rank), ignore, features=True)
     return contents(spec)
+
+
+@contextmanager
+def claimed(path: Path, *indices: int) -> Iterator[None]:
+    """Another process computes these blocks, until it is killed."""
+    code = (
+        "import sys; from pathlib import Path; from erk_bench.storage.claims import Claims\n"
+        "from erk_bench.storage.blocks import Block\n"
+        "claims = Claims(Path(sys.argv[1]))\n"
+        "print(all(claims.take(Block(int(word), 8)) for word in sys.argv[2:]), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(path), *map(str, indices)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "True\n"
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def test_same_bytes_for_every_world_size(small_run: MakeSpec, tmp_path: Path) -> None:
@@ -51,6 +76,47 @@ def test_same_bytes_for_every_world_size(small_run: MakeSpec, tmp_path: Path) ->
     ]
     assert runs[0] == runs[1] == runs[2]
     assert len(runs[0]) == 2 * 5  # images and features of five blocks
+
+
+def test_a_worker_takes_over_what_nobody_has_begun(small_run: MakeSpec, tmp_path: Path) -> None:
+    """Rank 0 of 3 alone makes all five blocks, the same bytes; not those that another process computes."""
+    plain = generated(small_run(f"out={tmp_path / 'plain'}"))
+    spec = small_run()
+    counts: list[int] = []
+    stages.generate([[spec]], Worker(0, 3, 0), lambda _, count: counts.append(count), features=True)
+    assert contents(spec) == plain and len(counts) == 5
+    stages.generate([[spec]], Worker(1, 3, 1), lambda _, count: counts.append(count), features=True)
+    assert len(counts) == 5
+
+    held = small_run(f"out={tmp_path / 'held'}")
+    store = RunStore.open(held)
+    store.create()
+    with store.claims():  # makes the file
+        pass
+    blocks = blocks_of(held.seed_range, held.block_size)
+    # Rank 0 owns blocks 0 and 3; somebody computes 3 for it, and 4.
+    with claimed(store.folder / "locks" / "blocks", 3, 4):
+        stages.generate([[held]], Worker(0, 3, 0), ignore, features=True)
+        assert stages.unfinished(held, features=True) == [blocks[3], blocks[4]]
+    # That process was killed: its blocks are anybody's.
+    stages.generate([[held]], Worker(2, 3, 2), ignore, features=True)
+    assert contents(held) == plain
+
+
+def test_a_grid_is_taken_over_with_shared_trajectories(small_run: MakeSpec, tmp_path: Path) -> None:
+    def group(out: str) -> list[RunSpec]:
+        return [
+            small_run("correction=erk_guid", f"correction.w_stiff={w}", f"out={tmp_path / out}")
+            for w in (0.5, 1)
+        ]
+
+    alone, taken = group("alone"), group("taken")
+    for specs, worker in ((alone, Worker()), (taken, Worker(1, 2, 1))):
+        stages.generate([specs], worker, ignore, features=True, shared=True)
+    for one, other in zip(alone, taken, strict=True):
+        assert contents(one) == contents(other) and len(contents(one)) == 10
+        timings = RunStore.open(other).timings().values()
+        assert [timing.cells for timing in timings] == [2] * 5
 
 
 def test_a_larger_range_continues(small_run: MakeSpec, tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ class _Meter:
         self.work_done += work
         spent = max(time.monotonic() - self._start, 1e-9)
         left = max(self.work - self.work_done, 0) * spent / max(self.work_done, 1)
+        total = max(self.num_images, self.images_done)  # a worker may do others' images too
         return (
-            f"{self.images_done}/{self.num_images} images, {self.images_done / spent:.1f} images/s, "
+            f"{self.images_done}/{total} images, {self.images_done / spent:.1f} images/s, "
             f"{int(left // 60)}:{int(left % 60):02d} left"
         )
 

@@ -28,6 +28,7 @@ from erk_bench.fields import identity_fields
 from erk_bench.files import write_atomic, writing
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Block, Worker
+from erk_bench.storage.claims import Claims
 from erk_bench.storage.png import read_png_block, write_png_block
 
 FORMAT = "erk-bench store 1"
@@ -165,6 +166,18 @@ class RunStore:
                 except (ValueError, KeyError, TypeError):
                     continue  # a line of a worker that was killed while writing it
         return found
+
+    @contextmanager
+    def claims(self) -> Iterator[Claims]:
+        """Which blocks others compute right now; held while a worker works."""
+        path = self.folder / "locks" / "blocks"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            claims = Claims(path)
+        try:
+            yield claims
+        finally:
+            claims.close()
 
     @contextmanager
     def worker_lock(self, worker: Worker) -> Iterator[None]:
