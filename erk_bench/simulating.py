@@ -144,11 +144,50 @@ def _leases(rows: Sequence[Sequence[float]], fleet: _Fleet) -> tuple[float, floa
     return last, lost
 
 
+def _taken_over(rows: Sequence[Sequence[float]], fleet: _Fleet) -> tuple[float, float]:
+    """Dealt; a worker that has done its own takes over what nobody has begun, from the last block back.
+
+    A block whose worker is gone is anybody's at once, and a worker that finds nothing ends.
+    """
+    blocks = [hours for row in rows for hours in row]
+    count = len(fleet.speeds)
+    begun = [False] * len(blocks)
+    own, back_from, left = list(range(count)), len(blocks) - 1, len(blocks)
+    given_up: list[tuple[float, int]] = []
+    free = [(0.0, worker) for worker in range(count)]
+    last, lost = 0.0, 0.0
+    while left:
+        time, worker = heapq.heappop(free)
+        while own[worker] < len(blocks) and begun[own[worker]]:
+            own[worker] += count
+        while back_from >= 0 and begun[back_from]:
+            back_from -= 1
+        if own[worker] < len(blocks):
+            number = own[worker]
+        elif given_up and given_up[0][0] <= time:
+            number = heapq.heappop(given_up)[1]
+        elif back_from >= 0:
+            number = back_from
+        else:
+            continue
+        begun[number] = True
+        end, back = fleet.work(worker, time, blocks[number])
+        if back is None:
+            last, left = max(last, end), left - 1
+            heapq.heappush(free, (end, worker))
+        else:
+            lost += end - time
+            heapq.heappush(given_up, (end, number))
+            heapq.heappush(free, (back, worker))
+    return last, lost
+
+
 RULES: dict[str, Rule] = {
-    "dealt (one launch)": _dealt,
+    "dealt and taken over (erk-bench)": _taken_over,
+    "dealt": _dealt,
     "fixed (each row from worker 0)": _fixed,
     "tasks (a row for each node)": _tasks,
-    "leases (work stealing)": _leases,
+    "leases (one queue for all)": _leases,
 }
 
 
