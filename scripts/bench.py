@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 batch = 2 if device.type == "cpu" else 32
                 shares[f"EDM2-{size.upper()}, batch {batch}"] = erk_share(nets, batch, device, words.repeats)
     content = {
-        "command": " ".join(["python scripts/bench.py", *given]),
+        "command": f"python scripts/bench.py --device {words.device} --repeats {words.repeats}",
         "machine": {
             "device": device_name(device), "processor": platform.machine(), "cores": os.cpu_count(),
             "threads": words.threads, "python": platform.python_version(), "torch": torch.__version__,
