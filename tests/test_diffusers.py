@@ -1,0 +1,189 @@
+"""ERK-Guid in diffusers: equal to diffusers' own at zero, to `erk_bench.sample` where both can go."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from erk_bench import sample
+from erk_bench.diffusers import ERKGuidDPMSolverScheduler, ERKGuidHeunScheduler
+from erk_bench.errors import UserError
+
+SHAPE = (3, 4, 8, 8)
+# Two prior solutions: data of standard deviation 0.1 in the first two channels, 1 in the others.
+SPREAD = torch.tensor([0.1, 0.1, 1.0, 1.0]).reshape(1, 4, 1, 1)
+
+
+def denoised(x: Tensor, sigma: float | Tensor, labels: Tensor | None = None) -> Tensor:
+    """Of data that are not Gaussian: a Gaussian's, with a ripple that makes the Jacobian vary."""
+    sigma = torch.as_tensor(sigma).reshape(-1, 1, 1, 1)
+    mean = x * SPREAD**2 / (SPREAD**2 + sigma**2)
+    return mean + 0.05 * torch.sin(3 * mean)
+
+
+def noise() -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def driven(scheduler: Any, steps: int, x: Tensor) -> Tensor:
+    """What a pipeline does, with a denoiser in place of a network; x is unit noise."""
+    scheduler.set_timesteps(steps)
+    state = x * scheduler.init_noise_sigma
+    config = scheduler.config
+    for t in scheduler.timesteps:
+        seen = scheduler.scale_model_input(state, t)
+        index = scheduler.step_index if scheduler.step_index is not None else 0
+        sigma = scheduler.sigmas[index]
+        if config.get("use_flow_sigmas"):
+            alpha = 1 - sigma
+            level = sigma / alpha
+        else:
+            alpha, level = 1 / (1 + sigma**2).sqrt(), sigma
+        clean = denoised(seen / alpha, level)
+        eps = (seen / alpha - clean) / level
+        output = {
+            "epsilon": eps,
+            "sample": clean,
+            "v_prediction": alpha * eps - alpha * level * clean,
+            "flow_prediction": eps - clean,
+        }[config.prediction_type]
+        state = scheduler.step(output, t, state, return_dict=False)[0]
+    return state
+
+
+HEUN: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+DPM: dict[str, Any] = {**HEUN, "lower_order_final": True}
+FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_heun_without_strength_is_diffusers_own(prediction: str) -> None:
+    options = {**HEUN, "prediction_type": prediction}
+    theirs = driven(diffusers.HeunDiscreteScheduler(**options), 10, noise())
+    ours = driven(ERKGuidHeunScheduler(**options, w_stiff=0.0, w_con=0.3), 10, noise())
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(
+        driven(ERKGuidHeunScheduler(**options, w_stiff=0.7), 10, noise()), theirs, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("steps", [9, 10])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prediction_type": "v_prediction"},
+        {"prediction_type": "sample"},
+        {"solver_type": "heun"},
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+        FLOW,
+    ],
+)
+def test_dpm_solver_without_strength_is_diffusers_own(options: dict[str, Any], steps: int) -> None:
+    options = {**DPM, **options}
+    theirs = driven(diffusers.DPMSolverSinglestepScheduler(**options), steps, noise())
+    ours = driven(ERKGuidDPMSolverScheduler(**options, w_stiff=0.0, w_con=0.3), steps, noise())
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    changed = driven(ERKGuidDPMSolverScheduler(**options, w_stiff=0.7), steps, noise())
+    assert changed.isfinite().all() and not torch.allclose(changed, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(("w_stiff", "w_con"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.4)])
+def test_heun_is_what_sample_gives(w_stiff: float, w_con: float) -> None:
+    """The same noise levels, a last step to zero: one formula, two ways to drive it."""
+    scheduler = ERKGuidHeunScheduler(**HEUN, w_stiff=w_stiff, w_con=w_con)
+    found = driven(scheduler, 8, noise())
+    levels = scheduler.sigmas.tolist()
+    sigmas = [levels[0], *levels[1:-1:2]]
+    start = noise() * scheduler.init_noise_sigma / sigmas[0]
+    expected = sample(
+        denoised, start, solver="heun", sigmas=sigmas, denoise_to_zero=True, w_stiff=w_stiff, w_con=w_con
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("w_stiff", "w_con"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.4)])
+def test_dpm_solver_is_what_sample_gives(w_stiff: float, w_con: float) -> None:
+    """On levels of equal ratios diffusers' midpoint is that of r = 1/2."""
+    scheduler = ERKGuidDPMSolverScheduler(
+        **HEUN, algorithm_type="dpmsolver", final_sigmas_type="sigma_min", use_exponential_sigmas=True,
+        w_stiff=w_stiff, w_con=w_con,
+    )  # fmt: skip
+    found = driven(scheduler, 10, noise())
+    levels = scheduler.sigmas.tolist()
+    assert levels[-1] == levels[-2]  # nothing below sigma_min: the last step stands still
+    scheduled = levels[0:-1:2]
+    last_alpha = 1 / math.sqrt(1 + levels[-1] ** 2)
+    # diffusers starts from unit noise, whose level in these coordinates is sqrt(1 + sigma^2).
+    start = noise() * math.sqrt(1 + levels[0] ** 2) / levels[0]
+    by_hand = sample(
+        denoised, start, solver="dpm2", sigmas=scheduled, denoise_to_zero=False, w_stiff=w_stiff, w_con=w_con
+    )
+    short = ERKGuidDPMSolverScheduler.from_config(scheduler.config)
+    short.set_timesteps(10)
+    state = noise()
+    for number, t in enumerate(short.timesteps[: 2 * (len(scheduled) - 1)]):
+        sigma = short.sigmas[number]
+        alpha = 1 / (1 + sigma**2).sqrt()
+        eps = (state / alpha - denoised(state / alpha, sigma)) / sigma
+        state = short.step(eps, t, state, return_dict=False)[0]
+    end = math.sqrt(1 + scheduled[-1] ** 2)
+    torch.testing.assert_close(state * end, by_hand, rtol=1e-4, atol=1e-4)
+    assert found.isfinite().all() and last_alpha > 0
+
+
+@pytest.mark.parametrize("make", [ERKGuidHeunScheduler, ERKGuidDPMSolverScheduler])
+def test_samples_of_a_batch_are_independent(make: Any) -> None:
+    options = {**HEUN, "w_stiff": 0.7, "w_con": 0.1}
+    together = driven(make(**options), 8, noise())
+    alone = torch.cat([driven(make(**options), 8, each[None]) for each in noise()])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ERKGuidHeunScheduler, ERKGuidDPMSolverScheduler])
+def test_a_second_trajectory_knows_nothing_of_the_first(make: Any) -> None:
+    scheduler = make(**HEUN, w_stiff=0.7)
+    first = driven(scheduler, 8, noise())
+    assert torch.equal(driven(scheduler, 8, noise()), first)
+
+
+@pytest.mark.parametrize("make", [ERKGuidHeunScheduler, ERKGuidDPMSolverScheduler])
+def test_config_is_taken_kept_and_read(make: Any, tmp_path: Path) -> None:
+    theirs = diffusers.DPMSolverMultistepScheduler(**HEUN, solver_order=2)
+    ours = make.from_config(theirs.config, w_stiff=0.5, w_con=0.3)
+    assert ours.config.beta_end == 0.012 and (ours.config.w_stiff, ours.config.w_con) == (0.5, 0.3)
+    ours.save_pretrained(tmp_path)
+    again = make.from_pretrained(tmp_path)
+    kept, read = (
+        {key: value for key, value in each.config.items() if not key.startswith("_")}
+        for each in (ours, again)
+    )
+    assert read == kept
+    assert torch.equal(driven(again, 6, noise()), driven(ours, 6, noise()))
+    # And back to one of diffusers'.
+    assert diffusers.HeunDiscreteScheduler.from_config(ours.config).config.beta_end == 0.012
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "told"),
+    [
+        (ERKGuidHeunScheduler, {"prediction_type": "flow_prediction"}, "ERKGuidDPMSolverScheduler serves"),
+        (ERKGuidHeunScheduler, {"prediction_type": "x0"}, "serves epsilon, v_prediction and sample"),
+        (ERKGuidHeunScheduler, {"w_stiff": -1.0}, "w_stiff is -1"),
+        (ERKGuidDPMSolverScheduler, {"w_con": math.nan}, "w_con is nan"),
+        (ERKGuidDPMSolverScheduler, {"prediction_type": "eps"}, "epsilon"),
+        (ERKGuidDPMSolverScheduler, {"prediction_type": "flow_prediction"}, "go together"),
+        (ERKGuidDPMSolverScheduler, {"use_flow_sigmas": True}, "go together"),
+        (ERKGuidDPMSolverScheduler, {"solver_order": 3, "w_stiff": 1.0}, "solver_order=2"),
+        (ERKGuidDPMSolverScheduler, {"algorithm_type": "sde-dpmsolver++", "w_stiff": 1.0}, "deterministic"),
+    ],
+)
+def test_settings_that_cannot_be_served(make: Any, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        make(**options)
