@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusers import DPMSolverSinglestepScheduler, HeunDiscreteScheduler
+from diffusers import SchedulerMixin as SchedulerMixin  # looked for here when a pipeline is loaded
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
@@ -105,7 +106,8 @@ class ERKGuidDPMSolverScheduler(_DPMSolver):  # type: ignore[misc]  # of type An
     """DPM-Solver-2, single-step, with ERK-Guid: the pair is the start and the midpoint of the same step.
 
     algorithm_type dpmsolver (noise prediction, as the paper has it) or dpmsolver++ (data prediction,
-    diffusers' default), solver_order 2. w_stiff: strength. w_con: stiffness above which it acts; both 0 or more.
+    diffusers' default), solver_order 2. w_stiff: strength. w_con: stiffness above which it acts; both 0 or
+    more.
     Prediction types: epsilon, v_prediction, sample, and flow_prediction with use_flow_sigmas=True.
     Raises UserError for settings that it cannot serve.
     """

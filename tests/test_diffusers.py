@@ -153,6 +153,10 @@ def test_a_second_trajectory_knows_nothing_of_the_first(make: Any) -> None:
     assert torch.equal(driven(scheduler, 8, noise()), first)
 
 
+def settings_of(scheduler: Any) -> dict[str, Any]:
+    return {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+
+
 @pytest.mark.parametrize("make", [ERKGuidHeunScheduler, ERKGuidDPMSolverScheduler])
 def test_config_is_taken_kept_and_read(make: Any, tmp_path: Path) -> None:
     theirs = diffusers.DPMSolverMultistepScheduler(**HEUN, solver_order=2)
@@ -187,3 +191,106 @@ def test_config_is_taken_kept_and_read(make: Any, tmp_path: Path) -> None:
 def test_settings_that_cannot_be_served(make: Any, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         make(**options)
+
+
+# Pipelines of diffusers with random weights.
+
+
+def vae() -> Any:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, sample_size=16,
+    ).eval()  # fmt: skip
+
+
+def stable_diffusion() -> tuple[Any, dict[str, Any]]:
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, attention_head_dim=4,
+    ).eval()  # fmt: skip
+    scheduler = diffusers.PNDMScheduler(**HEUN, skip_prk_steps=True)
+    pipe = diffusers.StableDiffusionPipeline(
+        vae(), None, None, unet, scheduler, None, None, requires_safety_checker=False
+    )
+    return pipe, {
+        "prompt_embeds": torch.randn(2, 7, 16), "negative_prompt_embeds": torch.randn(2, 7, 16),
+        "height": 16, "width": 16, "guidance_scale": 4.0, "output_type": "latent",
+    }  # fmt: skip
+
+
+def pixart() -> tuple[Any, dict[str, Any]]:
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, in_channels=4,
+        out_channels=8, caption_channels=16, cross_attention_dim=16, norm_type="ada_norm_single",
+    ).eval()  # fmt: skip
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.3)
+    scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    pipe = diffusers.PixArtAlphaPipeline(None, None, vae(), transformer, scheduler)
+    mask = torch.ones(2, 7, dtype=torch.int64)
+    return pipe, {
+        "prompt_embeds": torch.randn(2, 7, 16), "negative_prompt_embeds": torch.randn(2, 7, 16),
+        "prompt_attention_mask": mask, "negative_prompt_attention_mask": mask, "negative_prompt": None,
+        "height": 16, "width": 16, "guidance_scale": 4.0, "output_type": "latent",
+        "use_resolution_binning": False,
+    }  # fmt: skip
+
+
+def dit() -> tuple[Any, dict[str, Any]]:
+    transformer = diffusers.DiTTransformer2DModel(
+        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, in_channels=4,
+        out_channels=8, num_embeds_ada_norm=1000, norm_type="ada_norm_zero",
+    ).eval()  # fmt: skip
+    pipe = diffusers.DiTPipeline(transformer, vae(), diffusers.DDIMScheduler(beta_schedule="linear"))
+    return pipe, {"class_labels": [3, 7], "guidance_scale": 4.0, "output_type": "np"}
+
+
+PIPELINES = {"stable_diffusion": stable_diffusion, "pixart": pixart, "dit": dit}
+OWN: dict[Any, Any] = {
+    ERKGuidHeunScheduler: diffusers.HeunDiscreteScheduler,
+    ERKGuidDPMSolverScheduler: diffusers.DPMSolverSinglestepScheduler,
+}
+
+
+def drawn(pipe: Any, settings: dict[str, Any], seeds: tuple[int, ...] = (0, 1)) -> Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipe(**settings, num_inference_steps=6, generator=generators).images
+    return torch.as_tensor(images)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", OWN)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipelines(name: str, make: Any) -> None:
+    """Drop-in with classifier-free guidance: equal at w_stiff 0, another image above, each by itself."""
+    torch.manual_seed(0)
+    pipe, settings = PIPELINES[name]()
+    config = pipe.scheduler.config
+    pipe.scheduler = OWN[make].from_config(config)
+    theirs = drawn(pipe, settings)
+    pipe.scheduler = make.from_config(config, w_stiff=0.0, w_con=0.3)
+    torch.testing.assert_close(drawn(pipe, settings), theirs, rtol=1e-5, atol=1e-5)
+    pipe.scheduler = make.from_config(config, w_stiff=1.0, w_con=0.0)
+    changed = drawn(pipe, settings)
+    assert changed.shape == theirs.shape and changed.isfinite().all()
+    assert (changed - theirs).abs().max() > 1e-4
+    if name == "dit":  # draws its noise from one generator
+        return
+    one = {
+        key: value[1:] if isinstance(value, Tensor) and len(value) == 2 else value
+        for key, value in settings.items()
+    }
+    torch.testing.assert_close(drawn(pipe, one, (1,)), changed[1:], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_pipeline_is_kept_with_its_scheduler(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pipe, settings = dit()
+    pipe.scheduler = ERKGuidDPMSolverScheduler.from_config(pipe.scheduler.config, w_stiff=0.5, w_con=0.2)
+    pipe.save_pretrained(tmp_path)
+    again = diffusers.DiTPipeline.from_pretrained(tmp_path)
+    assert isinstance(again.scheduler, ERKGuidDPMSolverScheduler)
+    assert settings_of(again.scheduler) == settings_of(pipe.scheduler)
+    assert torch.equal(drawn(again, settings), drawn(pipe, settings))
