@@ -15,6 +15,7 @@ from erk_bench import (
     launch,
     manifests,
     preparing,
+    qualitative,
     search_command,
     table_command,
 )
@@ -92,6 +93,12 @@ def analyze(options: dict[str, str], overrides: list[str]) -> int:
     if tracker_spec(overrides).name != "none":
         raise UserError("analyze does not track; leave out tracker=...")
     return analyze_command.analyze(run_spec(overrides), options)
+
+
+def draw_qualitative(options: dict[str, str], words: list[str]) -> int:
+    if words:
+        raise unknown_name("setting of qualitative", words[0].partition("=")[0], options)
+    return qualitative.qualitative(options)
 
 
 def plan(options: dict[str, str], overrides: list[str]) -> int:

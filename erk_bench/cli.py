@@ -198,6 +198,25 @@ COMMANDS: dict[str, Command] = {
         "[format=png|npz] [to=PATH] [KEY=VALUE ...]",
         {"format": "png", "to": ""},
     ),
+    "qualitative": Command(
+        actions.draw_qualitative,
+        "draw a diffusers pipeline with and without ERK-Guid side by side: PNG and HTML",
+        "[model=NAME|FOLDER] [prompts=TEXT|FILE.txt | classes=N,...] [seeds=N,...] [steps=N] "
+        "[solver=dpm2|heun] [w_stiff=W] [w_con=W] [guidance=W] [device=auto] [to=FOLDER]",
+        {
+            "model": "pixart_alpha",
+            "prompts": "",
+            "classes": "",
+            "seeds": "0",
+            "steps": "10",
+            "solver": "dpm2",
+            "w_stiff": "0.5",
+            "w_con": "0.3",
+            "guidance": "",
+            "device": "auto",
+            "to": "results/figures",
+        },
+    ),
     "convert": Command(
         _convert, "turn a published .pkl checkpoint into .safetensors", "SOURCE.pkl TARGET.safetensors", {}
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from erk_bench.errors import UserError
 
 
@@ -17,3 +19,14 @@ def flag(name: str, text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise UserError(f"{name} is '{text}'; expected true or false")
     return text.lower() == "true"
+
+
+def number(name: str, text: str) -> float:
+    """A setting that is a finite number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(f"{name} is '{text}'; expected a number, 0 or more")
+    return value
