@@ -87,7 +87,7 @@ EXAMPLES = {
   erk-bench qualitative model=dit_xl_2_512 classes=207,360                  # ImageNet classes
   erk-bench qualitative model=my-pipeline classes=1 solver=heun             # a folder with model_index.json
   models: pixart_alpha, dit_xl_2_512, or a folder; steps: network evaluations; guidance: of the text or class,
-  the model's published one unless given; device: auto, cpu or cuda""",
+  that of diffusers' pipeline unless given; device: auto, cpu or cuda""",
     "convert": """\
   erk-bench convert edm2-img512-s-2147483-0.130.pkl edm2-s.safetensors""",
     "train-digits": """\

@@ -24,8 +24,8 @@ AMPLIFIED = 4  # of the difference
 
 
 class Pipeline(NamedTuple):
-    """A row of PIPELINES. about: its name on the hub. classes: of ImageNet, in place of texts. guidance: its
-    usual weight of classifier-free guidance."""
+    """A row of PIPELINES. about: its name on the hub. classes: of ImageNet, in place of texts. guidance: the
+    default weight of diffusers' pipeline."""
 
     about: str
     classes: bool
