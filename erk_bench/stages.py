@@ -10,6 +10,7 @@ import datetime
 import functools
 import itertools
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,6 +44,8 @@ from erk_bench.storage.store import RunStore, Timing
 from erk_bench.storage.writer import BlockWriter
 from erk_bench.user_solver import solver_of
 from erk_bench.worker import assets_of, check_draws, network_init, pick_device
+
+ASK_AGAIN_S = 0.2  # after a block that another process computes
 
 # Called after every finished block with its run and the number of its images.
 Progress = Callable[[RunSpec, int], None]
@@ -127,6 +130,7 @@ def generate(
         writer = stack.enter_context(BlockWriter())
         begun = set()  # blocks of this call, whose files may not be there yet
         failed: dict[str, UserError] = {}  # runs of a tree that came to nothing
+        elsewhere: list[Job] = []  # own blocks that somebody else computes
 
         def written(job: Job) -> None:
             claims[job.spec.run_id].release(job.block)
@@ -143,9 +147,13 @@ def generate(
                 ):
                     continue
                 job = Job(spec, stores[run_id], block, worker, keys[run_id])
-                if not job.is_done and claims[run_id].take(block):
+                if job.is_done:
+                    continue
+                if claims[run_id].take(block):
                     begun.add((run_id, block))
                     jobs.append(job)
+                elif not turn.taken_over:
+                    elsewhere.append(job)
             for some in [jobs] if turn.together else [[job] for job in jobs]:
                 for done, write in finished(some, device):
                     if isinstance(write, UserError):
@@ -153,6 +161,17 @@ def generate(
                     else:
                         writer.submit(write, functools.partial(written, done))
             stopping.check()
+        # What others took over from here: until it is there, or they are gone.
+        while any((job.spec.run_id, job.block) not in begun and not job.is_done for job in elsewhere):
+            time.sleep(ASK_AGAIN_S)
+            stopping.check()
+            for job in elsewhere:
+                key = (job.spec.run_id, job.block)
+                if key not in begun and not job.is_done and claims[job.spec.run_id].take(job.block):
+                    begun.add(key)
+                    for done, write in finished([job], device):
+                        assert not isinstance(write, UserError)  # of a run alone, it is raised
+                        writer.submit(write, functools.partial(written, done))
     for error in failed.values():
         raise UserError(f"{error} ({len(failed)} runs failed, the others of their trees are done)")
 

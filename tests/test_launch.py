@@ -150,7 +150,7 @@ def test_torchrun(small_run: MakeSpec, tmp_path: Path, world_size: int) -> None:
 @pytest.mark.slow
 def test_two_processes_on_one_run(tmp_path: Path) -> None:
     """The second one is refused by name; the first one finishes undisturbed."""
-    words = ["generate", *SETTINGS, "schedule.num_steps=64", "seeds=0-499", "block_size=50", "workers=1"]
+    words = ["generate", *SETTINGS, "schedule.num_steps=64", "seeds=0-1499", "block_size=50", "workers=1"]
     run = command(*words, f"out={tmp_path / 'runs'}")
     first = subprocess.Popen(run, env=environment(), stderr=subprocess.DEVNULL)
     while not list(tmp_path.rglob("images/*.safetensors")):

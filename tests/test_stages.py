@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +53,7 @@ def generated(spec: RunSpec, world_size: int = 1) -> dict[str, bytes]:
 
 
 @contextmanager
-def claimed(path: Path, *indices: int) -> Iterator[None]:
+def claimed(path: Path, *indices: int) -> Iterator[subprocess.Popen[str]]:
     """Another process computes these blocks, until it is killed."""
     code = (
         "import sys; from pathlib import Path; from erk_bench.storage.claims import Claims\n"
@@ -64,7 +66,7 @@ def claimed(path: Path, *indices: int) -> Iterator[None]:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "True\n"
         try:
-            yield
+            yield process
         finally:
             process.kill()
 
@@ -94,11 +96,15 @@ def test_a_worker_takes_over_what_nobody_has_begun(small_run: MakeSpec, tmp_path
     with store.claims():  # makes the file
         pass
     blocks = blocks_of(held.seed_range, held.block_size)
-    # Rank 0 owns blocks 0 and 3; somebody computes 3 for it, and 4.
-    with claimed(store.folder / "locks" / "blocks", 3, 4):
+    # Rank 1, which owns blocks 1 and 4, computes them.
+    with claimed(store.folder / "locks" / "blocks", 1, 4) as process:
         stages.generate([[held]], Worker(0, 3, 0), ignore, features=True)
-        assert stages.unfinished(held, features=True) == [blocks[3], blocks[4]]
-    # That process was killed: its blocks are anybody's.
+        assert stages.unfinished(held, features=True) == [blocks[1], blocks[4]]
+        # Another launch, of which block 4 is the only one, waits; its computer is killed meanwhile.
+        threading.Timer(0.5, process.kill).start()
+        last = dataclasses.replace(held, seeds="32-39")
+        stages.generate([[last]], Worker(), ignore, features=True)
+    assert stages.unfinished(held, features=True) == [blocks[1]]
     stages.generate([[held]], Worker(2, 3, 2), ignore, features=True)
     assert contents(held) == plain
 
