@@ -48,8 +48,8 @@ def _with_strengths(parent: Any) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=0.0, annotation=float)
         for name in STRENGTHS
     ]
-    initialize.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
-    wrapped: Callable[..., None] = register_to_config(initialize)  # type: ignore[no-untyped-call]
+    initialize.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]  # functions may carry one
+    wrapped: Callable[..., None] = register_to_config(initialize)  # type: ignore[no-untyped-call]  # diffusers
     return wrapped
 
 

@@ -138,7 +138,7 @@ def _load(source: str, device: torch.device) -> Any:
     import diffusers  # slow
 
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(source, use_safetensors=True)  # type: ignore[no-untyped-call]
+        pipe = diffusers.DiffusionPipeline.from_pretrained(source, use_safetensors=True)  # type: ignore[no-untyped-call]  # diffusers
     except ImportError as error:
         raise UserError(f"'{source}' needs more packages ({error}); pip install 'erk-bench[text]'") from error
     except (OSError, ValueError, AttributeError) as error:

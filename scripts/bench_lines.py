@@ -80,7 +80,7 @@ def relative(fast: Tensor, plain: Tensor) -> str:
 
 def same(fast: Run, plain: Run) -> Callable[[], str]:
     """For Line.difference, of functions that return tensors."""
-    return lambda: relative(fast(), plain())  # type: ignore[arg-type]
+    return lambda: relative(fast(), plain())  # type: ignore[arg-type]  # tensors, says the caller
 
 
 class Nets(NamedTuple):

@@ -29,7 +29,7 @@ def main() -> None:
 
             def shown(iteration: int, loss: float, losses: list[float] = losses, task: object = task) -> None:
                 losses.append(loss)
-                bar.advance(task)  # type: ignore[arg-type]
+                bar.advance(task)  # type: ignore[arg-type]  # a default hides its type
 
             network = train(shortened, generator, shown)
             last = losses[-len(losses) // 10 :]

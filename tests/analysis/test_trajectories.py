@@ -109,7 +109,7 @@ def test_picture_names_its_axes() -> None:
     panels = [axis for axis in figure.axes if axis.get_title()]
     assert len(panels) == 4
     assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_legend() for axis in panels)
-    assert any("w_con = 0.5" in text.get_text() for text in panels[3].get_legend().get_texts())  # type: ignore[union-attr]
+    assert any("w_con = 0.5" in text.get_text() for text in panels[3].get_legend().get_texts())  # type: ignore[union-attr]  # checked above
     plt.close(figure)
 
 
