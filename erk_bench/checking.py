@@ -12,11 +12,14 @@ from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.sample import check_paired
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.spec import RunSpec
-from erk_bench.user_solver import solver_of
+from erk_bench.user_solver import facts_of
 
 
 def check_names(spec: RunSpec) -> None:
-    """Refuse a spec that names what no table has, or what cannot work together, before any work."""
+    """Refuse a spec that names what no table has, or what cannot work together, before any work.
+
+    No code of a user's own solver file is run.
+    """
     for kind, name, table in (
         ("schedule", spec.schedule.name, SCHEDULES),
         ("guidance", spec.guidance.name, GUIDANCES),
@@ -29,7 +32,7 @@ def check_names(spec: RunSpec) -> None:
     if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
         raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
     detectors_of(spec.metrics.names)
-    solver = solver_of(spec.solver)
+    solver = facts_of(spec.solver)
     if spec.schedule.num_steps < solver.min_steps:
         raise UserError(
             f"schedule.num_steps is {spec.schedule.num_steps}; solver '{spec.solver.name}' needs "

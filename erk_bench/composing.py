@@ -19,20 +19,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from erk_bench.checking import check_names
 from erk_bench.config_files import config_folder
+from erk_bench.declared import declared_step
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.fields import build
 from erk_bench.files import file_sha256
 from erk_bench.grids import Cell, Grid, check_cells, read_grid
+from erk_bench.interpolations import check_name, check_value
 from erk_bench.presets import preset_files
 from erk_bench.reporting.tracker import TrackerSpec
 from erk_bench.sampling.guidance import GUIDANCES
-from erk_bench.sampling.sample import solver_row
 from erk_bench.sampling.schedules import DEFAULT_RHO
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec, SolverSpec
 from erk_bench.storage.assets import Assets
 from erk_bench.table_files import read_table, without_published
-from erk_bench.user_solver import split_path, user_step
+from erk_bench.user_solver import split_path
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
@@ -83,7 +84,13 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Hydra's composition, of which the part that only depends on the chosen groups is kept."""
+    for override in overrides:
+        check_value(override, override)
     parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for override, one in zip(overrides, parsed, strict=True):
+        check_name(override.partition("=")[0], override)
+        if not one.is_sweep_override():
+            check_value(one.value(), override)  # without the backslashes that hid it
     picks = tuple(
         override for override, one in zip(overrides, parsed, strict=True) if one.key_or_group in groups()
     )
@@ -171,7 +178,9 @@ def _solver(content: Mapping[str, Any]) -> dict[str, Any]:
     if solver.get("path"):
         file, function = split_path(str(solver["path"]))
         solver |= {"name": f"{file.stem}.{function}", "sha256": file_sha256(file)}
-        defaults = solver_row(user_step(str(solver["path"]), solver["sha256"])).defaults
+        # Read, not imported: who plans, fetches or checks a manifest runs nobody's code. Where the text does
+        # not tell the defaults, every given option counts.
+        defaults = declared_step(file, function).options or {}
     else:
         row = SOLVERS.get(str(solver["name"]))
         defaults = row.defaults if row else {}

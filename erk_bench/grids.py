@@ -15,6 +15,7 @@ import yaml
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.fields import identity_fields
+from erk_bench.file_names import check_file_name
 from erk_bench.spec import RunSpec
 
 NEEDED = ("name", "title", "caption", "base", "axes", "panels")
@@ -105,6 +106,7 @@ def read_grid(file: Path) -> Grid:
         check(name in content, f"lacks '{name}'")
     for name in ("name", "title", "caption"):
         check(isinstance(content[name], str), f"has {name} {content[name]!r}, not a text")
+    check_file_name(f"the name of the grid '{file}'", content["name"])
     check(_is_texts(content["base"]), f"has base {content['base']!r}, not a list of KEY=VALUE texts")
     axes = content["axes"]
     check(isinstance(axes, dict) and bool(axes), f"has axes {axes!r}, so it is empty; give KEY: [VALUES]")

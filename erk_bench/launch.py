@@ -42,10 +42,12 @@ def compute(
     """
     specs = [spec for group in groups for spec in group]
     left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
-    cost = {spec.run_id: max(sum(count_evaluations(spec)), 1) for spec in specs}
+    # Counting imports a solver of the user's own: its mistakes are told before workers start, and a finished
+    # run imports nothing.
+    cost = {spec.run_id: max(sum(count_evaluations(spec)), 1) for spec in specs if left[spec.run_id]}
     images = {run_id: sum(len(block.seeds) for block in blocks) for run_id, blocks in left.items()}
     num_images = sum(images.values())
-    work = round(sum(images[run_id] * cost[run_id] for run_id in images))
+    work = round(sum(images[run_id] * cost[run_id] for run_id in cost))
     worker = Worker.from_environment()
     if worker is None and num_images == 0:
         return True
@@ -54,7 +56,7 @@ def compute(
     with progress_bar(title, num_images // share, work // share, shown=reports()) as bar:
 
         def advance(spec: RunSpec, count: int) -> None:
-            bar(count, round(count * cost[spec.run_id]))
+            bar(count, round(count * cost.get(spec.run_id, 1)))
             watch(spec, count)
 
         num_workers = min(default_workers(specs[0]), _num_units(groups, left, shared))

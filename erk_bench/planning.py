@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from typing import NamedTuple
 
@@ -37,17 +38,26 @@ def count_evaluations(spec: RunSpec) -> tuple[float, float]:
 
 
 class Cost(NamedTuple):
-    """Of one image: network FLOPs (a multiply-add is two), and bytes of its features and of its pixels."""
+    """Of one image: evaluations of the main and the guiding network, their FLOPs (a multiply-add is two), and
+    bytes of its features and of its pixels.
 
+    Evaluations and FLOPs are NaN for a solver of the user's own: only running it would tell.
+    """
+
+    nfe: float
+    nfe_guide: float
     flops: float
     feature_bytes: int
     image_bytes: int
 
 
 def estimate(spec: RunSpec) -> Cost:
-    """The cost of an image; of files that are not here, the published architecture is taken."""
+    """The cost of an image; of files that are not here, the published architecture is taken.
+
+    Runs no code of a user's own solver.
+    """
     assets = assets_of(spec)
-    nfe, nfe_guide = count_evaluations(spec)
+    nfe, nfe_guide = (math.nan, math.nan) if spec.solver.path is not None else count_evaluations(spec)
     init = network_init(spec.model.weights, assets)
     flops = nfe * evaluation_flops(json.dumps(init))
     if nfe_guide and spec.guidance.guide is not None:
@@ -56,7 +66,7 @@ def estimate(spec: RunSpec) -> Cost:
     features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
     decoder = DECODERS[spec.model.decoder]
     side = init["img_resolution"] * decoder.factor
-    return Cost(flops, features, decoder.image_channels * side * side)
+    return Cost(nfe, nfe_guide, flops, features, decoder.image_channels * side * side)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -27,6 +28,7 @@ from erk_bench.files import file_sha256
 from erk_bench.presets import preset_files
 from erk_bench.reporting.progress import progress_bar
 from erk_bench.reporting.records import PACKAGES, environment
+from erk_bench.reporting.views import DASH
 from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.storage.assets import SOURCES, Assets
@@ -90,31 +92,39 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False, wor
         table.add_column(header, justify="left" if header == "run" else "right")
     evaluations, flops, features, pixels = 0.0, 0.0, 0, 0
     rows: list[list[float]] = []  # FLOPs of each run's blocks
+    unknown = list(dict.fromkeys(spec.solver.path for spec in specs if spec.solver.path is not None))
     for spec in specs:
         name, done, total = _progress_of(spec)
         left = (total - done) * spec.block_size
-        nfe, nfe_guide = planning.count_evaluations(spec)
         cost = planning.estimate(spec)
-        evaluations += left * (nfe + nfe_guide)
-        flops += left * cost.flops
+        nfe, nfe_guide = cost.nfe, cost.nfe_guide
+        known = not math.isnan(nfe)
+        if known:
+            evaluations += left * (nfe + nfe_guide)
+            flops += left * cost.flops
+            rows.append([cost.flops * spec.block_size] * (total - done))
         features += left * cost.feature_bytes
         pixels += left * cost.image_bytes
-        rows.append([cost.flops * spec.block_size] * (total - done))
         table.add_row(
             name,
             f"{len(spec.seed_range):,}",
             f"{done} / {total}",
-            f"{nfe} + {nfe_guide}" if nfe_guide else str(nfe),
-            f"{left * (nfe + nfe_guide):,.0f}",
-            f"{left * cost.flops / 1e12:,.0f}",
+            (f"{nfe} + {nfe_guide}" if nfe_guide else str(nfe)) if known else DASH,
+            f"{left * (nfe + nfe_guide):,.0f}" if known else DASH,
+            f"{left * cost.flops / 1e12:,.0f}" if known else DASH,
             _size(left * cost.feature_bytes),
             _size(left * cost.image_bytes),
         )
     wide_console().print(table)
     kept = "" if specs[0].samples == "none" else f"; images {_size(pixels)} (samples=none keeps none)"
+    all_unknown = all(spec.solver.path is not None for spec in specs)
+    work = (
+        "evaluations that only a run can count"
+        if all_unknown
+        else f"{evaluations:,.0f} network evaluations, {flops / 1e12:,.0f} TFLOPs of the networks"
+    )
     print(
-        f"to do: {evaluations:,.0f} network evaluations, {flops / 1e12:,.0f} TFLOPs of the networks "
-        "(decoding and features come on top); on disk: features "
+        f"to do: {work} (decoding and features come on top); on disk: features "
         f"{_size(features)}{kept or f', no images (they would take {_size(pixels)})'}"
     )
     if shared:
@@ -122,7 +132,16 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False, wor
             "that is for separate runs: 'erk-bench grid' shares trajectories and needs less (a quarter to a "
             "half on the digits grid)"
         )
-    rate = _print_time(specs[0], flops, throughput)
+    if unknown:
+        print(
+            f"evaluations and time of {', '.join(unknown)} are not known: only running the file would tell, "
+            "and planning runs nobody's code"
+        )
+    rate = 0.0 if all_unknown else _print_time(specs[0], flops, throughput)
+    if counts and unknown:
+        raise UserError(
+            f"simulate needs the cost of a block, and that of {unknown[0]} is not known; leave out simulate"
+        )
     if counts:
         _simulate([[block / rate / 3600 for block in row] for row in rows if row], rate, counts)
     assets = assets_of(specs[0])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.fields import execution, extension, identity, identity_fields
+from erk_bench.file_names import check_file_name
 
 # Raised by every change that alters samples; records of different protocols are never mixed.
 PROTOCOL = 1
@@ -63,6 +64,9 @@ class ModelSpec:
     decoder: str = identity()
     vae: WeightsSpec | None = extension(None)
     vae_config: WeightsSpec | None = extension(None)
+
+    def __post_init__(self) -> None:
+        check_file_name("model.name", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)

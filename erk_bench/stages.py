@@ -42,7 +42,7 @@ from erk_bench.storage.claims import Claims
 from erk_bench.storage.export import export_npz
 from erk_bench.storage.store import RunStore, Timing
 from erk_bench.storage.writer import BlockWriter
-from erk_bench.user_solver import solver_of
+from erk_bench.user_solver import facts_of
 from erk_bench.worker import assets_of, check_draws, network_init, pick_device
 
 ASK_AGAIN_S = 0.2  # after a block that another process computes
@@ -239,7 +239,7 @@ def score(spec: RunSpec) -> Record:
             parts.append({name: value[kept] for name, value in tensors.items()})
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         extracted[name] = Extracted(joined["features"], joined.get("logits"))
-    if len(set(counts)) > 1 and not solver_of(spec.solver).adaptive:
+    if len(set(counts)) > 1 and not facts_of(spec.solver).adaptive:
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
     measured = measure(spec.metrics, extracted, load_real(spec.metrics, assets_of(spec)))

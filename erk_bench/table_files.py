@@ -11,6 +11,7 @@ import yaml
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import METRICS
+from erk_bench.file_names import check_file_name
 
 NEEDED = ("name", "title", "caption", "base", "headline", "rows")
 KNOWN = (*NEEDED, "reference", "tolerance", "published", "minima", "fetch", "figure", "sheet_nfe")
@@ -42,6 +43,7 @@ def read_table(file: Path) -> dict[str, Any]:
         check(isinstance(content[name], str), f"has {name} {content[name]!r}, not a text")
     check(_is_settings(content["base"]), f"has base {content['base']!r}, not a list of KEY=VALUE texts")
     check(isinstance(content["rows"], list) and bool(content["rows"]), "has no rows")
+    check_file_name(f"the name of the table '{file}'", content["name"])
     _check_metric(file, content["headline"])
     rows = [row if isinstance(row, dict) else {"set": row} for row in content["rows"]]
     for row in rows:

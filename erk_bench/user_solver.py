@@ -8,6 +8,7 @@ import inspect
 import sys
 from pathlib import Path
 
+from erk_bench.declared import check_arguments, declared_step
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.files import file_sha256
 from erk_bench.sampling.sample import solver_row
@@ -15,13 +16,26 @@ from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.sampling.steps import Solver, StepFunction
 from erk_bench.spec import SolverSpec
 
-ARGUMENTS = ("slope", "x", "sigma", "sigma_next", "history")
-
 
 def solver_of(spec: SolverSpec) -> Solver:
-    """The solver with its options checked. Raises UserError."""
+    """The solver with its options checked, ready to run: imports a user's file. Raises UserError."""
+    row = facts_of(spec)
     if spec.path is not None:
         row = solver_row(user_step(spec.path, spec.sha256))
+        row.check(spec.name, dict(spec.options))
+    return row
+
+
+def facts_of(spec: SolverSpec) -> Solver:
+    """The same facts about the solver without running any code of a user's file; its step does not work.
+
+    Raises UserError for unknown solvers and options, as far as the text of the file tells.
+    """
+    if spec.path is not None:
+        step = declared_step(*split_path(spec.path))
+        row = solver_row(step)
+        if step.options is None:
+            return row
     elif spec.name in SOLVERS:
         row = SOLVERS[spec.name]
     else:
@@ -65,10 +79,6 @@ def user_step(path: str, sha256: str) -> StepFunction:
         for item in inspect.signature(function).parameters.values()
         if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)
     ]
-    if len(positional) != len(ARGUMENTS):
-        raise UserError(
-            f"{name} in '{file}' takes ({', '.join(positional)}); a solver takes ({', '.join(ARGUMENTS)}), "
-            "and its options as keyword-only arguments with defaults"
-        )
+    check_arguments(name, file, positional)
     step: StepFunction = function
     return step

@@ -16,6 +16,7 @@ import torch
 
 from erk_bench.errors import UserError
 from erk_bench.fields import build
+from erk_bench.file_names import check_file_name
 from erk_bench.files import write_atomic
 from erk_bench.spec import PROTOCOL, RunSpec
 
@@ -162,6 +163,8 @@ def read_record(path: Path) -> Record:
         raise UserError(
             f"'{path}' has damaged metrics ({error!r}); delete it and run the row again"
         ) from error
+    for name in ("run_id", "seeds"):  # files are named after them
+        check_file_name(f"{name} of '{path}'", str(content[name]))
     try:
         build(RunSpec, content["spec"])
     except (UserError, TypeError) as error:
