@@ -1,10 +1,14 @@
 """erk-bench: sampling, guidance and evaluation of diffusion models, with ERK-Guid (arXiv 2603.03692)."""
 
-from erk_bench.evaluation.frechet import frechet_distance
-from erk_bench.presets import load_denoiser
-from erk_bench.sampling.grid import sample_grid
-from erk_bench.sampling.sample import draw, sample
-from erk_bench.sampling.steps import Node, Step
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from erk_bench.evaluation.frechet import frechet_distance
+    from erk_bench.presets import load_denoiser
+    from erk_bench.sampling.grid import sample_grid
+    from erk_bench.sampling.sample import draw, sample
+    from erk_bench.sampling.steps import Node, Step
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,3 +21,24 @@ __all__ = [
     "sample",
     "sample_grid",
 ]
+
+# Imported when they are asked for: the command must hear signals before torch is there, which takes seconds.
+_HOMES = {
+    "Node": "sampling.steps",
+    "Step": "sampling.steps",
+    "draw": "sampling.sample",
+    "frechet_distance": "evaluation.frechet",
+    "load_denoiser": "presets",
+    "sample": "sampling.sample",
+    "sample_grid": "sampling.grid",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'erk_bench' has no attribute '{name}'")
+    return getattr(import_module(f"erk_bench.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

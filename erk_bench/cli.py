@@ -9,12 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from erk_bench import entry as program
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    program.prepare()
+
 from erk_bench import (
     actions,
     commands,
     manifests,
     preparing,
     stopping,
+    terminal,
 )
 from erk_bench.composing import (
     compose_config,
@@ -23,7 +29,7 @@ from erk_bench.composing import (
     groups,
     run_spec,
 )
-from erk_bench.errors import UserError, unknown_name
+from erk_bench.errors import DamagedError, UserError, unknown_name
 from erk_bench.help import command_help, main_help
 
 
@@ -226,27 +232,41 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command(_doctor, "what is installed, found and free on this machine", "", {}),
 }
 
+HEALINGS = 3  # more would mean a disk that cannot be used
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of `erk-bench`; returns the exit status."""
     words = list(sys.argv[1:] if words is None else words)
     try:
-        return _dispatch(words)
+        return _healed(words)
     except UserError as error:
         print(f"erk-bench: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("erk-bench: interrupted; finished blocks are kept, run again to go on", file=sys.stderr)
-        return 130
+        return _ended(stopping.INTERRUPTED)
+    except stopping.Terminated:
+        return _ended(stopping.TERMINATED)
     except stopping.Stopped:
-        print(
-            "erk-bench: stopped as SIGUSR2 asked; finished blocks are kept, run the same command to go on",
-            file=sys.stderr,
-        )
-        return stopping.STATUS
+        return _ended(stopping.STATUS)
     except BrokenPipeError:  # the reader of our output, such as 'head', has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _ended(status: int) -> int:
+    print(f"erk-bench: {stopping.MESSAGES[status]}", file=sys.stderr)
+    return status
+
+
+def _healed(words: list[str]) -> int:
+    """Run a command; where it finds damaged files, which it sets aside, once more to make them anew."""
+    for _ in range(HEALINGS):
+        try:
+            return _dispatch(words)
+        except DamagedError as error:
+            print(f"warning: {error}", file=sys.stderr)
+    return _dispatch(words)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -286,9 +306,14 @@ def _parted(known: Mapping[str, str], words: Sequence[str]) -> tuple[dict[str, s
 
 
 def entry() -> None:
-    """Console script."""
+    """The command: returns its status to the system."""
+    program.prepare()
     stopping.listen()
-    sys.exit(main())
+    status = main()
+    error = terminal.lost()
+    if error is not None:
+        print(f"erk-bench: the output could not be written ({error.strerror}); files are", file=sys.stderr)
+    sys.exit(status or int(error is not None))
 
 
 if __name__ == "__main__":

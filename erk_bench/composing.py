@@ -202,7 +202,7 @@ def _of_preset(overrides: Sequence[str]) -> list[str]:
     """What belongs to the chosen model (track, guidance) and solver (schedule), where the user chose none."""
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     file = preset_files().get(given.get("model", ""))
-    about = (yaml.safe_load(file.read_text()).get("about") or {}) if file else {}
+    about = (yaml.safe_load(file.read_text(encoding="utf-8")).get("about") or {}) if file else {}
     found = [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
     solver = SOLVERS.get(given.get("solver", ""))
     if solver and "schedule" not in given and solver.schedule != "polynomial":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -19,6 +19,17 @@ class WorkerLostError(UserError):
     """A worker was killed or never came; the same command again goes on, and a scheduler may requeue it."""
 
     status = 70  # EX_SOFTWARE
+
+
+class DamagedError(UserError):
+    """Files of a run were damaged and have been set aside; the same command again computes them anew."""
+
+    @classmethod
+    def of(cls, errors: Sequence[DamagedError]) -> DamagedError:
+        """One error for several."""
+        return (
+            errors[0] if len(errors) == 1 else cls(f"{len(errors)} files are damaged; the first: {errors[0]}")
+        )
 
 
 class BusyError(UserError):

@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from erk_bench.errors import UserError
+from erk_bench.processes import has_ended, identity
+
+NAME_BYTES = 255  # the longest name that Linux and macOS give a file
+PATH_BYTES = 1023  # the longest path of macOS; Linux allows 4095
+
+_numbers = itertools.count()
+_swept: set[Path] = set()
 
 
 @contextmanager
@@ -29,6 +36,22 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write '{path}': {error.strerror}; check the folder") from error
 
 
+def check_path(what: str, path: Path) -> None:
+    """Refuse a path that no file system takes. what: the setting that it comes from."""
+    for part in path.parts:
+        size = len(os.fsencode(part))
+        if size > NAME_BYTES:
+            raise UserError(
+                f"{what} gives a file name of {size} bytes ('{part[:40]}...'); at most {NAME_BYTES} are "
+                "possible: choose a shorter one"
+            )
+    size = len(os.fsencode(path.absolute()))
+    if size > PATH_BYTES:
+        raise UserError(
+            f"{what} gives a path of {size} bytes ('{str(path)[:40]}...'); use at most {PATH_BYTES}"
+        )
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` under a temporary name in the same folder, then rename; see open_atomic."""
     with open_atomic(path) as file:
@@ -40,12 +63,17 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """A file under a temporary name in the same folder, renamed to `path` when the block ends without error.
 
     Raises UserError when the disk is full or the folder cannot be written. After any error the temporary file
-    is removed.
+    is removed; those of writers that were killed are, before the first file of this process in the folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    folder = path.parent
+    # The name says who writes. It is shorter than the longest that a file may have, whatever `path` is.
+    temporary = folder / f".{path.name[:40]}.{identity()}.{next(_numbers)}.tmp"
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder not in _swept:
+                _swept.add(folder)
+                sweep(folder)
             with temporary.open("wb") as file:
                 yield file
                 file.flush()
@@ -54,6 +82,19 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files of `open_atomic` in a folder whose writers have ended."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(".") and entry.name.endswith(".tmp")):
+                continue
+            with suppress(OSError):
+                facts = entry.stat(follow_symlinks=False)
+                words = entry.name.removesuffix(".tmp").rsplit(".", 2)
+                if len(words) == 3 and has_ended(words[1], facts.st_mtime):
+                    Path(entry.path).unlink()
 
 
 def file_sha256(path: Path) -> str:

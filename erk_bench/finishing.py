@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.block_sampling import sample_block, sample_tree
-from erk_bench.errors import UserError
+from erk_bench.errors import DamagedError, UserError
 from erk_bench.evaluation.detectors import detector_key, load_detector
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.reporting.records import device_name
@@ -62,7 +63,18 @@ class Job(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        return not self.lacking and not (self.keeps and (wants_images(self.spec) or not self.keys))
+        wanted = wants_images(self.spec) or not self.keys or self.store.lost_images(self.block)
+        return not self.lacking and not (self.keeps and wanted)
+
+    def kept_images(self) -> ImageBlock | None:
+        """The block's images, if they are there and whole; damaged ones are set aside and told."""
+        if not self.store.has_images(self.block):
+            return None
+        try:
+            return self.store.read_images(self.block)
+        except DamagedError as error:
+            print(f"warning: {error}", file=sys.stderr)
+            return None
 
 
 # A job with the function that writes its files, or with the reason why there is nothing to write.
@@ -74,22 +86,29 @@ def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcome]:
 
     jobs: several are the same block of runs that share their trajectories.
     """
-    jobs = [job for job in jobs if not job.is_done]
-    to_sample = [job for job in jobs if not job.store.has_images(job.block)]
+    to_sample = []
+    for job in jobs:
+        if job.is_done:
+            continue
+        kept = job.kept_images()
+        if kept is None:
+            to_sample.append(job)
+        else:
+            yield job, _finish(job, kept, device)
     if len(to_sample) > 1:
         yield from _finished_tree(to_sample, device)
-        jobs = [job for job in jobs if job not in to_sample]
-    for job in jobs:
-        yield job, _finish(job, device)
+    else:
+        for job in to_sample:
+            yield job, _finish(job, None, device)
 
 
-def _finish(job: Job, device: torch.device) -> Callable[[], None]:
+def _finish(job: Job, kept: ImageBlock | None, device: torch.device) -> Callable[[], None]:
     """One read of an image, kept or sampled, serves all detectors."""
     timing: Timing | None = None
     host: Callable[[], ImageBlock]
-    if job.store.has_images(job.block):
-        kept = job.store.read_images(job.block)
-        images, host, counts = kept.images, lambda: kept, (kept.nfe, kept.nfe_guide)
+    if kept is not None:
+        found = kept
+        images, host, counts = found.images, lambda: found, (found.nfe, found.nfe_guide)
     else:
         sampled = sample_block(job.spec, job.block.seeds, device)
         images, host, counts = sampled.on_device, sampled.host, (sampled.nfe, sampled.nfe_guide)

@@ -90,7 +90,7 @@ def label(place: Mapping[str, str]) -> str:
 def read_grid(file: Path) -> Grid:
     """A grid file. Raises UserError naming what is missing, unknown or of the wrong kind."""
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the grid '{file}': {error}; {EXAMPLE}") from error
 

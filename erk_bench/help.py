@@ -122,7 +122,7 @@ def command_help(name: str, command: Command, groups: Mapping[str, list[str]]) -
     """What `erk-bench NAME --help` prints: usage, settings with their meaning, examples."""
     parts = [f"usage: erk-bench {name} {command.usage}\n\n{command.summary[0].upper()}{command.summary[1:]}."]
     if name == "train-digits":
-        text = (config_folder() / "train_digits.yaml").read_text()
+        text = (config_folder() / "train_digits.yaml").read_text(encoding="utf-8")
         parts.append("settings and their defaults (configs/train_digits.yaml):\n" + _indent(text))
     elif "KEY=VALUE" in command.usage:
         width = max(len(f"{group}={choice}") for group, names in groups.items() for choice in names)
@@ -132,7 +132,7 @@ def command_help(name: str, command: Command, groups: Mapping[str, list[str]]) -
             for choice in names
         )
         parts.append(f"choices (their settings: configs/GROUP/CHOICE.yaml):\n{choices}")
-        text = (config_folder() / "run.yaml").read_text()
+        text = (config_folder() / "run.yaml").read_text(encoding="utf-8")
         parts.append("settings and their defaults:\n" + _indent(text[text.index("# These change") :]))
         parts.append("settings of a choice: GROUP.KEY=VALUE, with these defaults:\n" + _group_defaults())
     parts.append(f"examples:\n{EXAMPLES[name]}")
@@ -140,7 +140,7 @@ def command_help(name: str, command: Command, groups: Mapping[str, list[str]]) -
 
 
 def _first_comment(group: str, choice: str) -> str:
-    lines = (config_folder() / group / f"{choice}.yaml").read_text().splitlines()
+    lines = (config_folder() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
     comments = [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
     return comments[0] if comments else ""
 
@@ -151,7 +151,7 @@ def _group_defaults() -> str:
         ("solver", "heun"), ("schedule", "polynomial"), ("guidance", "cfg"), ("correction", "erk_guid"),
         ("metrics", "digits"),
     ):  # fmt: skip
-        for line in (config_folder() / group / f"{choice}.yaml").read_text().splitlines():
+        for line in (config_folder() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines():
             if line and not line.startswith(("#", "name:")):
                 shown.append(f"  {group}.{line}")
     return "\n".join(shown)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +12,14 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from erk_bench import stages, stopping
+from erk_bench import stages, stopping, terminal
 from erk_bench.errors import UserError, WorkerLostError
 from erk_bench.planning import count_evaluations
 from erk_bench.processes import end_with_parent
 from erk_bench.reporting.progress import progress_bar
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Block, Worker
+from erk_bench.storage.store import RunStore
 
 STALL_S = 1800.0  # rank 0 gives up when the other ranks finish nothing for so long
 
@@ -41,6 +41,10 @@ def compute(
     expect: before, with the images that this process will report, unless it takes over others'.
     """
     specs = [spec for group in groups for spec in group]
+    worker = Worker.from_environment()
+    for spec in specs:
+        RunStore.open(spec).sweep()
+    stages.set_aside_damaged(specs, worker or Worker(), features=features)
     left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
     # Counting imports a solver of the user's own: its mistakes are told before workers start, and a finished
     # run imports nothing.
@@ -48,7 +52,6 @@ def compute(
     images = {run_id: sum(len(block.seeds) for block in blocks) for run_id, blocks in left.items()}
     num_images = sum(images.values())
     work = round(sum(images[run_id] * cost[run_id] for run_id in cost))
-    worker = Worker.from_environment()
     if worker is None and num_images == 0:
         return True
     share = world_size()
@@ -112,7 +115,7 @@ class _Ends(NamedTuple):
     """How workers ended: mistakes that they told, those that were killed or crashed, whether any was asked to
     stop."""
 
-    failures: list[str]
+    failures: list[UserError]
     lost: list[str]
     stopped: bool
 
@@ -121,17 +124,18 @@ def _run_local(work: _Work, num_workers: int, advance: stages.Progress) -> None:
     """Spawn workers, pass on their progress, and report the first failure once all have ended."""
     context = multiprocessing.get_context("spawn")
     links: dict[Connection, tuple[Any, Worker]] = {}
-    for rank in range(num_workers):
-        mine, theirs = context.Pipe(duplex=False)
-        worker = Worker(rank, num_workers, rank)
-        process = context.Process(target=_local_worker, args=(work, worker, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        links[mine] = (process, worker)
+    with stopping.held_back():  # workers inherit it, and are deaf until they listen
+        for rank in range(num_workers):
+            mine, theirs = context.Pipe(duplex=False)
+            worker = Worker(rank, num_workers, rank)
+            process = context.Process(target=_local_worker, args=(work, worker, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            links[mine] = (process, worker)
     with stopping.passed_on_to([process.pid for process, _ in links.values()]):
         failures, lost, stopped = _follow(links, advance)
-    if failures:
-        raise UserError(failures[0])
+    if failures:  # first a mistake, which no repetition mends
+        raise min(failures, key=lambda error: error.status != UserError.status)
     if lost:
         raise WorkerLostError(lost[0])
     if stopped:
@@ -140,7 +144,7 @@ def _run_local(work: _Work, num_workers: int, advance: stages.Progress) -> None:
 
 def _follow(links: dict[Connection, tuple[Any, Worker]], advance: stages.Progress) -> _Ends:
     """Pass on progress until all workers have ended."""
-    failures: list[str] = []
+    failures: list[UserError] = []
     lost: list[str] = []
     stopped = False
     while links:
@@ -151,13 +155,13 @@ def _follow(links: dict[Connection, tuple[Any, Worker]], advance: stages.Progres
                 message = link.recv()
             except EOFError:
                 process.join()
-                if process.exitcode in (stopping.STATUS, -signal.SIGUSR2):
+                if process.exitcode == stopping.STATUS:
                     stopped = True
                 elif process.exitcode != 0:
                     lost.append(_ending(worker, process.exitcode))
                 del links[link]
                 continue
-            if isinstance(message, str):
+            if isinstance(message, UserError):
                 failures.append(message)
             else:
                 advance(*message)
@@ -175,6 +179,7 @@ def _ending(worker: Worker, exitcode: int) -> str:
 def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
     end_with_parent()
     stopping.listen()
+    terminal.prepare()
 
     def advance(spec: RunSpec, count: int) -> None:
         link.send((spec, count))
@@ -184,9 +189,11 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
     except stopping.Stopped:
         sys.exit(stopping.STATUS)
     except UserError as error:
-        link.send(str(error))
+        link.send(error)
     except KeyboardInterrupt:
-        os._exit(130)
+        os._exit(stopping.INTERRUPTED)
+    except stopping.Terminated:
+        os._exit(stopping.TERMINATED)
 
 
 def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:

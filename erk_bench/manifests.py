@@ -47,7 +47,7 @@ def write_manifest(path: Path, source: str, lines: Sequence[Sequence[str]]) -> N
 
 def sweep_name(path: Path) -> str:
     """The table or grid that a manifest computes, or 'run'."""
-    words = shlex.split(path.read_text().splitlines()[0].removeprefix(HEADER))
+    words = shlex.split(path.read_text(encoding="utf-8").splitlines()[0].removeprefix(HEADER))
     return words[0].partition("=")[2] or words[0]
 
 
@@ -55,7 +55,7 @@ def read_manifest(path: Path) -> list[list[str]]:
     """The words of each line. Raises UserError for what is no manifest, or has no lines."""
     again = f"make it anew: erk-bench plan --manifest {path} table=NAME (or grid=NAME)"
     try:
-        first, *rest = path.read_text().splitlines() or [""]
+        first, *rest = path.read_text(encoding="utf-8").splitlines() or [""]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the manifest '{path}': {error}; {again}") from error
     if not first.startswith(HEADER):

@@ -32,7 +32,7 @@ def main(config: DictConfig) -> None:
         print(f"erk-bench: {error}", file=sys.stderr)
         raise SystemExit(error.status) from error
     except stopping.Stopped as stopped:
-        print("erk-bench: stopped as SIGUSR2 asked; the same command goes on", file=sys.stderr)
+        print(f"erk-bench: {stopping.MESSAGES[stopping.STATUS]}", file=sys.stderr)
         raise SystemExit(stopping.STATUS) from stopped
 
 

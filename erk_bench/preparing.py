@@ -316,7 +316,7 @@ def doctor(groups: Mapping[str, Sequence[str]]) -> int:
     print(f"cache: {assets.cache}{' (offline)' if assets.offline else ''}, lock file {assets.lock}")
     not_here = []
     for name, file in preset_files().items():
-        if not assets.is_here(yaml.safe_load(file.read_text())["weights"]["path"]):
+        if not assets.is_here(yaml.safe_load(file.read_text(encoding="utf-8"))["weights"]["path"]):
             not_here.append(name)
             continue
         try:

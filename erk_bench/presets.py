@@ -31,7 +31,7 @@ def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu"
     assets = Assets.from_environment()
     presets = preset_files()
     if text in presets:
-        model = yaml.safe_load(presets[text].read_text())
+        model = yaml.safe_load(presets[text].read_text(encoding="utf-8"))
         text = model["weights"]["path"]
     elif assets.url(text) is None and not Path(text).suffix and not Path(text).exists():
         raise unknown_name("model preset", text, presets)

@@ -117,7 +117,7 @@ def _subjects(options: Mapping[str, str], row: Pipeline | None) -> list[str]:
     if file.suffix != ".txt":
         return [options["prompts"]]
     try:
-        lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read prompts from '{file}': {error}") from error
     if not lines:

@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.fields import execution, extension, identity, identity_fields
@@ -321,5 +323,10 @@ class RunSpec:
                 f"the sha256 of '{unknown.path}' is not known yet, so this run has no identity; run "
                 "'erk-bench fetch' with the same settings, or copy the lock file of where it was fetched"
             )
-        content = {"protocol": PROTOCOL, **identity_fields(self)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return digest_of(identity_fields(self))
+
+
+def digest_of(fields: Mapping[str, Any]) -> str:
+    """sha256 over the identity fields of a run, as plain values, and PROTOCOL."""
+    content = {"protocol": PROTOCOL, **fields}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

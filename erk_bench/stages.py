@@ -5,11 +5,13 @@ Each stage can be stopped, resumed and run again alone; stages meet in the files
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,7 +23,7 @@ import torch
 from erk_bench import stopping
 from erk_bench.block_sampling import is_tree
 from erk_bench.checking import check_names
-from erk_bench.errors import UserError
+from erk_bench.errors import DamagedError, UserError
 from erk_bench.evaluation.detectors import DETECTORS, detector_key
 from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
 from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
@@ -40,7 +42,8 @@ from erk_bench.spec import PROTOCOL, RunSpec
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.claims import Claims
 from erk_bench.storage.export import export_npz
-from erk_bench.storage.store import RunStore, Timing
+from erk_bench.storage.launches import LOCKS, working_on
+from erk_bench.storage.store import DAMAGED, RunStore, Timing, set_aside
 from erk_bench.storage.writer import BlockWriter
 from erk_bench.user_solver import facts_of
 from erk_bench.worker import assets_of, check_draws, network_init, pick_device
@@ -92,7 +95,26 @@ def unfinished(spec: RunSpec, *, features: bool, among: Sequence[Block] | None =
         for block in blocks
         if not all(store.has_features(key, block) for key in keys)
         or (images and not is_kept(spec, store, block))
+        or store.lost_images(block)
     ]
+
+
+def set_aside_damaged(specs: Sequence[RunSpec], worker: Worker, *, features: bool) -> None:
+    """Read this worker's share of the files that are there, and tell how many were damaged, in one line.
+
+    They are renamed, so that they count as missing.
+    """
+    found: list[Path] = []
+    for spec in specs:
+        keys = list(detector_keys(spec).values()) if features else []
+        blocks = worker.owned(blocks_of(spec.seed_range, spec.block_size))
+        found += RunStore.open(spec).set_aside_damaged(blocks, keys)
+    if found:
+        print(
+            f"warning: {len(found)} block files were damaged and are computed again (first: '{found[0]}', "
+            f"renamed to {DAMAGED})",
+            file=sys.stderr,
+        )
 
 
 def generate(
@@ -119,21 +141,24 @@ def generate(
         claims: dict[str, Claims] = {}
         keys: dict[str, dict[str, str]] = {}
         for spec in itertools.chain(*groups):
-            if spec.run_id in stores:
-                continue
-            check_names(spec)
-            store = stores[spec.run_id] = RunStore.open(spec)
-            stack.enter_context(store.worker_lock(worker))
-            store.create()
-            claims[spec.run_id] = stack.enter_context(store.claims())
-            keys[spec.run_id] = detector_keys(spec) if features else {}
+            if spec.run_id not in stores:
+                check_names(spec)
+                stores[spec.run_id] = RunStore.open(spec)
+                keys[spec.run_id] = detector_keys(spec) if features else {}
+        for folder in dict.fromkeys(store.folder.parent for store in stores.values()):
+            here = {run_id: store for run_id, store in stores.items() if store.folder.parent == folder}
+            stack.enter_context(working_on(list(here.values()), worker))
+            shared_claims = stack.enter_context(contextlib.closing(Claims(folder / LOCKS / "blocks")))
+            for run_id, store in here.items():
+                store.create()
+                claims[run_id] = shared_claims
         writer = stack.enter_context(BlockWriter())
         begun = set()  # blocks of this call, whose files may not be there yet
         failed: dict[str, UserError] = {}  # runs of a tree that came to nothing
         elsewhere: list[Job] = []  # own blocks that somebody else computes
 
         def written(job: Job) -> None:
-            claims[job.spec.run_id].release(job.block)
+            claims[job.spec.run_id].release(job.spec.run_id, job.block)
             progress(job.spec, job.block.size)
 
         for turn in _turns(groups, worker, shared=shared):
@@ -149,7 +174,7 @@ def generate(
                 job = Job(spec, stores[run_id], block, worker, keys[run_id])
                 if job.is_done:
                     continue
-                if claims[run_id].take(block):
+                if claims[run_id].take(run_id, block):
                     begun.add((run_id, block))
                     jobs.append(job)
                 elif not turn.taken_over:
@@ -167,7 +192,7 @@ def generate(
             stopping.check()
             for job in elsewhere:
                 key = (job.spec.run_id, job.block)
-                if key not in begun and not job.is_done and claims[job.spec.run_id].take(job.block):
+                if key not in begun and not job.is_done and claims[key[0]].take(*key):
                     begun.add(key)
                     for done, write in finished([job], device):
                         assert not isinstance(write, UserError)  # of a run alone, it is raised
@@ -230,15 +255,23 @@ def score(spec: RunSpec) -> Record:
         )
     keys = detector_keys(spec)
     extracted, counts = {}, list[tuple[float, float]]()
+    damaged: list[DamagedError] = []
     for name, key in keys.items():
         parts = []
         for block in blocks:
-            tensors, meta = store.read_features(key, block)
+            try:
+                tensors, meta = store.read_features(key, block)
+            except DamagedError as error:
+                damaged.append(error)
+                continue
             counts.append((meta["nfe"], meta["nfe_guide"]))
             kept = slice(max(seeds[0] - block.seeds[0], 0), seeds[-1] - block.seeds[0] + 1)
             parts.append({name: value[kept] for name, value in tensors.items()})
-        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        extracted[name] = Extracted(joined["features"], joined.get("logits"))
+        if not damaged:
+            joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            extracted[name] = Extracted(joined["features"], joined.get("logits"))
+    if damaged:
+        raise DamagedError.of(damaged)
     if len(set(counts)) > 1 and not facts_of(spec.solver).adaptive:
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
@@ -296,13 +329,32 @@ def record_path(spec: RunSpec) -> Path:
 
 def finished_record(spec: RunSpec) -> Record | None:
     """The record of an earlier run of the same samples, seeds and metrics, if there is one."""
-    path = record_path(spec)
-    if not path.is_file():
+    record = _own_record(record_path(spec), spec)
+    if record is None:
         return None
-    record = read_record(path)
     if not _measured_alike(record, spec) or not set(spec.metrics.names) <= set(record.metrics):
         return None
     return _with_metrics(record, spec.metrics.names)
+
+
+def _own_record(path: Path, spec: RunSpec) -> Record | None:
+    """The record of a run's own folder. A damaged one is set aside: it is scored again."""
+    if not path.is_file():
+        return None
+    try:
+        record = read_record(path)
+        if (record.run_id, record.seeds, record.num_images) == (
+            spec.run_id,
+            spec.seeds,
+            len(spec.seed_range),
+        ):
+            return record
+        problem = "it is of another run"
+    except UserError as error:
+        problem = str(error)
+    set_aside(path)
+    print(f"warning: the record '{path}' was damaged and is made again ({problem})", file=sys.stderr)
+    return None
 
 
 def _measured_alike(record: Record, spec: RunSpec) -> bool:
@@ -330,7 +382,7 @@ def _with_metrics(record: Record, names: Sequence[str]) -> Record:
 
 def _keep(path: Path, record: Record, spec: RunSpec) -> None:
     """Write a record; metrics that an earlier one has beside, measured alike, stay in the file."""
-    earlier = read_record(path) if path.is_file() else None
+    earlier = _own_record(path, spec)
     if earlier is not None and _measured_alike(earlier, spec):
         metrics = {**earlier.metrics, **record.metrics}
         detectors = tuple(dict.fromkeys((*earlier.detectors, *record.detectors)))

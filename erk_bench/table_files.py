@@ -25,7 +25,7 @@ def read_table(file: Path) -> dict[str, Any]:
     Raises UserError naming what is missing, unknown or of the wrong kind.
     """
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the table '{file}': {error}; {EXAMPLE}") from error
 

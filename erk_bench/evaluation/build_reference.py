@@ -175,7 +175,7 @@ def _open_parts(parts: Path, identity: Mapping[str, Any]) -> None:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{path}' ({error}); remove the folder '{path.parent}'") from error
     return content if isinstance(content, dict) else {}

@@ -101,7 +101,7 @@ def _build(config: Path, weights: Path, dtype: torch.dtype) -> Any:
 def _read_config(path: Path) -> dict[str, Any]:
     """The autoencoder's options; UserError unless it is one from 4 latent channels to 3 colours."""
     try:
-        options = json.loads(path.read_text())
+        options = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{path}' as JSON ({error}); {NEXT_STEP}") from error
     if not isinstance(options, dict) or options.get("_class_name") != CLASS_NAME:

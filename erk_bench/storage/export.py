@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from erk_bench.errors import UserError, unknown_name
+from erk_bench.errors import DamagedError, UserError, unknown_name
 from erk_bench.files import open_atomic
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import blocks_of
@@ -31,7 +31,11 @@ def images_of(spec: RunSpec) -> Iterator[tuple[int, np.ndarray, int]]:
             "run 'erk-bench generate' with the same arguments first"
         )
     for block in blocks:
-        content = store.read_images(block)
+        try:
+            content = store.read_images(block)
+        except DamagedError as error:
+            more = store.set_aside_damaged(blocks, [])
+            raise DamagedError.of([error, *(DamagedError(f"'{path}'") for path in more)]) from error
         pixels = content.images.permute(0, 2, 3, 1).numpy()
         for seed, image, label in zip(block.seeds, pixels, content.classes.tolist(), strict=True):
             if seed in wanted:

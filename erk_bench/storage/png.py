@@ -13,9 +13,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.errors import DamagedError
 from erk_bench.files import write_atomic
 from erk_bench.storage.blocks import Block
+
+FACTS = {"first_seed", "num_seeds", "sha256", "nfe", "nfe_guide", "classes"}  # in a block's index
 
 
 def png_path(folder: Path, seed: int) -> Path:
@@ -42,24 +44,31 @@ def write_png_block(folder: Path, index: Path, block: Block, images: Tensor, fac
         "sha256": _checksum(images),
         **facts,
     }
+    content["index_sha256"] = _index_checksum(content)
     write_atomic(index, (json.dumps(content, sort_keys=True) + "\n").encode())
 
 
 def read_png_block(folder: Path, index: Path, block: Block) -> tuple[Tensor, dict[str, Any]]:
     """The block's images (uint8 NCHW) and the facts of its index.
 
-    Raises UserError for a missing, damaged or changed file; the index is removed then, so that running again
-    makes the block anew.
+    Raises DamagedError for a missing, damaged or changed file; the index is removed then, so that running
+    again makes the block anew.
     """
     try:
-        facts: dict[str, Any] = json.loads(index.read_text())
+        facts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        whole = facts.pop("index_sha256", None) in (_index_checksum(facts), None)  # None: earlier versions
+        place = (facts["first_seed"], facts["num_seeds"]) == (block.seeds[0], len(block.seeds))
         images = torch.stack([_read(png_path(folder, seed)) for seed in block.seeds])
         problem = "" if facts["sha256"] == _checksum(images) else "its images were changed"
-    except (OSError, UnidentifiedImageError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        problem = problem if whole and place and set(facts) == FACTS else "its index was changed"
+    except (
+        OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, KeyError,
+        TypeError, AttributeError, RuntimeError, RecursionError,
+    ) as error:  # fmt: skip
         problem = str(error)
     if problem:
         index.unlink(missing_ok=True)
-        raise UserError(
+        raise DamagedError(
             f"the PNG files of {block} in '{folder}' are damaged ({problem}); 'erk-bench run' or 'generate' "
             "with the same settings makes them anew"
         )
@@ -69,6 +78,10 @@ def read_png_block(folder: Path, index: Path, block: Block) -> tuple[Tensor, dic
 def _read(path: Path) -> Tensor:
     pixels = np.array(Image.open(path))
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def _index_checksum(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(images: Tensor) -> str:

@@ -1,38 +1,36 @@
 """The files of one run: a manifest, one file a block of images, one a block of features.
 
 A file under its final name is complete. Every block file carries its seeds and a checksum, and holds the
-same bytes for every world size, range and restart.
+same bytes for every world size, range and restart. Damaged files are renamed, and computed anew.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import math
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as safetensors_load
-from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
-from erk_bench.errors import BusyError, UserError
+from erk_bench.errors import DamagedError, UserError
 from erk_bench.fields import identity_fields
-from erk_bench.files import write_atomic, writing
-from erk_bench.spec import RunSpec
+from erk_bench.files import sweep, write_atomic, writing
+from erk_bench.spec import RunSpec, digest_of
+from erk_bench.storage.block_files import DamagedFile, block_bytes, block_facts, parse_block
 from erk_bench.storage.blocks import Block, Worker
-from erk_bench.storage.claims import Claims
 from erk_bench.storage.png import read_png_block, write_png_block
 
 FORMAT = "erk-bench store 1"
-LOCK_GRACE_S = 3.0  # a killed launch needs a moment to end its workers
+DAMAGED = ".damaged"  # ending of files that were set aside
+READERS = 4  # threads that check files
 
 
 class ImageBlock(NamedTuple):
@@ -63,8 +61,9 @@ class RunStore:
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], seeds: str) -> None:
         self.folder = folder
+        self.seeds = seeds
+        self.is_damaged = False  # its manifest is
         self._manifest = manifest
-        self._seeds = seeds
 
     @staticmethod
     def folder_of(spec: RunSpec) -> Path:
@@ -74,7 +73,8 @@ class RunStore:
     def open(cls, spec: RunSpec) -> RunStore:
         """The store of `spec`; nothing is written before `create`.
 
-        Raises UserError when the folder was made with another spec or block size, or its manifest is damaged.
+        A damaged manifest is no obstacle. Raises UserError when the folder was made with another spec or
+        block size.
         """
         folder = cls.folder_of(spec)
         manifest = folder / "run.json"
@@ -87,14 +87,14 @@ class RunStore:
         store = cls(folder, wanted, spec.seeds)
         if not manifest.is_file():
             return store
-        try:
-            found = json.loads(manifest.read_text())
-            different = [key for key in ("format", "digest", "block_size") if found[key] != wanted[key]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"'{manifest}' is damaged ({error}); move the folder away, then run again"
-            ) from error
-        if different:
+        found = _intact(manifest, wanted)
+        different = [key for key in ("format", "digest", "block_size") if found and found[key] != wanted[key]]
+        if found is None:
+            store.is_damaged = True
+            size = store._size_of_files()
+            if size not in (None, spec.block_size):
+                found, different = {"block_size": size}, ["block_size"]
+        if found and different:
             key = different[0]
             raise UserError(
                 f"'{folder}' was made with {key} {found[key]}, not {wanted[key]}; use {key}={found[key]} "
@@ -103,10 +103,24 @@ class RunStore:
         return store
 
     def create(self) -> None:
-        """Write the manifest, unless it is there."""
+        """Write the manifest, unless it is there; a damaged one is written again."""
         manifest = self.folder / "run.json"
+        if self.is_damaged and manifest.is_file():
+            print(f"warning: '{manifest}' was damaged; it is written again", file=sys.stderr)
+            set_aside(manifest)
+        self.is_damaged = False
         if not manifest.is_file():
-            write_atomic(manifest, (json.dumps(self._manifest, indent=2) + "\n").encode())
+            content = {**self._manifest, "sha256": _sha256(self._manifest)}
+            write_atomic(manifest, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _size_of_files(self) -> int | None:
+        """The block size of the files that are there, by the header of the first readable one."""
+        for path in sorted(self.folder.glob("images/*.safetensors")) + sorted(
+            self.folder.glob("features/*/*.safetensors")
+        ):
+            with suppress(DamagedFile, OSError, KeyError):
+                return int(block_facts(path.read_bytes())["num_seeds"])
+        return None
 
     def has_images(self, block: Block, png: bool | None = None) -> bool:
         """Whether the block's images are kept, as PNG files or not; None: either way."""
@@ -126,7 +140,7 @@ class RunStore:
         if self.has_images(block, png=True) and not self.has_images(block, png=False):
             images, facts = read_png_block(self.folder / "png", self._png_index(block), block)
             return ImageBlock(images, torch.tensor(facts["classes"]), facts["nfe"], facts["nfe_guide"])
-        tensors, meta = self._read(self._images(block), block)
+        tensors, meta = self._read_kept(self._images(block), block)
         return ImageBlock(tensors["images"], tensors["classes"], meta["nfe"], meta["nfe_guide"])
 
     def has_features(self, detector: str, block: Block) -> bool:
@@ -144,7 +158,7 @@ class RunStore:
 
     def read_features(self, detector: str, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Features by name and the block's metadata, with the counted evaluations."""
-        return self._read(self._features(detector, block), block)
+        return self._read_kept(self._features(detector, block), block)
 
     def note_timing(self, worker: Worker, block: Block, timing: Timing) -> None:
         """Append how a block was sampled; kept apart, since block files must repeat exactly."""
@@ -155,67 +169,45 @@ class RunStore:
                 file.write("\n" + json.dumps({"block": block.index, **timing._asdict()}))
 
     def timings(self) -> dict[int, Timing]:
-        """How the blocks that were timed were sampled, by block number."""
+        """How the blocks that were timed were sampled, by block number; damaged lines are skipped."""
         found = {}
         for path in sorted((self.folder / "seconds").glob("*.jsonl")):
-            for line in path.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                    timing = Timing(**{key: value for key, value in entry.items() if key != "block"})
-                    found[int(entry["block"])] = timing._replace(seconds=float(timing.seconds))
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line of a worker that was killed while writing it
+            with suppress(OSError):
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                    entry = _timing(line)
+                    if entry is not None:
+                        found[entry[0]] = entry[1]
         return found
 
-    @contextmanager
-    def claims(self) -> Iterator[Claims]:
-        """Which blocks others compute right now; held while a worker works."""
-        path = self.folder / "locks" / "blocks"
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            claims = Claims(path)
-        try:
-            yield claims
-        finally:
-            claims.close()
+    def set_aside_damaged(self, blocks: Sequence[Block], detectors: Sequence[str]) -> list[Path]:
+        """Read the files of these blocks, images and features, and rename those that are damaged.
 
-    @contextmanager
-    def worker_lock(self, worker: Worker) -> Iterator[None]:
-        """Held while a worker writes; a second process that would do the same work is refused.
-
-        Other seeds of the run may be worked on meanwhile. The operating system releases the lock when the
-        process ends, however it ends. Raises BusyError.
+        PNG files are not looked at: decoding them takes long, and whoever reads them finds out.
         """
-        locks = self.folder / "locks" / self._seeds
-        own = locks / f"{worker.rank}-of-{worker.world_size}"
-        with ExitStack() as stack:
-            with writing(own):
-                locks.mkdir(parents=True, exist_ok=True)
-                mine = stack.enter_context(own.open("a+"))
-            deadline = time.monotonic() + LOCK_GRACE_S
-            self._await_lock(mine, own, fcntl.LOCK_EX, deadline)
-            with writing(own):
-                mine.truncate(0)
-                mine.write(f"process {os.getpid()} on {os.uname().nodename}")
-                mine.flush()
-            for other in locks.glob("*-of-*"):
-                if other.name.endswith(f"-of-{worker.world_size}"):
-                    continue  # a fellow worker of the same launch
-                with other.open("a+") as file:  # shared: fellow workers may look at the same time
-                    self._await_lock(file, other, fcntl.LOCK_SH, deadline)
-            yield
+        files = [(self._images(block), block) for block in blocks]
+        files += [(self._features(detector, block), block) for detector in detectors for block in blocks]
 
-    def _await_lock(self, file: IO[str], lock: Path, kind: int, deadline: float) -> None:
-        while not _try_lock(file.fileno(), kind):
-            if time.monotonic() > deadline:
-                raise self._busy(lock)
-            time.sleep(0.1)
+        def damaged(path: Path, block: Block) -> bool:
+            try:
+                self._read(path, block)
+            except DamagedError:
+                return True
+            except OSError:  # missing, most likely
+                pass
+            return False
 
-    def _busy(self, lock: Path) -> BusyError:
-        return BusyError(
-            f"another process works on '{self.folder}' already (worker {lock.name}: "
-            f"{lock.read_text() or 'unknown'}); wait for it to end, or stop it, then run again"
-        )
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda each: damaged(*each), files)
+            return [path for (path, _), bad in zip(files, found, strict=True) if bad]
+
+    def sweep(self) -> None:
+        """Remove what killed writers have left in the run's folders."""
+        for folder, _, _ in os.walk(self.folder):
+            sweep(Path(folder))
+
+    def lost_images(self, block: Block) -> bool:
+        """Whether the block's images were damaged and have not been made anew."""
+        return self._images(block).with_suffix(DAMAGED).is_file() and not self.has_images(block)
 
     def _images(self, block: Block) -> Path:
         return self.folder / "images" / f"{block.index:08d}.safetensors"
@@ -226,63 +218,76 @@ class RunStore:
     def _features(self, detector: str, block: Block) -> Path:
         return self.folder / "features" / detector / f"{block.index:08d}.safetensors"
 
-    def _write(
-        self, path: Path, block: Block, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]
-    ) -> None:
-        plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        meta = {
-            "run": self.folder.name,
-            "first_seed": block.seeds[0],
-            "num_seeds": len(block.seeds),
-            "sha256": _checksum(plain),
-            **extra,
-        }
-        # One metadata key: safetensors does not keep the order of several, and bytes must repeat.
-        write_atomic(path, safetensors_save(plain, {"erk_bench": json.dumps(meta, sort_keys=True)}))
+    def _facts(self, block: Block) -> dict[str, Any]:
+        return {"run": self.folder.name, "first_seed": block.seeds[0], "num_seeds": len(block.seeds)}
 
-    def _read(self, path: Path, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of a block file; a damaged one is set aside, so that running again heals."""
+    def _read_kept(self, path: Path, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As `_read`; raises UserError where the file is missing."""
         try:
-            raw = path.read_bytes()
+            return self._read(path, block)
         except OSError as error:
             raise UserError(
                 f"block file '{path}' ({block}) is missing; run 'erk-bench generate' again with the same "
                 "arguments: finished blocks are kept"
             ) from error
+
+    def _write(
+        self, path: Path, block: Block, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]
+    ) -> None:
+        write_atomic(path, block_bytes(tensors, {**self._facts(block), **extra}))
+
+    def _read(self, path: Path, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata of a block file; a damaged one is set aside. Raises FileNotFoundError."""
+        raw = path.read_bytes()
         try:
-            tensors = safetensors_load(raw)
-            header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-            meta = json.loads(header["__metadata__"]["erk_bench"])
-            expected: dict[str, Any] = {"first_seed": block.seeds[0], "num_seeds": len(block.seeds)}
-            expected["sha256"] = _checksum(tensors)
-            wrong = [key for key, value in expected.items() if meta[key] != value]
-            problem = f"its {wrong[0]} does not match" if wrong else ""
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            problem = str(error)
-        if problem:
-            aside = path.with_suffix(".damaged")
-            with writing(aside):
-                path.replace(aside)
-            raise UserError(
-                f"block file '{path}' ({block}) is damaged: {problem}. It was renamed to '{aside.name}'; "
+            return parse_block(raw, self._facts(block))
+        except DamagedFile as error:
+            aside = set_aside(path)
+            raise DamagedError(
+                f"block file '{path}' ({block}) is damaged: {error}. It was renamed to '{aside.name}'; "
                 "run the same command again to compute it anew"
-            )
-        return tensors, meta
+            ) from error
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
+def _intact(manifest: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The content of a manifest; None for a damaged one."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # a file system without locks; files stay whole and equal all the same
-        print(f"warning: no locks here ({error.strerror}); start only one launch", file=sys.stderr)
-    return True
+        found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        if "sha256" in found:
+            intact = found.pop("sha256") == _sha256(found)
+        else:  # of an earlier version
+            intact = digest_of(found["identity"]) == found["digest"]
+        return found if intact and set(found) == set(wanted) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _timing(line: str) -> tuple[int, Timing] | None:
+    """Block number and timing of a line; None for what a killed worker or a bad disk left."""
+    try:
+        entry = json.loads(line)
+        block, seconds, cells = entry["block"], entry["seconds"], entry["cells"]
+        evaluations = entry["evaluations"]
+        numbers = [seconds, *([] if evaluations is None else [evaluations])]
+        good = (
+            set(entry) == {"block", *Timing._fields}
+            and type(block) is int and block >= 0
+            and type(cells) is int and cells >= 1
+            and isinstance(entry["device"], str)
+            and all(type(each) in (int, float) and 0 <= each < math.inf for each in numbers)
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return (block, Timing(float(seconds), entry["device"], cells, evaluations)) if good else None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it is made anew; its new path."""
+    aside = path.with_suffix(DAMAGED)
+    with writing(aside), suppress(FileNotFoundError):  # another reader may have been faster
+        path.replace(aside)
+    return aside
