@@ -195,10 +195,11 @@ def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | N
     bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
     if not bad:
         return None
+    own = f"another solver than that of '{spec.solver.path}', " if spec.solver.path else ""
     return UserError(
         f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
         f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
-        "was written for this block. Try network_dtype=float32 or a smaller w_stiff"
+        f"was written for this block. Try {own}network_dtype=float32 or a smaller w_stiff"
     )
 
 

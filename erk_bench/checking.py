@@ -7,6 +7,7 @@ from pathlib import Path
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.evaluation.reference_sets import REFERENCES
+from erk_bench.files import check_path
 from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES
 from erk_bench.sampling.sample import check_paired
@@ -20,6 +21,7 @@ def check_names(spec: RunSpec) -> None:
 
     No code of a user's own solver file is run.
     """
+    check_path("out", Path(spec.out).expanduser())
     for kind, name, table in (
         ("schedule", spec.schedule.name, SCHEDULES),
         ("guidance", spec.guidance.name, GUIDANCES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -30,6 +31,7 @@ from erk_bench.composing import (
     run_spec,
 )
 from erk_bench.errors import DamagedError, UserError, unknown_name
+from erk_bench.files import check_path
 from erk_bench.help import command_help, main_help
 
 
@@ -232,6 +234,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command(_doctor, "what is installed, found and free on this machine", "", {}),
 }
 
+PATHS = ("from", "grid", "manifest", "records", "source", "table", "to")  # options that are paths
 HEALINGS = 3  # more would mean a disk that cannot be used
 
 
@@ -252,6 +255,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as 'head', has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"erk-bench: '{str(error.filename)[:40]}...' is too long for a file name", file=sys.stderr)
+        return UserError.status
 
 
 def _ended(status: int) -> int:
@@ -283,6 +291,9 @@ def _dispatch(words: list[str]) -> int:
         print(command_help(name, command, groups()))
         return 0
     options, overrides = _parted(command.options, rest)
+    for key in PATHS:
+        for path in options.get(key, "").split(","):
+            check_path(key, Path(path))
     return command.run(options, overrides)
 
 

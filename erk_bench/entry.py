@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
+from pathlib import Path
 
 from erk_bench import processes, stopping, terminal
+
+NO_HOME = "/nonexistent"
 
 
 @functools.cache
@@ -16,6 +20,10 @@ def prepare() -> None:
     stopping.end_at_once()
     processes.end_with_launcher()
     terminal.prepare()
+    try:
+        Path.home()
+    except RuntimeError:  # a user without a name: files of the cache are missed only where they are needed
+        os.environ["HOME"] = NO_HOME
 
 
 def run() -> None:

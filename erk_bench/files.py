@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ from erk_bench.errors import UserError
 from erk_bench.processes import has_ended, identity
 
 NAME_BYTES = 255  # the longest name that Linux and macOS give a file
-PATH_BYTES = 1023  # the longest path of macOS; Linux allows 4095
+PATH_BYTES = 1023 if sys.platform == "darwin" else 4095
+ROOM = 300  # for what we put below a path
 
 _numbers = itertools.count()
 _swept: set[Path] = set()
@@ -37,7 +39,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_path(what: str, path: Path) -> None:
-    """Refuse a path that no file system takes. what: the setting that it comes from."""
+    """Refuse a path that no file system takes, or that leaves no room below. what: where it comes from."""
     for part in path.parts:
         size = len(os.fsencode(part))
         if size > NAME_BYTES:
@@ -46,9 +48,10 @@ def check_path(what: str, path: Path) -> None:
                 "possible: choose a shorter one"
             )
     size = len(os.fsencode(path.absolute()))
-    if size > PATH_BYTES:
+    if size > PATH_BYTES - ROOM:
         raise UserError(
-            f"{what} gives a path of {size} bytes ('{str(path)[:40]}...'); use at most {PATH_BYTES}"
+            f"{what} gives a path of {size} bytes ('{str(path)[:40]}...'); at most {PATH_BYTES - ROOM} are "
+            "possible: choose a shorter one"
         )
 
 

@@ -20,6 +20,7 @@ MAX_CRASHES=${MAX_CRASHES:-3}
 MAX_REQUEUES=${MAX_REQUEUES:-100}
 # Statuses of the command that end the job for good, beside 0: 2 is a user's mistake, which no repetition mends.
 FINAL_STATUSES=(2)
+LOST=70         # where ranks are gone without a word; erk-bench's own status for a lost worker
 ASK_AGAIN_S=5   # a rank that is still starting does not hear the first request to stop
 POLL_S=1
 
@@ -123,7 +124,7 @@ supervise() { # COMMAND...: run it with every rank of the job; does not return
     state=$(cd "$STATE_FOLDER" && pwd)/$JOB # where ranks leave word, see rank.sh
     ((RESTARTS)) || rm -f "$state.crashes" # of another job of this number, long ago
     crashes=$(cat "$state.crashes" 2>/dev/null || echo 0)
-    rm -f "$state.stopped" "$state.mistake"
+    rm -f "$state.done" "$state.stopped" "$state.mistake"
     say "starts on $(hostname), restart $RESTARTS, $nodes x $RANKS_PER_NODE ranks by $LAUNCHER: erk-bench $*"
 
     start_ranks "$ERK_BENCH" "$@" &
@@ -144,6 +145,10 @@ supervise() { # COMMAND...: run it with every rank of the job; does not return
 conclude() { # STATUS
     local status=$1
     [[ ! -e $state.mistake ]] || status=2 # the first rank to end; the others' ends are srun's doing
+    # srun's own status is no proof: with a lost node it may be 0.
+    if ((status == 0)) && [[ ! -e $state.done && ! -e $state.stopped ]]; then
+        status=$LOST
+    fi
     if [[ " ${FINAL_STATUSES[*]} " == *" $status "* ]]; then
         finish "$status" "ended with status $status, see above; not requeued, as running it again would not help"
     elif [[ -e $state.stopped || (-n $stop_asked && $status != 0) ]]; then
@@ -160,7 +165,7 @@ conclude() { # STATUS
 }
 
 finish() { # STATUS WORDS...: the last line of a job that is not requeued
-    rm -f "$state.crashes" "$state.stopped" "$state.mistake"
+    rm -f "$state.crashes" "$state.done" "$state.stopped" "$state.mistake"
     say "${*:2}"
     exit "$1"
 }

@@ -111,13 +111,10 @@ def test_rank_zero_gives_up_on_missing_ranks(small_run: MakeSpec, monkeypatch: p
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     spec = small_run()
-    RunStore.open(spec).create()
-    with RunStore.open(spec).claims():  # makes the file
-        pass
     # Rank 1 has begun its blocks and never ends.
     message = r"2 blocks of other ranks are missing \(first: seeds 8-15\)"
     with (
-        claimed(RunStore.folder_of(spec) / "locks" / "blocks", 1, 3),
+        claimed(spec, 1, 3),
         pytest.raises(UserError, match=message),
     ):
         launch.compute([[spec]], features=True, title="test")

@@ -27,6 +27,7 @@ from erk_bench.storage.assets import Assets
 from erk_bench.storage.blocks import Block, Worker, blocks_of
 from erk_bench.storage.claims import Claims
 from erk_bench.storage.export import images_of
+from erk_bench.storage.launches import LOCKS
 from erk_bench.storage.store import RunStore
 
 MakeSpec = Callable[..., RunSpec]
@@ -53,16 +54,17 @@ def generated(spec: RunSpec, world_size: int = 1) -> dict[str, bytes]:
 
 
 @contextmanager
-def claimed(path: Path, *indices: int) -> Iterator[subprocess.Popen[str]]:
-    """Another process computes these blocks, until it is killed."""
+def claimed(spec: RunSpec, *indices: int) -> Iterator[subprocess.Popen[str]]:
+    """Another process computes these blocks of a run, until it is killed."""
     code = (
         "import sys; from pathlib import Path; from erk_bench.storage.claims import Claims\n"
         "from erk_bench.storage.blocks import Block\n"
         "claims = Claims(Path(sys.argv[1]))\n"
-        "print(all(claims.take(Block(int(word), 8)) for word in sys.argv[2:]), flush=True)\n"
+        "print(all(claims.take(sys.argv[2], Block(int(word), 8)) for word in sys.argv[3:]), flush=True)\n"
         "sys.stdin.read()"
     )
-    words = [sys.executable, "-c", code, str(path), *map(str, indices)]
+    path = Path(spec.out) / LOCKS / "blocks"
+    words = [sys.executable, "-c", code, str(path), spec.run_id, *map(str, indices)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "True\n"
         try:
@@ -91,13 +93,9 @@ def test_a_worker_takes_over_what_nobody_has_begun(small_run: MakeSpec, tmp_path
     assert len(counts) == 5
 
     held = small_run(f"out={tmp_path / 'held'}")
-    store = RunStore.open(held)
-    store.create()
-    with store.claims():  # makes the file
-        pass
     blocks = blocks_of(held.seed_range, held.block_size)
     # Rank 1, which owns blocks 1 and 4, computes them.
-    with claimed(store.folder / "locks" / "blocks", 1, 4) as process:
+    with claimed(held, 1, 4) as process:
         stages.generate([[held]], Worker(0, 3, 0), ignore, features=True)
         assert stages.unfinished(held, features=True) == [blocks[1], blocks[4]]
         # Another launch, of which block 4 is the only one, waits; its computer is killed meanwhile.

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from erk_bench.cli import main
 from erk_bench.composing import run_spec
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker, blocks_of
-from erk_bench.storage.store import RunStore
+from erk_bench.storage.claims import Claims
+from erk_bench.storage.launches import LOCKS
 from tests.test_launch import command, environment
 from tests.test_stages import contents, ignore
 
@@ -85,11 +87,9 @@ def test_rank_zero_stops_while_it_waits(tmp_path: Path, uninterrupted: dict[str,
     words = [*SETTINGS, f"out={tmp_path}"]
     spec = run_spec(words)
     own = Worker(0, 2).owned(blocks_of(spec.seed_range, spec.block_size))
-    store = RunStore.open(spec)
-    store.create()
-    with store.claims() as claims:
+    with closing(Claims(tmp_path / LOCKS / "blocks")) as claims:
         for block in blocks_of(spec.seed_range, spec.block_size):
-            assert block in own or claims.take(block)
+            assert block in own or claims.take(spec.run_id, block)
         stopped(
             ["run", *words], lambda: len(features(spec)) == len(own), RANK="0", WORLD_SIZE="2", LOCAL_RANK="0"
         )

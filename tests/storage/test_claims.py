@@ -15,8 +15,8 @@ def test_what_is_taken_can_be_given_back(tmp_path: Path) -> None:
     claims = Claims(tmp_path / "blocks")
     assert claims.usable
     for index in (0, 7, 10_000_000):
-        assert claims.take(Block(index, 8))
-        claims.release(Block(index, 8))
+        assert claims.take("a", Block(index, 8))
+        claims.release("a", Block(index, 8))
     claims.close()
     assert (tmp_path / "blocks").stat().st_size == 0
 
@@ -28,6 +28,6 @@ def test_without_locks_every_claim_succeeds(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(fcntl, "lockf", no_locks)
     claims = Claims(tmp_path / "blocks")
     assert not claims.usable
-    assert claims.take(Block(0, 8)) and claims.take(Block(0, 8))
-    claims.release(Block(0, 8))
+    assert claims.take("a", Block(0, 8)) and claims.take("a", Block(0, 8))
+    claims.release("a", Block(0, 8))
     claims.close()

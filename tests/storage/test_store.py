@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
+import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from erk_bench import files, stages, stopping
-from erk_bench.errors import BusyError, UserError
+from erk_bench import files, launch, stages
+from erk_bench.errors import DamagedError, UserError
 from erk_bench.files import write_atomic
 from erk_bench.spec import RunSpec
-from erk_bench.storage import store as store_module
+from erk_bench.storage.block_files import DamagedFile, block_bytes, parse_block
 from erk_bench.storage.blocks import Block, Worker
+from erk_bench.storage.export import images_of
 from erk_bench.storage.store import ImageBlock, RunStore, Timing
+from tests.conftest import DATA
+from tests.test_stages import ignore
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -65,36 +66,151 @@ def test_another_spec_is_refused(small_run: MakeSpec) -> None:
         RunStore.open(wanted)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_damaged_manifest(small_run: MakeSpec, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000, "\xff\0", '{"sha256": 5}'])
+def test_a_damaged_manifest_is_written_again(
+    small_run: MakeSpec, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = opened(small_run())
-    (store.folder / "run.json").write_text(text)
-    with pytest.raises(UserError, match=r"run.json' is damaged"):
-        RunStore.open(small_run())
+    manifest = store.folder / "run.json"
+    good = manifest.read_bytes()
+    store.write_images(Block(0, 8), content())
+    manifest.write_bytes(text.encode("latin-1"))
+    assert RunStore.open(small_run()).has_images(Block(0, 8))
+    assert manifest.read_bytes() != good  # looking writes nothing
+    opened(small_run())
+    assert manifest.read_bytes() == good and "was damaged; it is written again" in capsys.readouterr().err
+    manifest.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="made with block_size 8, not 10"):  # the block file says so
+        RunStore.open(small_run("block_size=10"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "swap"])
-def test_damaged_block_is_set_aside_and_healed(small_run: MakeSpec, damage: str) -> None:
-    """One clear error, the file kept under another name, and the next run computes the block anew."""
+def test_no_bit_of_a_manifest_changes_unnoticed(small_run: MakeSpec) -> None:
+    """Whatever flips, the run is opened, and its manifest is what it was."""
+    spec = small_run()
+    manifest = opened(spec).folder / "run.json"
+    good = manifest.read_bytes()
+    for place in range(0, 8 * len(good), 13):
+        manifest.write_bytes(flipped(good, place))
+        opened(spec)
+        assert json.loads(manifest.read_bytes()) == json.loads(good)
+
+
+def test_a_manifest_of_an_earlier_version(small_run: MakeSpec) -> None:
+    manifest = opened(small_run()).folder / "run.json"
+    earlier = json.loads(manifest.read_text())
+    del earlier["sha256"]
+    text = json.dumps(earlier, indent=2) + "\n"
+    manifest.write_text(text)
+    opened(small_run())
+    assert manifest.read_text() == text
+    manifest.write_text(text.replace('"num_steps": 4', '"num_steps": 6'))
+    assert RunStore.open(small_run()).is_damaged
+
+
+def flipped(raw: bytes, bit: int) -> bytes:
+    return raw[: bit // 8] + bytes([raw[bit // 8] ^ (1 << bit % 8)]) + raw[bit // 8 + 1 :]
+
+
+def test_no_bit_of_a_block_file_changes_unnoticed() -> None:
+    """Every bit of a small file: tensors, seeds, counted evaluations, header, the checksum itself."""
+    facts = {"run": "name", "first_seed": 8, "num_seeds": 8}
+    raw = block_bytes({"features": torch.arange(6.0).reshape(2, 3)}, {**facts, "nfe": 7, "nfe_guide": 3})
+    tensors, meta = parse_block(raw, facts)
+    assert tensors["features"].tolist() == [[0, 1, 2], [3, 4, 5]] and meta["nfe"] == 7
+    for bit in range(8 * len(raw)):
+        with pytest.raises(DamagedFile):
+            parse_block(flipped(raw, bit), facts)
+    for size in range(len(raw)):
+        with pytest.raises(DamagedFile):
+            parse_block(raw[:size], facts)
+    for other in ({"run": "other"}, {"first_seed": 0}, {"num_seeds": 4}):
+        with pytest.raises(DamagedFile, match=f"its {next(iter(other))} does not match"):
+            parse_block(raw, {**facts, **other})
+
+
+def test_block_files_of_an_earlier_version_are_checked_by_their_own_checksum(small_run: MakeSpec) -> None:
+    """tests/data/README.md says how this one was made."""
+    raw = (DATA / "earlier_block.safetensors").read_bytes()
+    facts = {"run": "digits-heun4-8d950f1423", "first_seed": 8, "num_seeds": 8}
+    tensors, meta = parse_block(raw, facts)
+    assert tensors["features"].shape == (8, 64) and (meta["nfe"], meta["nfe_guide"]) == (7, 0)
+    with pytest.raises(DamagedFile, match="its sha256 does not match"):
+        parse_block(flipped(raw, 8 * len(raw) - 9), facts)
+
+
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda good: good[: len(good) // 2],
+    lambda good: flipped(good, 8 * len(good) - 160),
+    lambda good: b"",
+    lambda good: b"no block",
+    lambda good: good.replace(b"8d950f1423", b"8d950f1424"),
+    lambda good: good.replace(b'\\"nfe\\": 7', b'\\"nfe\\": 5'),
+]
+
+
+def test_damaged_blocks_are_found_at_once_and_healed_in_the_same_launch(
+    small_run: MakeSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images and features alike; one line, the files kept under another name, the same bytes in the end."""
+    spec = small_run("metrics.names=[fd_digits]")
+    assert launch.compute([[spec]], features=True, title="test")
+    good = {path: path.read_bytes() for path in sorted(RunStore.folder_of(spec).rglob("*.safetensors"))}
+    assert len(good) == 10
+    bad = {path: damage(good[path]) for path, damage in zip(list(good)[2:8], DAMAGES, strict=True)}
+    assert all(bad[path] != good[path] for path in bad)
+    for path, raw in bad.items():
+        path.write_bytes(raw)
+    capsys.readouterr()
+    assert launch.compute([[spec]], features=True, title="test")
+    assert {path: path.read_bytes() for path in good} == good
+    assert all(path.with_suffix(".damaged").read_bytes() == raw for path, raw in bad.items())
+    told = capsys.readouterr().err
+    first = next(path for path in bad if path.parent.name == "images")
+    assert told.count("warning") == 1
+    assert f"6 block files were damaged and are computed again (first: '{first}'" in told
+
+
+def test_images_that_were_damaged_are_made_anew_though_features_are_there(small_run: MakeSpec) -> None:
+    """Unlike images that were deleted, which nobody needs once features are there."""
     spec = small_run("seeds=0-15")
-    stages.generate([[spec]], Worker(), lambda spec, count: None, features=False)
-    store = RunStore.open(spec)
-    path = store.folder / "images" / "00000001.safetensors"
+    stages.generate([[spec]], Worker(), ignore, features=True)
+    path = RunStore.folder_of(spec) / "images" / "00000001.safetensors"
     good = path.read_bytes()
-    bad = {
-        "cut": good[: len(good) // 2],
-        "flip": good[:-20] + bytes([good[-20] ^ 1]) + good[-19:],
-        "empty": b"",
-        "text": b"no block",
-        "swap": (store.folder / "images" / "00000000.safetensors").read_bytes(),
-    }[damage]
-    path.write_bytes(bad)
-    with pytest.raises(UserError, match=r"seeds 8-15\) is damaged.*run the same command again"):
-        stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)
-    assert path.with_suffix(".damaged").read_bytes() == bad
-    stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)
+    path.write_bytes(b"")
+    with pytest.raises(DamagedError):
+        RunStore.open(spec).read_images(Block(1, 8))
+    assert stages.unfinished(spec, features=True) == [Block(1, 8)]
+    stages.generate([[spec]], Worker(), ignore, features=True)
     assert path.read_bytes() == good
-    assert stages.unfinished(spec, features=True) == []
+
+
+def test_a_reader_finds_all_damaged_images_at_once(small_run: MakeSpec) -> None:
+    spec = small_run()
+    stages.generate([[spec]], Worker(), ignore, features=True)
+    for index in (1, 2, 4):
+        (RunStore.folder_of(spec) / "images" / f"{index:08d}.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedError, match="3 files are damaged"):
+        list(images_of(spec))
+    assert [block.index for block in stages.unfinished(spec, features=True)] == [1, 2, 4]
+
+
+def test_scoring_finds_all_damaged_features_at_once(small_run: MakeSpec) -> None:
+    spec = small_run()
+    stages.generate([[spec]], Worker(), ignore, features=True)
+    for path in sorted(RunStore.folder_of(spec).glob("features/*/*.safetensors"))[1:4]:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamagedError, match="3 files are damaged"):
+        stages.score(spec)
+
+
+def test_a_worker_that_reads_a_damaged_image_makes_it_anew(small_run: MakeSpec) -> None:
+    spec = small_run("seeds=0-15")
+    stages.generate([[spec]], Worker(), ignore, features=False)
+    path = RunStore.folder_of(spec) / "images" / "00000001.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])
+    stages.generate([[spec]], Worker(), ignore, features=True)
+    assert path.read_bytes() == good and not stages.unfinished(spec, features=True)
 
 
 def test_missing_block_is_named(small_run: MakeSpec) -> None:
@@ -102,59 +218,7 @@ def test_missing_block_is_named(small_run: MakeSpec) -> None:
         opened(small_run()).read_images(Block(3, 8))
 
 
-def test_a_second_process_is_refused(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same worker, or a worker of another world size, while one holds the run; not a fellow worker."""
-    monkeypatch.setattr(store_module, "LOCK_GRACE_S", 0.2)
-    spec = small_run()
-    store = opened(spec)
-    with store.worker_lock(Worker(0, 2, 0)):
-        for other in (Worker(0, 2, 0), Worker(0, 1, 0), Worker(1, 3, 1)):
-            with (
-                pytest.raises(BusyError, match=f"another process works on .*process {os.getpid()}"),
-                RunStore.open(spec).worker_lock(other),
-            ):
-                pass
-        with RunStore.open(spec).worker_lock(Worker(1, 2, 1)):
-            pass
-        with RunStore.open(dataclasses.replace(spec, seeds="500-507")).worker_lock(Worker()):
-            pass  # other seeds of the run: the next task of a sweep
-    assert BusyError.status == stopping.STATUS  # a scheduler tries it again
-    # Fellow workers may look at the leftover lock of another world size at the same time.
-    with (store.folder / "locks" / spec.seeds / "0-of-2").open() as looking:
-        store_module.fcntl.flock(looking, store_module.fcntl.LOCK_SH)
-        with RunStore.open(spec).worker_lock(Worker(1, 4, 1)):
-            pass
-    with RunStore.open(spec).worker_lock(Worker(0, 1, 0)):
-        pass
-
-
-def test_a_file_system_without_locks_is_told(
-    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuses(descriptor: int, operation: int) -> None:
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(store_module.fcntl, "flock", refuses)
-    with opened(small_run()).worker_lock(Worker()):
-        pass
-    assert "no locks here (No locks available); start only one launch" in capsys.readouterr().err
-
-
-def test_a_dead_process_leaves_no_lock(small_run: MakeSpec) -> None:
-    spec = small_run()
-    store = opened(spec)
-    code = (
-        "import fcntl, os, signal, sys; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX);"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    locks = store.folder / "locks" / spec.seeds
-    locks.mkdir(parents=True)
-    subprocess.run([sys.executable, "-c", code, locks / "0-of-1"], check=False)
-    with store.worker_lock(Worker()):
-        pass
-
-
-def test_timings_survive_a_torn_line(small_run: MakeSpec) -> None:
+def test_damaged_timings_are_skipped(small_run: MakeSpec) -> None:
     store = opened(small_run())
     store.note_timing(Worker(), Block(0, 8), Timing(1.5, "cpu"))
     store.note_timing(Worker(), Block(1, 8), Timing(2.5, "cpu"))
@@ -163,6 +227,14 @@ def test_timings_survive_a_torn_line(small_run: MakeSpec) -> None:
     assert store.timings() == {0: Timing(1.5, "cpu")}
     store.note_timing(Worker(), Block(2, 8), Timing(3.5, "gpu"))
     assert store.timings() == {0: Timing(1.5, "cpu"), 2: Timing(3.5, "gpu")}
+    entry = {"block": 3, "seconds": 1.0, "device": "cpu", "cells": 1, "evaluations": None}
+    bad = [{"seconds": "1"}, {"seconds": -1}, {"seconds": None}, {"cells": 0}, {"cells": "1"}, {"device": 5},
+           {"evaluations": "many"}, {"block": -1}, {"block": "3"}, {"more": 1}]  # fmt: skip
+    lines = [*(json.dumps({**entry, **change}) for change in bad), "[]", "5", "null", "[" * 100_000,
+             json.dumps(entry).replace("1.0", "NaN"), json.dumps(entry).replace("1.0", "1e999")]  # fmt: skip
+    with path.open("ab") as file:
+        file.write("\n".join(["", *lines, ""]).encode() + b"\xff\xfe\n" + json.dumps(entry).encode())
+    assert store.timings() == {0: Timing(1.5, "cpu"), 2: Timing(3.5, "gpu"), 3: Timing(1.0, "cpu")}
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
