@@ -115,7 +115,10 @@ def _checked(function: StepFunction, name: str, file: Path) -> StepFunction:
 
 def _where(error: Exception, name: str, file: Path) -> str:
     """One line: the error, and the last line of the user's own file that it went through."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename) == file]
+    here = file.resolve()
+    frames = [
+        each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).resolve() == here
+    ]
     at = f" at line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
     text = " ".join(str(error).split())
     return f"{name} in '{file}' failed{at} ({type(error).__name__}: {text})"

@@ -161,9 +161,9 @@ def flip(raw: bytes, draw: random.Random) -> bytes:
 def damaged(
     case: Case, out: Path, damage: Callable[[bytes, random.Random], bytes], count: int, draw: random.Random
 ) -> int:
-    """Damage that many block files of a finished run and remove its record; files not noticed by one launch."""
+    """Damage block files of a finished run and remove its record; how many the next launch did not notice."""
     finish(case, out, 2)
-    chosen = draw.sample([path for path in sorted(out.rglob("*.safetensors"))], count)
+    chosen = draw.sample(sorted(out.rglob("*.safetensors")), count)
     for path in chosen:
         path.write_bytes(damage(path.read_bytes(), draw))
     for path in out.glob("*/records/*.json"):
@@ -179,16 +179,16 @@ def table(cases: Sequence[Case], damages: Sequence[tuple[str, int, int, str]], w
         "",
         f"Made by `{words}`.",
         "",
-        "SIGKILL, SIGTERM or SIGUSR2 (of torchrun: SIGKILL to its agent alone) at random moments, then a start",
-        "with another number of workers; compared with a run that nobody disturbed.",
+        "SIGKILL, SIGTERM or SIGUSR2 (of torchrun: SIGKILL to its agent alone) at random moments, then a",
+        "start with another number of workers; compared with a run that nobody disturbed.",
         "",
         "| case | kills | before the first block | wrong exit status | finished files changed | orphans | "
         "temporary files left | block files | bytes and records equal |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {case.name} | {case.kills} | {case.early} | {case.wrong_status} | {case.changed} | {case.orphans} | "
-        f"{case.left} | {case.blocks} | {case.equal} |"
+        f"| {case.name} | {case.kills} | {case.early} | {case.wrong_status} | {case.changed} | "
+        f"{case.orphans} | {case.left} | {case.blocks} | {case.equal} |"
         for case in cases
     ]
     lines += [

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from erk_bench import actions, composing, draw, load_denoiser, sample
+from erk_bench import actions, composing, draw, load_denoiser, sample, stopping
 from erk_bench.cli import COMMANDS, main
 from erk_bench.composing import compose_config, groups, run_spec, table_file
 from erk_bench.config_files import config_folder
-from erk_bench.errors import UserError
+from erk_bench.errors import BusyError, DamagedError, UserError, WorkerLostError
 from erk_bench.fields import identity_fields
 from erk_bench.networks.latents import DECODERS
 from erk_bench.planning import count_evaluations
@@ -175,6 +175,79 @@ def test_typos_are_named(override: str, named: str, capsys: pytest.CaptureFixtur
 def test_unpaired_solver_refuses_erk_guid() -> None:
     with pytest.raises(UserError, match="no embedded pair.*heun"):
         run_spec(["solver=euler", "correction=erk_guid"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (UserError("a mistake"), 2, "a mistake"),
+        (WorkerLostError("a worker is lost"), 70, "a worker is lost"),
+        (BusyError("busy"), 75, "busy"),
+        (stopping.Stopped(), 75, "stopped as SIGUSR2 asked"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (stopping.Terminated(), 143, "terminated"),
+    ],
+)
+def test_each_end_has_its_status(
+    error: BaseException,
+    status: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of the table in docs/slurm.md; 0 and 1 are in the tests of tables."""
+
+    def ends(options: dict[str, str], words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "doctor", COMMANDS["doctor"]._replace(run=ends))
+    assert main(["doctor"]) == status
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"erk-bench: {told}") and printed.err.count("\n") == 1 and not printed.out
+    table = (Path(__file__).parent.parent / "docs" / "slurm.md").read_text()
+    assert f"| {status} |" in table
+
+
+def test_a_command_that_finds_damage_is_run_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has set the files aside; not for ever."""
+    left = 2
+
+    def ends(options: dict[str, str], words: list[str]) -> int:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise DamagedError("a file is damaged")
+        return 0
+
+    monkeypatch.setitem(COMMANDS, "doctor", COMMANDS["doctor"]._replace(run=ends))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().err == "warning: a file is damaged\n" * 2
+    left = 100
+    assert main(["doctor"]) == 2
+
+
+def test_damaged_images_of_a_finished_table_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A later reader, the sheet of samples, finds them; the same launch makes them."""
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "name: own\ntitle: T\ncaption: C\nheadline: fd_digits\nrows: [[], [schedule.num_steps=4]]\n"
+        f"base: {json.dumps([*SMALL, 'metrics.names=[fd_digits]', f'out={tmp_path}'])}\n"
+    )
+    assert main(["table", f"table={file}"]) == 0
+    paths = sorted(tmp_path.glob("*/images/*.safetensors"))
+    good = {path: path.read_bytes() for path in paths}
+    sheet = (tmp_path / "tables" / "own-samples.png").read_bytes()
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert main(["table", f"table={file}"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    assert (tmp_path / "tables" / "own-samples.png").read_bytes() == sheet
+    healed = {path for path in paths if path.read_bytes() == good[path]}
+    assert healed and all(path.with_suffix(".damaged").is_file() for path in healed)
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:

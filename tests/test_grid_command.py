@@ -195,10 +195,11 @@ def test_only_missing_cells_are_computed(
 @pytest.fixture
 def listening() -> Iterator[None]:
     """This process stops after its block on SIGUSR2, for one test."""
-    before = signal.getsignal(signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
     stopping.listen()
     yield
-    signal.signal(signal.SIGUSR2, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     stopping._asked = False
 
 

@@ -48,6 +48,50 @@ def launch(folder: Path, *words: str, **extra: str) -> subprocess.CompletedProce
 # Without Slurm
 
 
+@pytest.mark.parametrize(
+    ("word", "last"),
+    [
+        (
+            "",
+            "crashed with status 70 (crash 1, at most 3 are requeued); not requeued, as Slurm is ending",
+        ),
+        ("done", "done"),
+        ("stopped", "stopped, with its blocks finished; not requeued, as Slurm is ending the job"),
+        ("mistake", "ended with status 2, see above; not requeued"),
+    ],
+)
+def test_done_is_said_where_the_ranks_said_so(tmp_path: Path, word: str, last: str) -> None:
+    """srun ends with status 0 though a node was lost: only the word of the first rank counts."""
+    code = (
+        f"set -euo pipefail; source {LAUNCH.parent / 'common.sh'}\n"
+        'squeue() { echo COMPLETING; }; crashes=0; state="$PWD/1"\n'
+        f'[[ -z "{word}" ]] || : >"$state.{word}"\nconclude 0'
+    )
+    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert last in done.stdout.splitlines()[-1]
+    assert (done.returncode == 0) == (word == "done")
+
+
+@pytest.mark.parametrize(
+    ("status", "variables", "left", "ends_with"),
+    [
+        (0, {}, ["1.done"], 0),
+        (0, {"TORCHELASTIC_RUN_ID": "x", "RANK": "0"}, ["1.done"], 0),
+        (0, {"TORCHELASTIC_RUN_ID": "x", "RANK": "1"}, [], 0),
+        (75, {}, ["1.stopped"], 0),
+        (2, {}, ["1.mistake"], 2),
+        (70, {}, [], 70),
+        (143, {}, [], 143),
+    ],
+)
+def test_what_a_rank_leaves_behind(
+    tmp_path: Path, status: int, variables: Mapping[str, str], left: Sequence[str], ends_with: int
+) -> None:
+    rank = [str(LAUNCH.parent / "rank.sh"), str(tmp_path / "1"), "bash", "-c", f"exit {status}"]
+    done = subprocess.run(rank, env=environment(**variables), check=False)
+    assert done.returncode == ends_with and sorted(path.name for path in tmp_path.iterdir()) == left
+
+
 def test_dry_run_shows_everything_and_submits_nothing(tmp_path: Path) -> None:
     words = ["digits_choice", "schedule.num_steps=4,6,8", "seeds=0-99", "to=views"]
     done = launch(

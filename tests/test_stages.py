@@ -278,6 +278,38 @@ def test_record_explains_itself(small_run: MakeSpec) -> None:
     assert stages.finished_record(small_run("guidance=autoguidance", "correction=erk_guid")) is None
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: b"",
+        lambda raw: b"\xff\xfe",
+        lambda raw: b"[" * 100_000,
+        lambda raw: raw.replace(b'"num_images": 40', b'"num_images": 41'),
+        lambda raw: raw.replace(b'"seeds": "0-39"', b'"seeds": "0-31"'),
+        lambda raw: raw.replace(b'"value": ', b'"value": "x", "was": '),
+        lambda raw: raw.replace(b'"nfe": 7', b'"nfe": "7"'),
+        lambda raw: raw.replace(b'"nfe": 7', b'"nfe": NaN'),
+    ],
+)
+def test_a_damaged_record_is_scored_again(
+    damage: Callable[[bytes], bytes], small_run: MakeSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = small_run("metrics.names=[fd_digits]")
+    stages.generate([[spec]], Worker(), ignore, features=True)
+    good = stages.score(spec)
+    path = stages.record_path(spec)
+    raw = path.read_bytes()
+    assert damage(raw) != raw
+    path.write_bytes(damage(raw))
+    assert stages.finished_record(spec) is None
+    assert "was damaged and is made again" in capsys.readouterr().err
+    assert path.with_suffix(".damaged").is_file()
+    path.write_bytes(damage(raw))  # found by who writes it
+    assert stages.score(spec).metrics == good.metrics
+    assert stages.finished_record(spec) is not None
+
+
 def test_score_does_not_depend_on_world_size(small_run: MakeSpec, tmp_path: Path) -> None:
     scores = []
     for size in (1, 3):

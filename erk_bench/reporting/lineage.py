@@ -14,6 +14,7 @@ from safetensors import safe_open
 from erk_bench.reporting.records import Record
 from erk_bench.spec import WeightsSpec
 from erk_bench.storage.assets import PACKAGE, Assets
+from erk_bench.storage.block_files import CHECKSUM, EARLIER_CHECKSUM
 from erk_bench.storage.blocks import blocks_of
 
 
@@ -100,7 +101,8 @@ def _entries(folder: Path, paths: list[Path]) -> Iterator[dict[str, Any]]:
         yield {
             "path": path.relative_to(folder).as_posix(),
             "bytes": path.stat().st_size,
-            **{key: meta[key] for key in ("first_seed", "num_seeds", "sha256")},
+            **{key: meta[key] for key in ("first_seed", "num_seeds")},
+            "sha256": meta.get(CHECKSUM) or meta[EARLIER_CHECKSUM],
         }
 
 

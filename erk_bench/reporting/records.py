@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from dataclasses import dataclass, field
@@ -139,11 +140,22 @@ def write_record(path: Path, record: Record) -> None:
     write_atomic(path, (text + "\n").encode())
 
 
+def _check_numbers(content: dict[str, Any]) -> None:
+    """Raise TypeError where a record, whose fields are all there, has something else for a number."""
+    numbers = [content["nfe"], content["nfe_guide"], *content["seconds_per_block"].values()]
+    good = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    for metric in content["metrics"].values():
+        values = (metric.value, metric.standard_error, *metric.replicates)
+        good = good and all(isinstance(value, int | float) for value in values)
+    if not (good and all(type(content[name]) is int for name in ("num_images", "protocol"))):
+        raise TypeError("something else than a number")
+
+
 def read_record(path: Path) -> Record:
     """Read a record, checking its format and fields."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"'{path}' is no readable record ({error}); delete it and run the row again"
         ) from error
@@ -159,6 +171,7 @@ def read_record(path: Path) -> Record:
             for name, item in content["metrics"].items()
         }
         content["detectors"] = tuple(content["detectors"])
+        _check_numbers(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"'{path}' has damaged metrics ({error!r}); delete it and run the row again"
