@@ -77,7 +77,8 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
             if folder not in _swept:
                 _swept.add(folder)
                 sweep(folder)
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # new: a link that others put there is not followed
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -101,17 +102,22 @@ def sweep(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file; hashed once a process while its size and time stay."""
+    """Hex sha256 of a file; hashed once a process while it is the same."""
     try:
-        facts = path.stat()
-        return _file_sha256(path, facts.st_size, facts.st_mtime_ns)
+        return _file_sha256(path, facts_of(path))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}; check the path") from error
 
 
 @functools.lru_cache(maxsize=256)
-def _file_sha256(path: Path, size: int, modified: int) -> str:
+def _file_sha256(path: Path, facts: tuple[int, ...]) -> str:
     return fresh_sha256(path)
+
+
+def facts_of(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file does: its number, size and times, of which nobody can set the last."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def fresh_sha256(path: Path) -> str:

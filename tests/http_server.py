@@ -1,22 +1,30 @@
-"""A local HTTP server of a folder, with byte ranges, that can be told to misbehave."""
+"""A local HTTP server of a folder, with byte ranges and validators, that can be told to misbehave."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
 class FileServer:
-    """Serves `folder` at `url`. requests: (path, Range header) so far. cut: bytes until it hangs up."""
+    """Serves `folder` at `url`.
+
+    requests: (path, Range header) so far. cut: bytes until it hangs up. headers: sent with every file, such
+    as ETag; If-Range is compared with them, unless heedless. answer: replaces the whole answer of a GET.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[tuple[str, str | None]] = []
         self.cut: int | None = None
+        self.headers: dict[str, str] = {"ETag": '"1"'}
+        self.heedless = False
+        self.answer: Callable[[BaseHTTPRequestHandler], None] | None = None
         self.url = ""
+        self.over = threading.Event()  # for answers that would go on for ever
 
 
 @contextmanager
@@ -28,11 +36,16 @@ def serving(folder: Path) -> Iterator[FileServer]:
         def do_GET(self) -> None:
             span = self.headers.get("Range")
             state.requests.append((self.path, span))
+            if state.answer is not None:
+                state.answer(self)
+                return
             file = state.folder / self.path.lstrip("/")
             if not file.is_file():
                 self.send_error(404)
                 return
             data = file.read_bytes()
+            if not state.heedless and self.headers.get("If-Range") not in (None, *state.headers.values()):
+                span = None
             first = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
             if first and first >= len(data):
                 self.send_response(416)
@@ -41,6 +54,8 @@ def serving(folder: Path) -> Iterator[FileServer]:
                 self.end_headers()
                 return
             self.send_response(206 if span else 200)
+            for name, value in state.headers.items():
+                self.send_header(name, value)
             if span:
                 self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
             self.send_header("Content-Length", str(len(data) - first))
@@ -52,11 +67,13 @@ def serving(folder: Path) -> Iterator[FileServer]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up is no news
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
         yield state
     finally:
+        state.over.set()
         server.shutdown()
         server.server_close()

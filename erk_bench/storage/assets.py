@@ -1,8 +1,9 @@
 """Files that numbers depend on: shipped with the package, the user's own, or fetched into one cache.
 
 An address is 'package:PATH', 'SOURCE:PATH' with a key of SOURCES, an http(s) URL, or a local path. Fetched
-files are verified against a lock file of sha256 hashes; a hash that it does not know is recorded at first use
-and enforced from then on.
+files are verified against a lock file of sha256 hashes; a hash that it does not know is recorded at first
+use, if the file is of a kind that we read, and enforced from then on. The cache may be shared: what is used
+is hashed.
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.files import file_sha256, fresh_sha256, write_atomic, writing
+from erk_bench.file_names import name_problem
+from erk_bench.files import facts_of, file_sha256, fresh_sha256, writing
+from erk_bench.storage.contents import content_problem
+from erk_bench.storage.lock_file import LockFile
+from erk_bench.storage.private import PrivateFolder, private_folder
 
+SETTLED_S = 2.0  # a file of others that changed later than that may change again within one tick of the clock
 PACKAGE = "package:"  # package:digits/weights/denoiser.safetensors
 
 
@@ -44,41 +50,6 @@ SOURCES: dict[str, Source] = {
     "pytorch": Source("https://download.pytorch.org/models", "BSD-3-Clause (VGG-16 weights)"),
     "dinov2": Source("https://dl.fbaipublicfiles.com/dinov2", "Apache-2.0"),
 }
-
-
-class LockFile:
-    """Lines of 'SHA256  ADDRESS'; the hash may be a prefix of 8 or more digits where no more is published."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> dict[str, str]:
-        """Hash by address. Raises UserError for a line that is neither a comment nor an entry."""
-        try:
-            lines = self.path.read_text().splitlines()
-        except FileNotFoundError:
-            return {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the lock file '{self.path}': {error}; check it") from error
-        entries = {}
-        for number, line in enumerate(lines, 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            match = re.fullmatch(r"([0-9a-f]{8,64})  (\S+)", line)
-            if match is None:
-                raise UserError(
-                    f"line {number} of '{self.path}' is '{line}'; expected 'SHA256  ADDRESS': put it right, "
-                    "or delete it to record the hash anew"
-                )
-            entries[match[2]] = match[1]
-        return entries
-
-    def record(self, address: str, sha256: str) -> None:
-        """Add or complete the entry of `address`, keeping comments and other lines."""
-        entry = f"{sha256}  {address}"
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if line.split("  ")[-1] != address]
-        write_atomic(self.path, ("\n".join([*kept, entry]) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -125,21 +96,36 @@ class Assets:
         return f"{dict(self.mirrors).get(source, SOURCES[source].url)}/{path}"
 
     def path(self, address: str) -> Path:
-        """Where the file of `address` lies, or would lie."""
+        """Where the file of `address` lies, or would lie. Raises UserError for what can be no address."""
         if address.startswith(PACKAGE):
             return Path(__file__).parent.parent / address.removeprefix(PACKAGE)
         if self.url(address) is None:
-            return Path(address).expanduser()
+            return _local_path(address)
+        if not address.isprintable() or " " in address:
+            raise UserError(
+                f"the address {address!r} has spaces or control characters; write them as %20 and so on"
+            )
         if address.startswith(("http://", "https://")):
-            parts = urlsplit(address)
-            name = Path(parts.path).name or "index"
+            try:
+                parts = urlsplit(address)
+            except ValueError as error:
+                raise UserError(f"'{address}' is no address: {error}; check it") from error
             # The same name from two addresses must not collide.
             folder = hashlib.sha256(address.encode()).hexdigest()[:8]
-            return self.cache / "url" / parts.netloc.replace(":", "_") / folder / name
-        source, _, path = address.partition(":")
-        if not all(part and part != ".." for part in path.split("/")):
-            raise UserError(f"'{address}' leaves the cache; write SOURCE:FOLDER/FILE, without '..' or '//'")
-        return self.cache / source / path
+            names = ["url", parts.netloc.replace(":", "_"), folder, Path(parts.path).name or "index"]
+        else:
+            source, _, path = address.partition(":")
+            names = [source, *path.split("/")]
+        for name in names:
+            if name in ("", ".", ".."):
+                raise UserError(
+                    f"'{address}' leaves the cache; write SOURCE:FOLDER/FILE, without '..' or '//'"
+                )
+            if name_problem(name):
+                raise UserError(
+                    f"the part '{name[:80]}' of '{address[:200]}' {name_problem(name)}; check the address"
+                )
+        return self.cache.joinpath(*names)
 
     def is_here(self, address: str) -> bool:
         return self.path(address).is_file()
@@ -170,67 +156,119 @@ class Assets:
             return file_sha256(path)
         if not path.is_file():
             raise UserError(f"'{address}' is not in the cache; run 'erk-bench fetch' with the same settings")
-        found = self._remembered_sha256(path)
-        expected = self.expected_sha256(address)
-        if expected is None or (len(expected) < 64 and found.startswith(expected)):
-            self._record(address, found)
-        elif found != expected:
-            lock = self._locked(address)[1]
+        found = self._verified_sha256(path)
+        problem = self._problem(address, path, found)
+        if problem:
             raise UserError(
-                f"'{path}' has sha256 {found}, but {lock} says {expected}; the file is damaged or was "
-                f"changed by its publisher. Delete it to fetch it again; delete the line of '{address}' in "
-                "the lock file to accept the new one"
+                f"'{path}' {problem}. Delete it to fetch it again; delete the line of '{address}' in the "
+                "lock file to accept another one"
             )
+        self._record(address, found)
         return found
 
     def expected_sha256(self, address: str) -> str | None:
         """The locked hash of `address` (perhaps a prefix), here or not; None where none is known."""
         return self._locked(address)[0] or None
 
+    def _locks(self) -> list[Path]:
+        """The lock files that hold: the user's, and one of the user's own in the cache."""
+        return [self.lock, self.private / "assets.lock"] if self._has_private() else [self.lock]
+
     def _locked(self, address: str) -> tuple[str, Path]:
         """The longest known hash of `address` and the lock file that has it."""
-        locks = (self.lock, self.cache / "assets.lock")
-        found = [(LockFile(lock).read().get(address, ""), lock) for lock in locks]
+        found = [(LockFile(lock).read().get(address, ""), lock) for lock in self._locks()]
         return max(found, key=lambda item: len(item[0]))  # the first of equal length
+
+    def _problem(self, address: str, file: Path, found: str) -> str:
+        """What speaks against `file`, of sha256 `found`, as the file of `address`; "" for nothing.
+
+        A hash that is wholly known decides alone. Before another one is recorded, the file must be of a kind
+        that we read, and no other address may have the same: a server that answers everything with one page.
+        """
+        expected, lock = self._locked(address)
+        if len(expected) == 64 and found == expected:
+            return ""
+        name = self.path(address).name
+        problem = content_problem(name, file)
+        if not found.startswith(expected):
+            what = f"{problem}, and " if problem else ""
+            return (
+                f"{what}has sha256 {found}, but {lock} says {expected}; the file is damaged or was changed "
+                "by its publisher"
+            )
+        if problem:
+            return problem
+        # Settings may rightly be the same for two networks.
+        others = () if name.endswith(".json") else self._addresses_of(found)
+        return next(
+            (f"has the same sha256 as '{other}': {found}" for other in others if other != address), ""
+        )
+
+    def _addresses_of(self, sha256: str) -> list[str]:
+        entries = [LockFile(lock).read() for lock in self._locks()]
+        return [address for found in entries for address, known in found.items() if known == sha256]
 
     def verify(self, address: str) -> None:
         """Hash the file again, whatever is remembered of it, and compare it with the lock file."""
         path = self.path(address)
         if self.url(address) is not None and path.is_file():
-            self._remember(path, fresh_sha256(path))
+            self._remember(path, facts_of(path), fresh_sha256(path))
         self.sha256(address)
 
     def _record(self, address: str, sha256: str) -> None:
+        """Note a hash that no lock file has yet."""
+        if self.expected_sha256(address) == sha256:
+            return
         # An installed package's configs/ may be read-only, or shared by users.
         with suppress(OSError):
             self.lock.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(self.lock if self.lock.exists() else self.lock.parent, os.W_OK)
-        lock = self.lock if writable else self.cache / "assets.lock"
-        with writing(lock), FileLock(_busy(lock)):
-            LockFile(lock).record(address, sha256)
+        if os.access(self.lock if self.lock.exists() else self.lock.parent, os.W_OK):
+            with writing(self.lock), FileLock(self.lock.with_name(f".{self.lock.name}.busy")):
+                LockFile(self.lock).record(address, sha256)
+            return
+        with private_folder(self.private) as own, own.lock("assets.lock.busy"):
+            LockFile(own.path / "assets.lock").record(address, sha256)
 
-    def _memo(self, path: Path) -> Path:
-        return path.with_name(f".{path.name}.sha256")
+    @property
+    def private(self) -> Path:
+        """The user's own folder in the cache, which others may write too."""
+        return self.cache / f".user-{os.geteuid()}"
 
-    def _remembered_sha256(self, path: Path) -> str:
-        """Hashing gigabytes at every start would cost minutes: the hash is kept while size and time stay."""
-        facts = path.stat()
-        state = [facts.st_size, facts.st_mtime_ns]
-        try:
-            content = json.loads(self._memo(path).read_text())
-            if content["state"] == state:
-                return str(content["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # none yet, or torn: hash the file
+    def _has_private(self) -> bool:
+        if not self.private.exists():
+            return False
+        with private_folder(self.private):
+            return True
+
+    def _verified_sha256(self, path: Path) -> str:
+        """Hashing gigabytes at every start would cost minutes: the hash is kept while the file is the same.
+
+        It is kept where nobody else can write it, with facts that nobody can set: a file's number and the
+        time of its last change of any kind.
+        """
+        facts = facts_of(path)
+        noted = self._verdicts().get(str(path))
+        if noted is not None and noted[1:] == list(facts):
+            return str(noted[0])
         digest = file_sha256(path)  # hashed once a process, even where it cannot be remembered
-        self._remember(path, digest)
+        self._remember(path, facts, digest)
         return digest
 
-    def _remember(self, path: Path, digest: str) -> None:
-        facts = path.stat()
-        content = {"sha256": digest, "state": [facts.st_size, facts.st_mtime_ns]}
-        if os.access(path.parent, os.W_OK):
-            write_atomic(self._memo(path), json.dumps(content).encode())
+    def _verdicts(self) -> dict[str, list[Any]]:
+        if not self.private.exists():
+            return {}
+        with private_folder(self.private) as own:
+            return _read_verdicts(own)
+
+    def _remember(self, path: Path, facts: tuple[int, ...], digest: str) -> None:
+        if facts_of(path) != facts or not _is_settled(path):
+            return  # changed meanwhile, or it may change unseen within the same tick of the clock
+        if not (self.private.exists() or os.access(self.cache, os.W_OK)):
+            return
+        with private_folder(self.private) as own, own.lock("verified.busy"):
+            own.write(
+                "verified.json", json.dumps({**_read_verdicts(own), str(path): [digest, *facts]}).encode()
+            )
 
     def _fetch(self, address: str, url: str, path: Path) -> None:
         if self.offline:
@@ -238,59 +276,47 @@ class Assets:
                 f"'{address}' is not in the cache, and offline=true. Put the file at '{path}' (from {url}), "
                 "or run 'erk-bench fetch' with the same settings where there is a network"
             )
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        from erk_bench.storage.download import download  # most commands never fetch
+
+        name = f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.part"
         # Ranks of one launch meet here: the first fetches, the others find the file.
-        with FileLock(_busy(path)):
+        with private_folder(self.private) as own, own.lock(f"{name}.busy"):
             if path.is_file():
                 return
-            partial = path.with_name(f"{path.name}.part")
-            download(url, partial, path.name)
-            found = fresh_sha256(partial)
-            expected, lock = self._locked(address)
-            if not found.startswith(expected):
-                partial.unlink()
+            download(url, own, name, path.name)
+            found = fresh_sha256(own.path / name)
+            problem = self._problem(address, own.path / name, found)
+            own.remove(f"{name}.json")
+            if problem:
+                own.remove(name)
                 raise UserError(
-                    f"{url} gave a file of sha256 {found}, but {lock} says {expected}; it was not "
-                    "kept. Try again; if the publisher has replaced the file and you accept it, delete the "
+                    f"{url} gave a file that {problem}. It was not kept: check the address, and whether it "
+                    "asks for a login. If the publisher has replaced the file and you accept it, delete the "
                     f"line of '{address}' in the lock file"
                 )
-            with writing(path):
-                partial.replace(path)
+            own.move(name, self.cache, path)
+            self._record(address, found)
 
 
-def _busy(path: Path) -> Path:
-    """The file at which processes meet that would write `path`."""
-    return path.with_name(f".{path.name}.busy")
-
-
-def download(url: str, partial: Path, title: str) -> None:
-    """Fetch `url` into `partial`, going on where an earlier attempt stopped, with a progress bar.
-
-    Raises UserError; what has arrived is kept for the next attempt.
-    """
-    # Imported here: it takes a second, and most commands never fetch.
-    from huggingface_hub.file_download import http_get
-
+def _local_path(text: str) -> Path:
     try:
-        with partial.open("ab") as file:
-            http_get(url, file, resume_size=file.tell(), displayed_filename=title)
-    except Exception as error:  # the library's and its HTTP client's own kinds, which change with versions
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the network
-            with writing(partial):
-                raise
-        response = getattr(error, "response", None)
-        status = getattr(response, "status_code", None)
-        kept = "what has arrived is kept"
-        if response is not None and status == 416:  # nothing is left to ask for
-            whole = str(response.headers.get("Content-Range", "")).rpartition("/")[2]
-            if whole == str(partial.stat().st_size):
-                return
-            partial.unlink()
-            kept = "what had arrived was of another file, and is removed"
-        text = next(iter(str(error).splitlines()), "")
-        reason = f"HTTP status {status}" if status else f"{type(error).__name__}: {text}"
-        raise UserError(
-            f"cannot fetch {url} ({reason}); {kept}: run the same command again to go on, check the network, "
-            "or set a mirror (ERK_BENCH_MIRROR_...)"
-        ) from error
+        path = Path(text).expanduser()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{text[:200]!r} can be no file: {error}; check the path") from error
+    return path
+
+
+def _is_settled(path: Path) -> bool:
+    """Whether only this user can change the file, or its last change is not of this very moment."""
+    facts = path.stat()
+    own = facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+    return own or time.time() - facts.st_ctime > SETTLED_S
+
+
+def _read_verdicts(own: PrivateFolder) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(own.read("verified.json") or b"{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

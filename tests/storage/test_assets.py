@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import pickle
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
-from erk_bench.storage.assets import SOURCES, Assets, LockFile
+from erk_bench.files import facts_of
+from erk_bench.storage.assets import SOURCES, Assets
+from erk_bench.storage.lock_file import LockFile
+from erk_bench.storage.private import PrivateFolder
 from tests.http_server import FileServer, serving
 
 ADDRESS = "edm2:nets/a.pkl"
-CONTENT = bytes(range(256)) * 4000  # 1 MB
+CONTENT = pickle.dumps({"fid": {"mu": np.arange(100_000.0)}}, protocol=4)  # 0.8 MB, in the format of EDM2's
+OTHER = pickle.dumps({"fid": {"mu": np.ones(3)}}, protocol=4)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -48,72 +56,200 @@ def test_first_use_fetches_and_records_the_hash(tmp_path: Path, server: FileServ
 
 def test_any_address_of_the_web(tmp_path: Path, server: FileServer) -> None:
     (server.folder / "b").mkdir()
-    (server.folder / "b" / "a.pkl").write_bytes(b"another")
+    (server.folder / "b" / "a.pkl").write_bytes(OTHER)
     assets = cache(tmp_path)
     first, second = (assets.locate(f"{server.url}/{folder}/a.pkl") for folder in ("nets", "b"))
     assert first.name == second.name == "a.pkl" and first.read_bytes() != second.read_bytes()
 
 
-def test_interrupted_download_goes_on(tmp_path: Path, server: FileServer) -> None:
-    assets = cache(tmp_path, server)
-    partial = assets.path(ADDRESS).with_name("a.pkl.part")
-    partial.parent.mkdir(parents=True)
-    partial.write_bytes(CONTENT[:300_000])
-    assert assets.locate(ADDRESS).read_bytes() == CONTENT
-    assert server.requests == [("/nets/a.pkl", "bytes=300000-")]
-
-
-def test_truncated_download_is_told_and_kept(
+def test_interrupted_download_goes_on(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the download library's retries
-    monkeypatch.setattr(
-        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500
-    )  # what it writes at a time: 10 MB
-    server.cut = 1200
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.cut = 100_000
     assets = cache(tmp_path, server)
-    with pytest.raises(UserError, match="cannot fetch .*nets/a.pkl.*kept.*same command again"):
+    with pytest.raises(UserError, match="cannot fetch .*nets/a.pkl.*is kept.*same command again"):
         assets.locate(ADDRESS)
     assert not assets.is_here(ADDRESS)
-    arrived = assets.path(ADDRESS).with_name("a.pkl.part").stat().st_size
+    (part,) = assets.private.glob("*.part")
+    arrived = part.stat().st_size
     assert 0 < arrived < len(CONTENT)
     server.cut = None
     assert assets.locate(ADDRESS).read_bytes() == CONTENT
     assert server.requests[-1] == ("/nets/a.pkl", f"bytes={arrived}-")
+    assert not list(assets.private.glob("*.part"))
 
 
-def test_remains_of_another_file_are_not_trusted(tmp_path: Path, server: FileServer) -> None:
-    """What an earlier attempt left is not a beginning of this file: the locked hash finds out."""
+def test_a_mixture_of_two_files_is_never_recorded(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publisher replaces a file by one of the same length while we are away."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.cut = 100_000
     assets = cache(tmp_path, server)
-    LockFile(assets.lock).record(ADDRESS, SHA256)
-    partial = assets.path(ADDRESS).with_name("a.pkl.part")
-    partial.parent.mkdir(parents=True)
-    partial.write_bytes(b"x" * 1000)
-    with pytest.raises(UserError, match="gave a file of sha256 .* but .*assets.lock says"):
+    with pytest.raises(UserError, match="cannot fetch"):
         assets.locate(ADDRESS)
-    assert not partial.exists()
-    assert assets.locate(ADDRESS).read_bytes() == CONTENT
+    new = pickle.dumps({"fid": {"mu": np.arange(100_000.0) + 1}}, protocol=4)
+    assert len(new) == len(CONTENT)
+    (server.folder / "nets" / "a.pkl").write_bytes(new)
+    server.cut, server.headers = None, {"ETag": '"2"'}
+    assert assets.locate(ADDRESS).read_bytes() == new
+    assert assets.expected_sha256(ADDRESS) == hashlib.sha256(new).hexdigest()
 
 
-def test_too_long_remains_start_anew(tmp_path: Path, server: FileServer) -> None:
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"<!DOCTYPE html><title>Log in</title>" + b" " * 2000, "an HTML or XML page, perhaps a login"),
+        (b"<html>short</html>", "an HTML or XML page"),
+        (b'{"error": "not allowed"}', "a JSON text"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"", "is empty"),
+        (CONTENT[:-1], "is no whole pickle"),
+        (CONTENT + b"x", "has 1 bytes after the end"),
+        (bytes(5000), "is no whole pickle"),
+    ],
+    ids=["page", "short page", "json", "pointer", "empty", "cut", "longer", "zeros"],
+)
+def test_what_is_no_checkpoint_is_not_recorded(
+    data: bytes, told: str, tmp_path: Path, server: FileServer
+) -> None:
+    (server.folder / "nets" / "a.pkl").write_bytes(data)
     assets = cache(tmp_path, server)
-    partial = assets.path(ADDRESS).with_name("a.pkl.part")
-    partial.parent.mkdir(parents=True)
-    partial.write_bytes(CONTENT + b"more")
-    with pytest.raises(UserError, match="HTTP status 416.*was of another file, and is removed"):
+    with pytest.raises(UserError, match=f"{told}.*not kept") as caught:
         assets.locate(ADDRESS)
-    assert assets.locate(ADDRESS).read_bytes() == CONTENT
+    assert "\n" not in str(caught.value)
+    assert not assets.is_here(ADDRESS) and assets.expected_sha256(ADDRESS) is None
+    (server.folder / "nets" / "a.pkl").write_bytes(CONTENT)
+    assert assets.locate(ADDRESS).read_bytes() == CONTENT  # nothing of it stays in the way
 
 
-def test_complete_remains_are_taken(tmp_path: Path, server: FileServer) -> None:
-    """Killed between the last byte and the renaming: nothing is fetched twice."""
+def test_a_file_put_there_by_hand_is_looked_at_too(tmp_path: Path) -> None:
+    assets = cache(tmp_path)
+    assets.path(ADDRESS).parent.mkdir(parents=True)
+    assets.path(ADDRESS).write_bytes(b"<html>")
+    with pytest.raises(UserError, match="a.pkl' is an HTML or XML page.*Delete it"):
+        assets.sha256(ADDRESS)
+    assert assets.expected_sha256(ADDRESS) is None
+
+
+def test_a_known_hash_decides_alone(tmp_path: Path, server: FileServer) -> None:
+    """What the lock file pins is right, whatever it looks like."""
+    (server.folder / "nets" / "a.pkl").write_bytes(bytes(5000))
     assets = cache(tmp_path, server)
-    partial = assets.path(ADDRESS).with_name("a.pkl.part")
-    partial.parent.mkdir(parents=True)
-    partial.write_bytes(CONTENT)
+    LockFile(assets.lock).record(ADDRESS, hashlib.sha256(bytes(5000)).hexdigest())
+    assert assets.locate(ADDRESS).read_bytes() == bytes(5000)
+
+
+def test_two_addresses_with_one_hash_are_refused(tmp_path: Path, server: FileServer) -> None:
+    """A server that answers every address with one file; both are named."""
+    (server.folder / "nets" / "b.pkl").write_bytes(CONTENT)
+    (server.folder / "nets" / "c.json").write_bytes(b"{}")
+    (server.folder / "nets" / "d.json").write_bytes(b"{}")
+    assets = cache(tmp_path, server)
+    assets.locate(ADDRESS)
+    with pytest.raises(UserError, match=f"nets/b.pkl gave .*the same sha256 as '{ADDRESS}'.*not kept"):
+        assets.locate("edm2:nets/b.pkl")
+    assert not assets.is_here("edm2:nets/b.pkl") and assets.expected_sha256("edm2:nets/b.pkl") is None
+    for name in ("c", "d"):  # settings may rightly be equal
+        assets.locate(f"edm2:nets/{name}.json")
+    # Who knows that the files are the same says so in the lock file.
+    LockFile(assets.lock).record("edm2:nets/b.pkl", SHA256)
+    assert assets.locate("edm2:nets/b.pkl").read_bytes() == CONTENT
+
+
+def test_a_forged_verdict_is_not_believed(tmp_path: Path, server: FileServer) -> None:
+    """What others can write beside a file says nothing about it, nor do its size and time."""
+    assets = cache(tmp_path, server)
+    path = assets.locate(ADDRESS)
+    times = path.stat()
+    path.write_bytes(CONTENT[:-2] + b"!.")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    forged = {"sha256": SHA256, "state": [times.st_size, times.st_mtime_ns]}
+    path.with_name(".a.pkl.sha256").write_text(json.dumps(forged))
+    with pytest.raises(UserError, match="has sha256 .* but .*assets.lock says"):
+        Assets(assets.cache, assets.lock).locate(ADDRESS)
+
+
+def test_a_file_is_hashed_once_while_it_stays(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes are not hashed at every start: the verdict is kept in the user's own folder."""
+    assets = cache(tmp_path, server)
+    path = assets.locate(ADDRESS)
+    hashed: list[Path] = []
+    monkeypatch.setattr("erk_bench.storage.assets.file_sha256", lambda each: hashed.append(each) or SHA256)
+    assets.locate(ADDRESS)
+    assert hashed == [] and assets.private.stat().st_mode & 0o077 == 0
+    for content in ("", "nonsense", "[]", "{}"):
+        (assets.private / "verified.json").write_text(content)
+        hashed.clear()
+        assets.locate(ADDRESS)
+        assert hashed == [path]
+
+
+def test_verdicts_on_files_that_others_may_write_wait(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a file may change again within the tick of the clock that its facts show."""
+    assets = cache(tmp_path, server)
+    path = assets.locate(ADDRESS)
+    path.chmod(0o666)
+    assets.locate(ADDRESS)
+    noted = assets.private / "verified.json"
+    assert json.loads(noted.read_text())[str(path)][1:] != list(facts_of(path))
+    now = time.time()
+    monkeypatch.setattr("erk_bench.storage.assets.time.time", lambda: now + 60)
+    assets.locate(ADDRESS)
+    assert json.loads(noted.read_text())[str(path)][1:] == list(facts_of(path))
+
+
+@pytest.mark.parametrize("planted", ["a.pkl.part", ".a.pkl.busy", ".a.pkl.sha256", "a.pkl"])
+def test_planted_links_are_not_written_through(planted: str, tmp_path: Path, server: FileServer) -> None:
+    assets = cache(tmp_path, server)
+    victim = tmp_path / "victim"
+    if planted != "a.pkl":  # there it would be the file
+        victim.write_text("precious")
+    folder = assets.path(ADDRESS).parent
+    folder.mkdir(parents=True)
+    (folder / planted).symlink_to(victim)
     assert assets.locate(ADDRESS).read_bytes() == CONTENT
-    assert server.requests == [("/nets/a.pkl", f"bytes={len(CONTENT)}-")]
-    assert assets.expected_sha256(ADDRESS) == SHA256
+    assert not assets.path(ADDRESS).is_symlink()
+    assert not victim.exists() if planted == "a.pkl" else victim.read_text() == "precious"
+
+
+def test_planted_folders_are_not_written_through(tmp_path: Path, server: FileServer) -> None:
+    assets = cache(tmp_path, server)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assets.cache.mkdir()
+    (assets.cache / "edm2").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="edm2' is a link or no folder, and nothing is written through links"):
+        assets.locate(ADDRESS)
+    assert not list(elsewhere.iterdir())
+
+
+def test_an_open_private_folder_is_refused(tmp_path: Path, server: FileServer) -> None:
+    assets = cache(tmp_path, server)
+    assets.private.mkdir(parents=True)
+    assets.private.chmod(0o777)
+    with pytest.raises(UserError, match="not a folder of yours alone.*ERK_BENCH_CACHE"):
+        assets.locate(ADDRESS)
+
+
+def test_a_cache_that_cannot_be_written_is_read(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator's cache: everything is hashed, and nothing is written there."""
+    mine = cache(tmp_path, server)
+    mine.locate(ADDRESS)
+    for file in mine.private.iterdir():
+        file.unlink()
+    mine.private.rmdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != mine.cache and access(path, mode))
+    assert mine.locate(ADDRESS).read_bytes() == CONTENT
+    assert not mine.private.exists()
 
 
 def test_wrong_hash_is_refused(tmp_path: Path, server: FileServer) -> None:
@@ -145,13 +281,17 @@ def test_changed_file_in_the_cache_is_found(tmp_path: Path, server: FileServer) 
         assets.locate(ADDRESS)
 
 
-def test_verify_hashes_again_whatever_is_remembered(tmp_path: Path, server: FileServer) -> None:
+def test_verify_hashes_again_whatever_is_remembered(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as bytes that a disk has lost, which change no fact about the file."""
     assets = cache(tmp_path, server)
     path = assets.locate(ADDRESS)
-    times = path.stat()
+    assets.locate(ADDRESS)
+    facts = facts_of(path)
     path.write_bytes(CONTENT[:-1] + b"!")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assets.locate(ADDRESS)  # same size and time: trusted
+    monkeypatch.setattr("erk_bench.storage.assets.facts_of", lambda path: facts)
+    assets.locate(ADDRESS)
     with pytest.raises(UserError, match="damaged or was changed"):
         Assets(assets.cache, assets.lock).verify(ADDRESS)
 
@@ -190,13 +330,12 @@ def test_ranks_fetch_once(tmp_path: Path, server: FileServer) -> None:
     assert len(server.requests) == 1
 
 
-def test_full_disk_while_fetching(tmp_path: Path, server: FileServer) -> None:
-    assets = cache(tmp_path, server)
-    partial = assets.path(ADDRESS).with_name("a.pkl.part")
-    partial.parent.mkdir(parents=True)
-    partial.symlink_to("/dev/full")
+def test_full_disk_while_fetching(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrivateFolder, "_opened", lambda self, name: os.open("/dev/full", os.O_RDWR))
     with pytest.raises(UserError, match="disk full while writing"):
-        assets.locate(ADDRESS)
+        cache(tmp_path, server).locate(ADDRESS)
 
 
 def test_environment(tmp_path: Path) -> None:
@@ -220,6 +359,19 @@ def test_environment(tmp_path: Path) -> None:
     [
         ("edm2:../../etc/passwd", "leaves the cache"),
         ("edm2:/etc/passwd", "leaves the cache"),
+        ("edm2:a/../b", "leaves the cache"),
+        ("edm2:a//b", "leaves the cache"),
+        ("https://host/a/..", "leaves the cache"),
+        ("https://../a", "leaves the cache"),
+        ("edm2:a\\b", "has a slash or backslash"),
+        ("edm2:-rf", "begins with '-'"),
+        ("edm2:a\0b", "control characters"),
+        ("edm2:a\nb  c", "control characters"),
+        ("https://host/a b", "spaces or control characters"),
+        ("https://[host/a", "is no address"),
+        ("https://host/" + "x" * 300, "has more than 150 bytes"),
+        ("x" * 300, "can be no file"),
+        ("a\0b", "no file"),
         ("ftp://host/file", "use https://"),
         ("absent/file.pkl", "no file at 'absent/file.pkl'"),
         ("package:digits/absent", "install the package again"),
@@ -246,8 +398,8 @@ def test_lock_file_that_cannot_be_written(
     monkeypatch.setattr(os, "access", lambda path, mode: path != assets.lock and access(path, mode))
     assets.locate(ADDRESS)
     assert assets.lock.read_text() == "# shipped\n" and assets.expected_sha256(ADDRESS) == SHA256
-    assets.path(ADDRESS).write_bytes(b"other")
-    with pytest.raises(UserError, match=f"but {assets.cache}/assets.lock says"):
+    assets.path(ADDRESS).write_bytes(OTHER)
+    with pytest.raises(UserError, match=f"but {assets.private}/assets.lock says"):
         assets.locate(ADDRESS)
 
 
