@@ -62,7 +62,7 @@ dashboard: $(READY) ## build the W&B dashboard (ARGS="--help" tells)
 
 lock: ## pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet uv
-	{ echo "# Pinned versions, for Linux, macOS and Windows, Python 3.11 and newer. Made by 'make lock'."; \
+	{ echo "# Pinned versions, for Linux and macOS, Python 3.11 and newer. Made by 'make lock'."; \
 	  $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url --extra dev pyproject.toml; } > requirements.lock.new && mv requirements.lock.new requirements.lock
 	rm -rf $(VENV)-lock

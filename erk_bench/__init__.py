@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import erk_bench.platforms  # noqa: F401 - first: it refuses systems on which other imports fail
+
 if TYPE_CHECKING:
     from erk_bench.evaluation.frechet import frechet_distance
     from erk_bench.presets import load_denoiser

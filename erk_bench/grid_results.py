@@ -9,7 +9,7 @@ from erk_bench.grids import Cell, Grid, label
 from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView
 from erk_bench.reporting.records import Record
 from erk_bench.storage.blocks import blocks_of
-from erk_bench.tables import RESOLVED, check_comparable, paired_difference, verdict
+from erk_bench.tables import RESOLVED, SEEDS_ONLY, check_comparable, paired_difference, verdict
 
 
 def build_grid_view(grid: Grid, cells: Sequence[Cell], records: Mapping[str, Record]) -> GridView:
@@ -30,8 +30,8 @@ def build_grid_view(grid: Grid, cells: Sequence[Cell], records: Mapping[str, Rec
     facts = (
         f"{first.num_images} images a cell, seeds {first.seeds}; ± is one jackknife standard error; Δ is "
         f"against the same run without ERK-Guid on the same seeds, resolved beyond {RESOLVED:g} standard "
-        f"errors. {_sharing(list(records.values()))} The best of many cells flatters itself: measure it "
-        "again on other seeds."
+        f"errors. {SEEDS_ONLY} {_sharing(list(records.values()))} The best of many cells flatters "
+        "itself: measure it again on other seeds."
     )
     return GridView(
         title=grid.title,

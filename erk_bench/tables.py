@@ -20,6 +20,11 @@ CORRECTION_TITLES = {
     "erk_proj": "ERK-proj",
 }  # fmt: skip
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
+# What a verdict does not cover; said wherever there are verdicts.
+SEEDS_ONLY = (
+    "Standard errors are over sampling seeds; between training seeds FID varies about three times as much "
+    "(arXiv 2606.20536)."
+)
 
 
 def pairs(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
@@ -219,7 +224,7 @@ def _facts(table: Mapping[str, Any], records: Sequence[Sequence[Record]]) -> str
     text = (
         f"{first.num_images} images a row, seeds {seeds}; ± is one jackknife standard error; "
         f"Δ is against the row without ERK-Guid on the same seeds, resolved beyond {RESOLVED:g} standard "
-        f"errors; s / 1000 is one worker's seconds for 1000 images on {device}."
+        f"errors; s / 1000 is one worker's seconds for 1000 images on {device}. {SEEDS_ONLY}"
     )
     if len(sets) > 1:
         text += f" Values are means of {len(sets)} seed sets, spread is their standard deviation."

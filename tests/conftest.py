@@ -1,11 +1,10 @@
-"""What tests share: golden files, the golden networks, small digits runs."""
+"""What tests share: golden files, the golden networks, small digits runs; and their isolation."""
 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,12 @@ import erk_bench
 from erk_bench.composing import run_spec
 from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.spec import RunSpec
+from tests.isolation import Isolation
 
 DATA = Path(__file__).parent / "data"
 
-# Tests never reach the network, nor a user's cache.
-os.environ["ERK_BENCH_OFFLINE"] = "1"
-_FOLDER = tempfile.TemporaryDirectory(prefix="erk-bench-tests-")  # removed with the process
-os.environ["ERK_BENCH_CACHE"] = f"{_FOLDER.name}/cache"
-os.environ["ERK_BENCH_LOCK"] = f"{_FOLDER.name}/assets.lock"
+_SHARED = tempfile.TemporaryDirectory(prefix="erk-bench-tests-")  # removed with the process
+ISOLATION = Isolation(Path(_SHARED.name))
 
 torch.set_num_threads(1)  # more only fight each other on small tensors
 
@@ -52,6 +49,24 @@ def golden_path(letter: str) -> Path:
 def golden_net(letter: str) -> DenoiserNetwork:
     """Golden network a to i, ready for inference."""
     return erk_bench.load_denoiser(golden_path(letter))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures of a module or of the session find: an empty home, cache and working folder."""
+    with ISOLATION.within(tmp_path_factory.mktemp("session")):
+        ISOLATION.touched.clear()  # imports of test modules, in the folder of whoever started pytest
+        yield
+
+
+@pytest.fixture(autouse=True)
+def isolated_test(isolated_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Gives every test a home, a cache and a working folder of its own; fails if it used others."""
+    with ISOLATION.within(tmp_path_factory.mktemp("test")):
+        yield
+    touched = sorted(set(ISOLATION.touched))
+    ISOLATION.touched.clear()
+    assert not touched, f"touched what is not the test's own: {', '.join(touched)}"
 
 
 @pytest.fixture

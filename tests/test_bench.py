@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,8 +72,16 @@ def test_throughput_rows(lines: Any) -> None:
 @pytest.mark.slow
 def test_smoke(tmp_path: Path) -> None:
     """Everything runs and is written, whatever it measures."""
-    command = [sys.executable, "scripts/bench.py", "--small", "--repeats", "1", "--to", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    command = [
+        sys.executable,
+        str(ROOT / "scripts/bench.py"),
+        "--small",
+        "--repeats",
+        "1",
+        "--to",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     content = json.loads((tmp_path / "bench-cpu.json").read_text())
     text = (tmp_path / "bench-cpu.md").read_text()

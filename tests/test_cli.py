@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import re
@@ -16,7 +17,7 @@ from PIL import Image
 
 from erk_bench import actions, composing, draw, load_denoiser, sample, stopping
 from erk_bench.cli import COMMANDS, main
-from erk_bench.composing import compose_config, groups, run_spec, table_file
+from erk_bench.composing import compose_config, grid_file, groups, run_spec, table_file
 from erk_bench.config_files import config_folder
 from erk_bench.errors import BusyError, DamagedError, UserError, WorkerLostError
 from erk_bench.fields import identity_fields
@@ -60,18 +61,41 @@ def test_every_table_row_composes(name: str) -> None:
 
 
 def test_digits_table_has_all_rows() -> None:
-    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid} x {no guidance, CFG, autoguidance}."""
+    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid, a plain solver} x {no guidance, CFG, autoguidance}."""
     specs = table_specs("digits")
-    found = {(s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name) for s in specs}
+    found = {
+        (s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name)
+        for s in specs
+        if s.solver.name == "heun"
+    }
     wanted = {
         (steps, erk, guidance)
         for steps in (4, 6, 8, 16, 32)
         for erk in (False, True)
         for guidance in ("none", "cfg", "autoguidance")
     }
-    assert found == wanted and len(specs) == 30
+    assert found == wanted and len(specs) == 45
     for spec in specs:
         assert (spec.correction.name == "erk_guid") == (spec.correction.w_stiff > 0)
+    for heun, erk, plain in zip(specs[::3], specs[1::3], specs[2::3], strict=True):
+        assert heun == erk.baseline and plain.guidance == heun.guidance and plain.solver.name != "heun"
+        assert count_evaluations(plain) == count_evaluations(heun)
+
+
+def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
+    """As its caption says: by the committed grid at 7, 11 and 15 evaluations, above them as at 15."""
+    grid = grid_file("digits_equal_cost")
+    text = (config_folder().parent / "results/grids/digits_equal_cost.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert len(rows) == len(grid.places())
+    specs = table_specs("digits")
+    assert "seeds=1000000-1000999" in grid.base and specs[0].seeds == "0-999"
+    for plain in specs[2::3]:
+        steps = min(plain.schedule.num_steps, 16)
+        place = (plain.guidance.name, str(steps))
+        here = [row for row in rows if (row["guidance"], row["schedule.num_steps"]) == place]
+        assert {int(row["nfe"]) for row in here} == {steps - 1}
+        assert min(here, key=lambda row: float(row["fd_digits"]))["solver"] == plain.solver.name
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections"])
@@ -83,6 +107,16 @@ def test_digits_table_rows_have_committed_records(name: str) -> None:
         record = read_record(folder / f"{spec.run_id}.json")
         assert record.run_spec.digest == spec.digest
         assert record.seeds == spec.seeds
+
+
+def test_storks_records_keep_the_schedule_that_they_were_made_with() -> None:
+    """The default has changed since; the table names the old one."""
+    now = run_spec(["solver=stork", "schedule.num_steps=5"]).schedule
+    assert (now.name, now.rho) == ("time_uniform", 2.0)
+    old = [spec.schedule for spec in table_specs("digits-table4") if spec.solver.name == "stork"]
+    assert len(old) == 6 and {(each.name, each.rho) for each in old} == {("time_uniform", 1.0)}
+    asked = run_spec(["solver=stork", "schedule=time_uniform", "schedule.rho=1", "schedule.num_steps=5"])
+    assert asked.run_id == "digits-stork5-09ad940b82"
 
 
 def test_few_evaluations_are_compared_at_equal_cost() -> None:

@@ -91,7 +91,7 @@ SOLVERS: dict[str, Solver] = {
         to_zero=True, adaptive=True,
     ),
     "stork": Solver(
-        stork_step, title="STORK", order=2, history=2, schedule="time_uniform", rho=1.0,
+        stork_step, title="STORK", order=2, history=2, schedule="time_uniform", rho=2.0,
         options={"stages": range(3, 1001)},
     ),
 }  # fmt: skip

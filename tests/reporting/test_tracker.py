@@ -42,16 +42,6 @@ from tests.wandb_log import LoggedRun, read_runs
 pytest.importorskip("wandb")
 
 
-@pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a key nor settings of whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
-
-
 class Tracked(NamedTuple):
     """A launch of two runs, tracked offline: what went in, and the W&B runs that came out."""
 

@@ -1,0 +1,64 @@
+"""Prints docs/method.md's table on STORK's schedule: distance to the exact solution by schedule and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import erk_bench
+from erk_bench.analysis.mixture import tree
+
+Net = Callable[..., Tensor]
+
+SCHEDULES = (("time_uniform", 1.0), ("time_uniform", 2.0), ("polynomial", 7.0), ("logsnr", 7.0))
+EVALUATIONS = (4, 6, 8, 12, 16, 20, 32)
+
+
+def mixture_problem() -> tuple[Net, Tensor, None]:
+    """The 2D tree with its exact denoiser, and 400 starts."""
+    mixture = tree("AB")
+
+    def net(x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        levels = sigma.reshape(-1).expand(len(x))
+        return mixture.denoised(x.flatten(1), levels).reshape(x.shape)
+
+    generator = torch.Generator().manual_seed(0)
+    return net, torch.randn(400, 2, 1, 1, dtype=torch.float64, generator=generator), None
+
+
+def digits_problem() -> tuple[Net, Tensor, Tensor | None]:
+    """The digits network and seeds that no table uses."""
+    net = erk_bench.load_denoiser("digits")
+    return net, *erk_bench.draw(range(1_000_000, 1_000_125), net)
+
+
+def row(count: int, net: Net, noise: Tensor, labels: Tensor | None, exact: Tensor) -> list[str]:
+    """Distance to the exact solution by schedule: median over the mixture's points, or RMS over pixels."""
+    cells = []
+    for name, rho in SCHEDULES:
+        x = erk_bench.sample(
+            net, noise, labels, solver="stork", num_steps=count + 1, schedule=name, rho=rho, dtype=noise.dtype
+        )
+        error = (x - exact).flatten(1)
+        size = error.norm(dim=1).median() if error.shape[1] == 2 else error.square().mean().sqrt()
+        cells.append(f"{size:.2g}")
+    return cells
+
+
+def main() -> None:
+    problems = []
+    for (net, noise, labels), steps in ((mixture_problem(), 400), (digits_problem(), 150)):
+        exact = erk_bench.sample(net, noise, labels, num_steps=steps, dtype=noise.dtype)
+        problems.append((net, noise, labels, exact))
+    titles = [f"{name}, rho {rho:g}" if name != "logsnr" else name for name, rho in SCHEDULES]
+    headers = [f"{problem}: {title}" for problem in ("mixture", "digits") for title in titles]
+    print(f"| evaluations | {' | '.join(headers)} |")
+    print("|---" * (len(headers) + 1) + "|")
+    for count in EVALUATIONS:
+        print(f"| {count} | {' | '.join(cell for problem in problems for cell in row(count, *problem))} |")
+
+
+if __name__ == "__main__":
+    main()

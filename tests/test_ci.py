@@ -1,0 +1,35 @@
+"""What CI runs: the README's commands in its order, in one clone, and the tests again at the end."""
+
+from __future__ import annotations
+
+import re
+
+from tests.isolation import ROOT
+
+
+def readme_commands() -> list[str]:
+    """Every line of the README's code blocks, without comments, with continued lines joined."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line.partition(" #")[0] for block in blocks for line in block.splitlines()]
+    return [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines]
+
+
+def ci_commands() -> list[str]:
+    """What .ci/run runs, in order."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    commands = [line.removeprefix("run ") for line in lines if line.startswith("run ")]
+    return [command.removeprefix("env ").removeprefix(".venv/bin/") for command in commands]
+
+
+def test_ci_runs_the_readmes_commands_in_its_order() -> None:
+    commands, readme = ci_commands(), readme_commands()
+    first = commands[: commands.index("make check")]
+    assert first[:2] == ["make reproduce-table", "make test"]
+    places = [readme.index(command) for command in first]
+    assert len(places) >= 8 and places == sorted(places)
+
+
+def test_ci_ends_with_the_tests_again() -> None:
+    commands = ci_commands()
+    assert commands[-1] == "make test" and {"make test-slow", "make test-slurm", "make views"} < set(commands)
