@@ -61,40 +61,36 @@ def test_every_table_row_composes(name: str) -> None:
 
 
 def test_digits_table_has_all_rows() -> None:
-    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid, a plain solver} x {no guidance, CFG, autoguidance}."""
+    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid} x {no guidance, CFG, autoguidance}, and the best plain solvers."""
     specs = table_specs("digits")
-    found = {
-        (s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name)
-        for s in specs
-        if s.solver.name == "heun"
-    }
+    pairs = [spec for spec in specs if spec.solver.name == "heun"]
+    found = {(s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name) for s in pairs}
     wanted = {
         (steps, erk, guidance)
         for steps in (4, 6, 8, 16, 32)
         for erk in (False, True)
         for guidance in ("none", "cfg", "autoguidance")
     }
-    assert found == wanted and len(specs) == 45
+    assert found == wanted and len(pairs) == 30 and len(specs) == 39
     for spec in specs:
         assert (spec.correction.name == "erk_guid") == (spec.correction.w_stiff > 0)
-    for heun, erk, plain in zip(specs[::3], specs[1::3], specs[2::3], strict=True):
-        assert heun == erk.baseline and plain.guidance == heun.guidance and plain.solver.name != "heun"
-        assert count_evaluations(plain) == count_evaluations(heun)
+    costs = {(spec.guidance.name, count_evaluations(spec)) for spec in specs if spec.solver.name != "heun"}
+    few = [spec for spec in pairs if spec.schedule.num_steps <= 8]
+    assert costs == {(spec.guidance.name, count_evaluations(spec)) for spec in few} and len(costs) == 9
 
 
 def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
-    """As its caption says: by the committed grid at 7, 11 and 15 evaluations, above them as at 15."""
+    """As its caption says, by the committed grid."""
     grid = grid_file("digits_equal_cost")
     text = (config_folder().parent / "results/grids/digits_equal_cost.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
     assert len(rows) == len(grid.places())
     specs = table_specs("digits")
     assert "seeds=1000000-1000999" in grid.base and specs[0].seeds == "0-999"
-    for plain in specs[2::3]:
-        steps = min(plain.schedule.num_steps, 16)
-        place = (plain.guidance.name, str(steps))
+    for plain in (spec for spec in specs if spec.solver.name != "heun"):
+        place = (plain.guidance.name, str(plain.schedule.num_steps))
         here = [row for row in rows if (row["guidance"], row["schedule.num_steps"]) == place]
-        assert {int(row["nfe"]) for row in here} == {steps - 1}
+        assert {row["solver"] for row in here} == set(grid.axes["solver"])
         assert min(here, key=lambda row: float(row["fd_digits"]))["solver"] == plain.solver.name
 
 
