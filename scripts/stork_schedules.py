@@ -13,7 +13,7 @@ from erk_bench.analysis.mixture import tree
 Net = Callable[..., Tensor]
 
 SCHEDULES = (("time_uniform", 1.0), ("time_uniform", 2.0), ("polynomial", 7.0), ("logsnr", 7.0))
-EVALUATIONS = (4, 6, 8, 12, 16, 20, 32)
+EVALUATIONS = (4, 6, 8, 12, 16)
 
 
 def mixture_problem() -> tuple[Net, Tensor, None]:

@@ -393,6 +393,7 @@ def test_key_of_wandb_login_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine wandb.example\n  login user\n  password {'k' * 40}\n")
     netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
     assert find_mode(TrackerSpec(name="wandb")) == "offline"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example")
     wandb.teardown()  # it read the environment when it was first used
