@@ -61,7 +61,7 @@ def test_every_table_row_composes(name: str) -> None:
 
 
 def test_digits_table_has_all_rows() -> None:
-    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid} x {no guidance, CFG, autoguidance}, and the best plain solvers."""
+    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid} x {no guidance, CFG, autoguidance}, and plain solvers."""
     specs = table_specs("digits")
     pairs = [spec for spec in specs if spec.solver.name == "heun"]
     found = {(s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name) for s in pairs}
