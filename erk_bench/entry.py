@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from pathlib import Path
 
 from erk_bench import processes, stopping, terminal
@@ -15,8 +14,6 @@ NO_HOME = "/nonexistent"
 @functools.cache
 def prepare() -> None:
     """Make this process a command: its output, its signals, and its end with the launcher."""
-    if sys.platform == "win32":
-        raise SystemExit("erk-bench runs on Linux and macOS")
     stopping.end_at_once()
     processes.end_with_launcher()
     terminal.prepare()
