@@ -396,7 +396,7 @@ def test_plan_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "0 / 5" in printed and "5 + 5" in printed and "400 network evaluations" in printed
     assert not (tmp_path / "runs").exists()
     assert main(["plan", "table=digits", "seeds=0-124", f"out={tmp_path / 'runs'}"]) == 0
-    assert capsys.readouterr().out.count("0 / 1 ") == 30
+    assert capsys.readouterr().out.count("0 / 1 ") == 39
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

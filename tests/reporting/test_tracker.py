@@ -231,7 +231,7 @@ def test_manifests_have_each_block_with_size_and_checksum(made: Tracked) -> None
         path = folder / file["path"]
         assert path.parent.parent == folder / "features"
         assert file["bytes"] == path.stat().st_size
-        assert f'\\"sha256\\": \\"{file["sha256"]}\\"' in path.read_bytes()[:2000].decode("latin1")
+        assert f'\\"file_sha256\\": \\"{file["sha256"]}\\"' in path.read_bytes()[:2000].decode("latin1")
         assert path.name == f"{index:08d}.safetensors"
 
 
