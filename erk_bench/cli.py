@@ -323,7 +323,10 @@ def entry() -> None:
     status = main()
     error = terminal.lost()
     if error is not None:
-        print(f"erk-bench: the output could not be written ({error.strerror}); files are", file=sys.stderr)
+        print(
+            f"erk-bench: the output could not be written ({error.strerror}); the files are there",
+            file=sys.stderr,
+        )
     sys.exit(status or int(error is not None))
 
 

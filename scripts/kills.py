@@ -246,7 +246,8 @@ def main() -> int:
             missed = damaged(cases[0], out, damage, count, draw)
             same = contents(out) == expected and records(out) == records(undisturbed)
             damages.append((name, count, missed, "yes" if same else "NO"))
-    shown = f"python scripts/kills.py --kills {options.kills} --images {options.images} --seed {options.seed}"
+    words = f"--kills {options.kills} --images {options.images} --seed {options.seed}"
+    shown = f".venv/bin/python scripts/kills.py {words}"
     text = table(cases, damages, shown)
     print(text)
     if options.to is not None:
