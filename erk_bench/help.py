@@ -76,7 +76,11 @@ EXAMPLES = {
   erk-bench reference source='shards/train-*.tar' resolution=64 to=train64.safetensors limit=50000 \\
       shuffle_seed=1                                        # a random choice; the features above serve
                                                             # precision and recall
-  detectors: inception (FID, IS, KID), vgg16 (precision, recall), dinov2_torch (FD-DINOv2), dinov2_pil, digits
+  erk-bench reference source=digits-png resolution=8 detectors=digits to=digits.safetensors   # an export's
+  source: whatever Pillow opens, in a folder, a ZIP or uncompressed tar files; hidden files, system folders
+  and what is no image are left out, and counted. Grey images get three equal channels
+  detectors: inception (FID, IS, KID), vgg16 (precision, recall), dinov2_torch (FD-DINOv2), dinov2_pil;
+  digits (FD-digits) for grey images with resolution=8
   device=auto|cpu|cuda, offline=true never uses the network; stopped, the same command goes on""",
     "export": """\
   erk-bench export format=png to=digits-png seeds=0-99

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -247,6 +248,12 @@ def reference(options: Mapping[str, str]) -> int:
     for name in names:
         if name not in DETECTORS:
             raise unknown_name("detector", name, DETECTORS)
+        size = DETECTORS[name].resolution
+        if size not in (None, resolution):
+            raise UserError(
+                f"detector '{name}' takes images of {size}x{size} pixels, and resolution is {resolution}; "
+                f"write resolution={size} detectors={name}, or leave it out of detectors"
+            )
     if options["device"] not in ("auto", "cpu", "cuda"):
         raise unknown_name("device", options["device"], ("auto", "cpu", "cuda"))
     flags = {name: flag(name, options[name]) for name in ("offline", "keep_features")}
@@ -259,6 +266,8 @@ def reference(options: Mapping[str, str]) -> int:
     assets = Assets.from_environment(flags["offline"])
     device = set_up_device(options["device"], 0)
     images = open_images(options["source"])
+    if images.remark:
+        print(images.remark, file=sys.stderr)
     count = min(len(images.names), numbers["limit"] or len(images.names))
     for name in names:
         assets.locate(DETECTORS[name].weights)
@@ -270,6 +279,7 @@ def reference(options: Mapping[str, str]) -> int:
             images, resolution, extractors, keys, to,
             keep_features=flags["keep_features"], limit=numbers["limit"],
             shuffle_seed=numbers["shuffle_seed"], batch=batch, advance=lambda done: bar(done, done),
+            tell=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
     print(f"{to}: {', '.join(names)} of {count} images, sha256 {file_sha256(to)}")
     print(f"use it: metrics.reference={to}, or metrics.real_features={to} if it has features")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from erk_bench.digits.data import RESOLUTION
 from erk_bench.digits.features import DigitsClassifier
 from erk_bench.errors import UserError
 from erk_bench.storage.assets import Assets
@@ -26,22 +27,43 @@ Extract = Callable[[Tensor], dict[str, Tensor]]
 class Detector(NamedTuple):
     """A row of DETECTORS. weights: their address. dim, num_logits: widths of its features and logits.
 
-    dim is None where the file of weights decides; then published ones have PUBLISHED_DIM.
+    dim is None where the file of weights decides; then published ones have PUBLISHED_DIM. resolution: the
+    only one that it takes, if there is one.
     """
 
     weights: str
     load: Callable[[Path, torch.device | str], Extract]
     dim: int | None
     num_logits: int
+    resolution: int | None = None
 
 
-def check_images(images: Tensor, detector: str) -> None:
-    """Raise UserError unless `images` is uint8 [B, 3, H, W]."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+def rgb_images(images: Tensor, detector: str) -> Tensor:
+    """uint8 [B, 3, H, W]; grey images [B, 1, H, W] get three equal channels, as the published tools do.
+
+    Raises UserError for anything else.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
-            f"the {detector} detector takes uint8 images [B, 3, H, W]; got {images.dtype} "
-            f"{list(images.shape)}; convert them to RGB, or choose metrics that suit the model's images"
+            f"the {detector} detector takes uint8 images [B, 3, H, W], or [B, 1, H, W] of grey; got "
+            f"{images.dtype} {list(images.shape)}; convert them to RGB, or choose metrics that suit the "
+            "model's images"
         )
+    return images.expand(-1, 3, -1, -1)
+
+
+def grey_digits(images: Tensor, detector: str) -> Tensor:
+    """uint8 [B, 1, 8, 8], of images that may have three equal channels. Raises UserError for others."""
+    sizes = [(channels, RESOLUTION, RESOLUTION) for channels in (1, 3)]
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) not in sizes:
+        raise UserError(
+            f"'{detector}' takes uint8 images [B, 1, 8, 8] or [B, 3, 8, 8]; got {images.dtype} "
+            f"{list(images.shape)}; choose metrics that suit the model's images, or resize them before"
+        )
+    grey = images[:, :1]
+    if not (images == grey).all():
+        raise UserError(f"'{detector}' takes grey images, but the channels differ; convert them to grey")
+    return grey
 
 
 def digits_network(weights: Path) -> DigitsClassifier:
@@ -57,12 +79,7 @@ def load_digits_detector(weights: Path, device: torch.device | str = "cpu") -> E
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
-        if images.dtype != torch.uint8 or images.shape[1:] != (1, 8, 8):
-            raise UserError(
-                f"the digits detector takes uint8 images [B, 1, 8, 8]; got {images.dtype} "
-                f"{list(images.shape)}; choose metrics that suit the model's images"
-            )
-        features, logits = network(images.to(device))
+        features, logits = network(grey_digits(images, "digits").to(device))
         return {"features": features.cpu(), "logits": logits.cpu()}
 
     return extract
@@ -96,7 +113,7 @@ def _load_dinov2_pil(weights: Path, device: torch.device | str) -> Extract:
 _DINOV2 = "dinov2:dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 
 DETECTORS: dict[str, Detector] = {
-    "digits": Detector(DIGITS_WEIGHTS, load_digits_detector, 64, 10),
+    "digits": Detector(DIGITS_WEIGHTS, load_digits_detector, 64, 10, RESOLUTION),
     "inception": Detector(
         "torch_fidelity:v0.2.0/weights-inception-2015-12-05-6726825d.pth", _load_inception, 2048, 1008
     ),

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from erk_bench.errors import UserError
-from erk_bench.evaluation.detectors import Extract, check_images
+from erk_bench.evaluation.detectors import Extract, rgb_images
 from erk_bench.networks.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 
 RESOLUTION = 224
@@ -142,8 +142,7 @@ def _load(
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
-        check_images(images, name)
-        return {"features": network(normalize(resize(images.to(device)))).cpu()}
+        return {"features": network(normalize(resize(rgb_images(images, name).to(device)))).cpu()}
 
     return extract
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from erk_bench.digits.data import RESOLUTION
-from erk_bench.errors import UserError, unknown_name
-from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, detector_key, digits_network
+from erk_bench.errors import unknown_name
+from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, detector_key, digits_network, grey_digits
 from erk_bench.storage.assets import Assets
 
 NAME = "erk-bench-digits"
@@ -54,16 +52,7 @@ class DigitsFeatureExtractor(FeatureExtractorBase):  # type: ignore[misc]  # tor
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The requested layers, in the order of their request."""
-        sizes = [(channels, RESOLUTION, RESOLUTION) for channels in (1, 3)]
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) not in sizes:
-            raise UserError(
-                f"'{NAME}' takes uint8 images [B, 1, 8, 8] or [B, 3, 8, 8]; got {images.dtype} "
-                f"{list(images.shape)}; resize them before, or choose another feature_extractor"
-            )
-        gray = images[:, :1]
-        if not (images == gray).all():
-            raise UserError(f"'{NAME}' takes gray images, but the channels differ; convert them to gray")
-        features, logits = self.network(gray)
+        features, logits = self.network(grey_digits(images, NAME))
         found = {"64": features, "logits": logits}
         return tuple(found[layer] for layer in self.features_list)
 

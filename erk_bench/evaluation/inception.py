@@ -18,7 +18,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
-from erk_bench.evaluation.detectors import Extract, check_images
+from erk_bench.evaluation.detectors import Extract, rgb_images
 from erk_bench.networks.state_dicts import fitting_tensors, read_state_dict
 
 INCEPTION_LAYERS = ("2048", "logits_unbiased")  # those of FID and of the Inception Score
@@ -41,8 +41,7 @@ def load_inception(weights: Path, device: torch.device | str) -> Extract:
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
-        check_images(images, "inception")
-        features, logits = network(images.to(device))
+        features, logits = network(rgb_images(images, "inception").to(device))
         return {"features": features.cpu(), "logits": logits.cpu()}
 
     return extract
@@ -67,8 +66,7 @@ def load_vgg16(weights: Path, device: torch.device | str) -> Extract:
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
-        check_images(images, "vgg16")
-        (features,) = network(images.to(device))
+        (features,) = network(rgb_images(images, "vgg16").to(device))
         return {"features": features.cpu()}
 
     return extract

@@ -7,49 +7,33 @@ EXIF orientation NOT applied (some ImageNet photographs lie on their side), and 
 from __future__ import annotations
 
 import glob
-import io
+import hashlib
 import os
-import struct
 import tarfile
-import threading
 import zipfile
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from erk_bench.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# 16-bit and float modes are missing: Pillow clips them to white or black when it converts.
-EIGHT_BIT_MODES = (
-    "1",
-    "L",
-    "LA",
-    "La",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBa",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "HSV",
-    "LAB",
+from erk_bench.evaluation.containers import (
+    Region,
+    folder_entries,
+    open_zip,
+    read_file,
+    read_region,
+    tar_entries,
 )
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-# What Pillow, zipfile and the file system raise for damaged or unreadable images.
-READ_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, MemoryError,
-    OverflowError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError,
-)  # fmt: skip
+from erk_bench.evaluation.decoding import READ_ERRORS, decode, lacking
+from erk_bench.evaluation.image_files import Chosen, Where, choose, summary, visible
+
+MOST_PIXELS = 1 << 25  # of an enlarged image that is cropped afterwards, not before
+MARGIN = 4  # pixels that a bicubic filter may look at beyond the middle; it takes two
 
 
 @dataclass(frozen=True)
@@ -57,57 +41,79 @@ class ImageSource:
     """An ordered collection of images; reading is safe from several threads at once.
 
     place: where it lies, for messages. names: of the images, in order, relative to the place.
-    load: the encoded bytes of image `index`.
+    load: the encoded bytes of image `index`. stamps: for each image numbers that change with its content, and
+    may change without it (size, time, ...). left_out: names of the files that are not of the set, by reason.
     """
 
     place: str
     names: Sequence[str]
     load: Callable[[int], bytes]
+    stamps: Sequence[tuple[int, ...]] = ()
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def remark(self) -> str:
+        """One line that counts what was left out and names the first few; empty if nothing was."""
+        total = sum(map(len, self.left_out.values()))
+        files = "file is" if total == 1 else "files are"
+        return f"{total} {files} left out of '{self.place}': {summary(self.left_out)}" if total else ""
+
     def read(self, index: int) -> Image.Image:
-        """Image `index`, decoded, in mode RGB: grey, palette and CMYK are converted, transparency is dropped,
-        EXIF orientation is not applied. Raises UserError, naming the image, for one that cannot be read."""
-        name = self.names[index]
+        """Image `index`, decoded, in mode RGB; see `decode`. Raises UserError, naming the image, for one that
+        cannot be read."""
+        return self.read_hashed(index)[0]
+
+    def read_hashed(self, index: int) -> tuple[Image.Image, bytes]:
+        """Image `index` as `read` gives it, and the sha256 of its file."""
+        raw = self._bytes(index)
         try:
-            with Image.open(io.BytesIO(self.load(index))) as image:
-                if image.mode in EIGHT_BIT_MODES:
-                    return image.convert("RGB")
-                mode = image.mode
+            return decode(raw), hashlib.sha256(raw).digest()
+        except UserError as error:
+            raise UserError(f"image '{visible(self.names[index])}' of '{self.place}' {error}") from error
         except READ_ERRORS as error:
-            raise UserError(
-                f"cannot read image '{name}' of '{self.place}' ({type(error).__name__}: {error}); copy it "
-                "again, or take it out of the set"
-            ) from error
-        raise UserError(
-            f"image '{name}' of '{self.place}' has mode '{mode}', more than 8 bits a channel; convert it to "
-            "8 bits"
+            raise self._unreadable(index, error) from error
+
+    def sha256(self, index: int) -> bytes:
+        """Of the file of image `index`. Raises UserError for one that cannot be read."""
+        return hashlib.sha256(self._bytes(index)).digest()
+
+    def _bytes(self, index: int) -> bytes:
+        try:
+            return self.load(index)
+        except READ_ERRORS as error:
+            raise self._unreadable(index, error) from error
+
+    def _unreadable(self, index: int, error: BaseException) -> UserError:
+        name = self.names[index]
+        # Pillow's own words end in the address of an object.
+        words = "no image" if isinstance(error, UnidentifiedImageError) else visible(str(error))
+        return UserError(
+            f"cannot read image '{visible(name)}' of '{self.place}' ({type(error).__name__}: {words})"
+            f"{lacking(name)}; copy it again, or take it out of the set"
         )
 
 
 def open_images(source: Path | str) -> ImageSource:
-    """The images of a folder, a .zip, a .tar, or all .tar files that match a pattern such as 'train-*.tar'.
+    """The images of a folder, a ZIP, a tar file, or all tar files that match a pattern such as 'train-*.tar'.
 
     A folder is searched with its subfolders (linked ones too) and sorted by path, a ZIP is sorted by path;
-    shards are sorted by path, and their images keep their order in the shard. Images end in png, jpg, jpeg,
-    webp or bmp; everything else, and names that begin with a dot, is skipped. Tar files must not be
-    compressed: images are read in any order.
+    shards are sorted by path, and their images keep their order in the shard. An image is what Pillow opens,
+    by its ending or else by its content; what is none, hidden or system files and folders (below the source)
+    and what is no regular file are left out, and named by `ImageSource.remark`. Tar files must not be
+    compressed: images are read in any order. '~' is the home.
     Raises UserError for a source that is missing, empty, damaged or of another kind.
     """
-    text = os.fspath(source)
-    path = Path(text)
+    path = Path(source).expanduser()
+    text = os.fspath(path)
     if path.is_dir():
         images = _folder(path)
-    elif path.is_file() and path.suffix == ".zip":
-        images = _zip(path)
-    elif path.is_file() and (path.suffix in (".tar", ".tgz") or ".tar." in path.name):
-        images = _shards(text, [path])
     elif path.is_file():
-        raise UserError(
-            f"image source '{text}' is a single file; give a folder, a .zip, a .tar or 'NAME-*.tar'"
-        )
+        images = _archive(path)
+    elif path.exists():
+        raise UserError(f"image source '{text}' is no regular file; give a folder, a ZIP or tar files")
     elif any(mark in text for mark in "*?["):
         shards = sorted(Path(match) for match in glob.glob(text))  # noqa: PTH207 - text may be absolute
         images = _shards(text, shards)
@@ -116,8 +122,10 @@ def open_images(source: Path | str) -> ImageSource:
         raise UserError(f"image source '{text}' does not exist{braces}; check the path")
     if not len(images):
         shard_hint = f"; for shards give '{text}/*.tar'" if path.is_dir() and any(path.glob("*.tar")) else ""
+        left_out = f"; left out: {summary(images.left_out)}" if images.left_out else ""
         raise UserError(
-            f"image source '{text}' has no images ({', '.join(SUFFIXES)}){shard_hint or '; check the path'}"
+            f"image source '{text}' has no images (.png, .jpg and whatever else Pillow opens){left_out}"
+            f"{shard_hint or '; check the path'}"
         )
     return images
 
@@ -133,7 +141,9 @@ def center_crop(image: Image.Image, resolution: int) -> Tensor:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = resolution / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
-    if size != image.size:
+    if scale > 1 and size[0] * size[1] > MOST_PIXELS:
+        image = _enlarged_middle(image, resolution, size)
+    elif size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     pixels = np.array(image)
     top, left = (pixels.shape[0] - resolution) // 2, (pixels.shape[1] - resolution) // 2
@@ -141,99 +151,70 @@ def center_crop(image: Image.Image, resolution: int) -> Tensor:
     return torch.from_numpy(square.copy()).permute(2, 0, 1).contiguous()
 
 
-def _is_image(name: str) -> bool:
-    base = name.rsplit("/", 1)[-1]
-    # Names with a dot in front: macOS puts "._photo.jpg", which is no image, beside "photo.jpg".
-    return base.lower().endswith(SUFFIXES) and not base.startswith(".")
+def _enlarged_middle(image: Image.Image, resolution: int, size: tuple[int, int]) -> Image.Image:
+    """What the crop leaves of a long and thin image enlarged to `size`, which itself would take gigabytes.
+
+    Cropped before: the same filter at the same places, so the pixels are equal but for rounding (rarely 1).
+    """
+    axis = 0 if size[0] > size[1] else 1
+    step = image.size[axis] / size[axis]  # pixels of the image for one of the enlarged
+    first = (size[axis] - resolution) // 2
+    low, high = first * step, (first + resolution) * step
+    begin, end = max(int(low) - MARGIN, 0), min(int(high) + 1 + MARGIN, image.size[axis])
+    region, box = [0, 0, *image.size], [0.0, 0.0, *map(float, image.size)]
+    region[axis], region[axis + 2] = begin, end
+    box[axis], box[axis + 2] = low - begin, high - begin
+    image = image.crop((region[0], region[1], region[2], region[3]))
+    # Rows before columns, as Pillow does for such images.
+    wide = (resolution, image.height)
+    image = image.resize(wide, Image.Resampling.BICUBIC, box=(box[0], 0, box[2], image.height))
+    square = (resolution, resolution)
+    return image.resize(square, Image.Resampling.BICUBIC, box=(0, box[1], resolution, box[3]))
+
+
+def _source(place: str, chosen: Chosen[Where], read: Callable[[Where], bytes]) -> ImageSource:
+    places = [entry.where for entry in chosen.images]
+    return ImageSource(
+        place,
+        [entry.name for entry in chosen.images],
+        lambda index: read(places[index]),
+        [entry.stamp for entry in chosen.images],
+        chosen.left_out,
+    )
+
+
+def _sorted(chosen: Chosen[Where]) -> Chosen[Where]:
+    return chosen._replace(images=sorted(chosen.images, key=lambda entry: entry.name))
 
 
 def _folder(folder: Path) -> ImageSource:
-    def stop(error: OSError) -> None:
-        raise UserError(f"cannot list '{error.filename}': {error.strerror}; check its permissions") from error
+    def read(name: str) -> bytes:
+        return read_file(folder / name)
 
-    names = []
-    for parent, folders, files in os.walk(folder, onerror=stop, followlinks=True):
-        for name in folders:
-            linked = Path(parent, name)
-            if linked.is_symlink() and Path(parent).resolve().is_relative_to(linked.resolve()):
-                raise UserError(f"'{linked}' links back to a folder that holds it; remove the link")
-        names += [Path(parent, name).relative_to(folder).as_posix() for name in files if _is_image(name)]
-    names.sort()
-    return ImageSource(str(folder), names, lambda index: (folder / names[index]).read_bytes())
+    return _source(str(folder), _sorted(choose(folder_entries(folder), read)), read)
 
 
-def _zip(path: Path) -> ImageSource:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"'{path}' is no readable ZIP file ({error}); it may be truncated: copy it again"
-        ) from error
-    members = sorted(
-        (member for member in archive.infolist() if _is_image(member.filename)), key=lambda m: m.filename
-    )
-    lock = threading.Lock()  # a ZipFile counts its open members without one
-
-    def load(index: int) -> bytes:
-        with lock:
-            return archive.read(members[index])
-
-    return ImageSource(str(path), [member.filename for member in members], load)
-
-
-class _Region(NamedTuple):
-    """Where an image lies in an uncompressed tar file."""
-
-    shard: Path
-    offset: int
-    size: int
+def _archive(path: Path) -> ImageSource:
+    """A ZIP or tar file: by its ending, else by its content."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    is_tar = suffixes[-1:] == [".tgz"] or ".tar" in suffixes
+    if suffixes[-1:] == [".zip"] or (not is_tar and zipfile.is_zipfile(path)):
+        entries, read = open_zip(path)
+        return _source(str(path), _sorted(choose(entries, read)), read)
+    if is_tar or tarfile.is_tarfile(path):
+        return _shards(str(path), [path])
+    raise UserError(f"image source '{path}' is a single file; give a folder, a .zip, a .tar or 'NAME-*.tar'")
 
 
 def _shards(place: str, shards: Sequence[Path]) -> ImageSource:
     if not shards:
         raise UserError(f"no file matches '{place}'; check the pattern")
-    names: list[str] = []
-    regions: list[_Region] = []
+    found: Chosen[Region] = Chosen([], {})
+    left_out: dict[str, list[str]] = {}
     for shard in shards:
-        for name, region in _tar_images(shard):
-            names.append(name if len(shards) == 1 else f"{shard.name}/{name}")
-            regions.append(region)
-
-    def load(index: int) -> bytes:
-        shard, offset, size = regions[index]
-        with shard.open("rb") as file:  # opened anew: no position is shared, and shards may be thousands
-            file.seek(offset)
-            return file.read(size)
-
-    return ImageSource(place, names, load)
-
-
-def _tar_images(shard: Path) -> list[tuple[str, _Region]]:
-    """Name and place of the images of one shard, in its order."""
-    try:
-        with shard.open("rb") as file:
-            start = file.read(8)
-            length = os.fstat(file.fileno()).st_size
-            file.seek(0)
-            compression = next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), None)
-            if compression is None:
-                with tarfile.open(fileobj=file, mode="r:") as archive:
-                    members = [member for member in archive if _is_image(member.name) and not member.isdir()]
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"'{shard}' is no readable tar file ({error}); it may be truncated: copy it again"
-        ) from error
-    if compression is not None:
-        raise UserError(
-            f"'{shard}' is compressed with {compression}; single images can be read from uncompressed .tar "
-            "files only: decompress it first, and give the .tar, or unpack it and give the folder"
-        )
-    for member in members:
-        if not member.isreg() or member.issparse():
-            raise UserError(
-                f"'{member.name}' in '{shard}' is a link or no plain file; pack the shard again with "
-                "--dereference --hard-dereference"
-            )
-        if member.offset_data + member.size > length:
-            raise UserError(f"'{shard}' ends within '{member.name}'; it is truncated: copy it again")
-    return [(member.name, _Region(shard, member.offset_data, member.size)) for member in members]
+        chosen = choose(tar_entries(shard), read_region)
+        prefix = "" if len(shards) == 1 else f"{shard.name}/"
+        found.images.extend(entry._replace(name=prefix + entry.name) for entry in chosen.images)
+        for reason, names in chosen.left_out.items():
+            left_out.setdefault(reason, []).extend(prefix + name for name in names)
+    return _source(place, found._replace(left_out=left_out), read_region)

@@ -16,7 +16,7 @@ Decode = Callable[[Tensor], Tensor]
 
 
 def rgb_to_uint8(x: Tensor) -> Tensor:
-    """Pixel models: clip(x * 127.5 + 128, 0, 255), truncated, as the published EDM2 programs do; NCHW."""
+    """Pixel models, colour or grey: clip(x * 127.5 + 128, 0, 255), truncated, as EDM2's programs do; NCHW."""
     return (x.float() * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
 
@@ -42,6 +42,7 @@ class Decoder(NamedTuple):
 
 DECODERS: dict[str, Decoder] = {
     "rgb": Decoder(3, 1, 3, decode=rgb_to_uint8),
+    "grey": Decoder(1, 1, 1, decode=rgb_to_uint8),
     "digits": Decoder(1, 1, 1, decode=digits.decode),
     "sd_vae": Decoder(4, 8, 3, load=_load_sd_vae),
 }

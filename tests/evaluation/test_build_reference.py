@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -69,11 +72,12 @@ def make(
     batch: int = 4,
     advance: Callable[[int], None] = lambda _: None,
     shuffle_seed: int | None = None,
+    tell: Callable[[str], None] = pytest.fail,
 ) -> bytes:
     """The bytes of the reference."""
     make_reference(
         source, resolution, extractors, keys, out, keep_features=keep_features, limit=limit, batch=batch,
-        advance=advance, shuffle_seed=shuffle_seed,
+        advance=advance, shuffle_seed=shuffle_seed, tell=tell,
     )  # fmt: skip
     assert not out.with_name(out.name + ".parts").exists()
     return out.read_bytes()
@@ -124,6 +128,8 @@ def test_numbers(source: ImageSource, tmp_path: Path) -> None:
         assert np.abs(real.stats.covariance.numpy() - covariance).max() <= 1e-12 * np.abs(covariance).max()
     facts = read_facts(out)
     assert len(facts.pop("names_sha256")) == 64
+    digests = [hashlib.sha256((tmp_path / "images" / name).read_bytes()).digest() for name in source.names]
+    assert facts.pop("content_sha256") == hashlib.sha256(b"".join(digests)).hexdigest()
     assert facts == {
         "detectors": KEYS,
         "num_images": 37,
@@ -175,12 +181,12 @@ def test_stopped_after_the_reference_was_written(
         raise StoppedError
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(build_reference, "_remove", fail)
+        patch.setattr(build_reference, "remove_parts", fail)
         make(source, out)
     before = out.stat().st_mtime_ns
     recorder, reads = counted(source)
     make(recorder, out)  # also asserts that the parts are gone
-    assert not reads
+    assert sorted(reads) == list(range(37))  # whether they are the same images still
     assert out.stat().st_mtime_ns == before
 
 
@@ -190,7 +196,7 @@ def test_finished_is_finished(source: ImageSource, tmp_path: Path) -> None:
     recorder, reads = counted(source)
     steps: list[int] = []
     assert make(recorder, out, advance=steps.append) == first
-    assert not reads and steps == [37]
+    assert sorted(reads) == list(range(37)) and steps == [37]  # read, not decoded
     for changed in ({"resolution": 4}, {"keep_features": False}, {"limit": 20}):
         with pytest.raises(UserError, match="x.safetensors' was made with another"):
             make(source, out, **changed)
@@ -233,6 +239,100 @@ def test_parts_of_another_listing_are_refused(source: ImageSource, tmp_path: Pat
         make(source, tmp_path / "y.safetensors", stopping(4), limit=20)
     with pytest.raises(UserError, match="another list of images"):
         make(source, tmp_path / "y.safetensors", limit=20, shuffle_seed=0)
+
+
+def replace_image(path: Path, *, same_time: bool = True) -> None:
+    """Another image under the same name, and of the same size and time where asked."""
+    before = path.stat()
+    shape = np.asarray(Image.open(path)).shape
+    noise = np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    if same_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("same_time", [True, False])
+def test_a_finished_reference_of_replaced_images_is_refused(
+    same_time: bool, source: ImageSource, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.safetensors"
+    before = make(source, out)
+    replace_image(tmp_path / "images" / "36.png", same_time=same_time)
+    with pytest.raises(UserError, match="x.safetensors' was made from images .* whose content changed since"):
+        make(open_images(tmp_path / "images"), out)
+    assert out.read_bytes() == before
+    out.unlink()
+    assert make(open_images(tmp_path / "images"), out) != before
+
+
+def test_a_folder_moved_into_the_place_of_another_is_noticed(source: ImageSource, tmp_path: Path) -> None:
+    make(source, tmp_path / "x.safetensors")
+    shutil.copytree(tmp_path / "images", tmp_path / "other")
+    replace_image(tmp_path / "other" / "00.png")
+    (tmp_path / "images").rename(tmp_path / "old")
+    (tmp_path / "other").rename(tmp_path / "images")
+    with pytest.raises(UserError, match="whose content changed since"):
+        make(open_images(tmp_path / "images"), tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("same_time", [True, False])
+@pytest.mark.parametrize("names", [("03.png",), ("03.png", "12.png", "30.png"), ("30.png",)])
+def test_parts_of_replaced_images_are_made_anew(
+    names: tuple[str, ...], same_time: bool, source: ImageSource, tmp_path: Path
+) -> None:
+    """Stopped after two of four parts: never a mixture of both sets."""
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(StoppedError):
+        make(source, out, stopping(7))
+    for name in names:
+        replace_image(tmp_path / "images" / name, same_time=same_time)
+    told: list[str] = []
+    found = make(open_images(tmp_path / "images"), out, tell=told.append)
+    assert found == make(open_images(tmp_path / "images"), tmp_path / "whole.safetensors")
+    changed = [name for name in names if name < "20.png"]
+    assert len(told) == bool(changed)
+    if changed:
+        assert told[0].startswith(f"{len(changed)} images of ") and all(name in told[0] for name in changed)
+
+
+def test_touched_or_copied_images_are_the_same(source: ImageSource, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(StoppedError):
+        make(source, out, stopping(7))
+    shutil.copytree(tmp_path / "images", tmp_path / "copy" / "images")
+    recorder, _ = counted(open_images(tmp_path / "copy" / "images"))
+    first = make(recorder, out)  # `tell` fails the test
+    for path in (tmp_path / "images").iterdir():
+        path.touch()
+    assert make(open_images(tmp_path / "images"), out) == first
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_replaced_images_in_archives(kind: str, source: ImageSource, tmp_path: Path) -> None:
+    def pack() -> ImageSource:
+        return open_images(shutil.make_archive(str(tmp_path / "set"), kind, tmp_path / "images"))
+
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(StoppedError):
+        make(pack(), out, stopping(7))
+    replace_image(tmp_path / "images" / "03.png")
+    told: list[str] = []
+    second = pack()
+    assert sorted(second.names) == [f"{index:02d}.png" for index in range(37)]
+    changed = make(second, out, tell=told.append)
+    assert len(told) == 1 and "1 images of" in told[0] and "03.png" in told[0]
+    assert changed == make(second, tmp_path / "whole.safetensors")
+    replace_image(tmp_path / "images" / "36.png")
+    with pytest.raises(UserError, match="whose content changed since"):
+        make(pack(), out)
+
+
+def test_a_folder_and_its_zip_have_one_content(source: ImageSource, tmp_path: Path) -> None:
+    make(source, tmp_path / "a.safetensors")
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "images")
+    make(open_images(archive), tmp_path / "b.safetensors")
+    first, second = (read_facts(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert first["content_sha256"] == second["content_sha256"]
 
 
 def test_features_may_be_kept_or_not_at_the_end(source: ImageSource, tmp_path: Path) -> None:

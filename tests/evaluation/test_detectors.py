@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from erk_bench.digits.data import load_digits
 from erk_bench.errors import UserError
-from erk_bench.evaluation.detectors import DETECTORS, DIGITS_WEIGHTS, Extract, detector_key, load_detector
+from erk_bench.evaluation.detectors import (
+    DETECTORS,
+    DIGITS_WEIGHTS,
+    Extract,
+    detector_key,
+    load_detector,
+    rgb_images,
+)
 from erk_bench.evaluation.reference_sets import digits_reference
 from erk_bench.files import file_sha256
 from erk_bench.storage.assets import Assets, LockFile
@@ -68,7 +77,7 @@ def test_same_images_give_the_same_bytes() -> None:
     [
         (torch.zeros(2, 1, 8, 8), r"got torch.float32 \[2, 1, 8, 8\]"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.int64), r"got torch.int64 \[2, 1, 8, 8\]"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"got torch.uint8 \[2, 3, 8, 8\]"),
+        (torch.zeros(2, 2, 8, 8, dtype=torch.uint8), r"got torch.uint8 \[2, 2, 8, 8\]"),
         (torch.zeros(2, 1, 16, 16, dtype=torch.uint8), r"got torch.uint8 \[2, 1, 16, 16\]"),
         (torch.zeros(1, 8, 8, dtype=torch.uint8), r"got torch.uint8 \[1, 8, 8\]"),
     ],
@@ -76,6 +85,30 @@ def test_same_images_give_the_same_bytes() -> None:
 def test_other_images_are_refused(images: torch.Tensor, told: str) -> None:
     with pytest.raises(UserError, match=r"uint8 images \[B, 1, 8, 8\].*" + told):
         digits_detector()(images)
+
+
+def test_digits_of_three_equal_channels_are_grey() -> None:
+    images = digits_reference()[:20]
+    first, second = (digits_detector()(each) for each in (images, images.repeat(1, 3, 1, 1)))
+    assert torch.equal(first["features"], second["features"])
+    coloured = images.repeat(1, 3, 1, 1)
+    coloured[3, 2, 4, 4] += 1
+    with pytest.raises(UserError, match="'digits' takes grey images, but the channels differ"):
+        digits_detector()(coloured)
+
+
+def test_grey_images_get_three_equal_channels() -> None:
+    """As PIL's convert("RGB") does, which the published tools call."""
+    grey = torch.randint(0, 256, (3, 1, 9, 7), dtype=torch.uint8)
+    found = rgb_images(grey, "inception")
+    for image, one in zip(found, grey, strict=True):
+        expected = np.asarray(Image.fromarray(one[0].numpy()).convert("RGB"))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+    colour = torch.randint(0, 256, (3, 3, 9, 7), dtype=torch.uint8)
+    assert rgb_images(colour, "inception").equal(colour)
+    for other in (grey.float(), grey[:, 0], torch.zeros(1, 2, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(UserError, match="the vgg16 detector takes uint8 images"):
+            rgb_images(other, "vgg16")
 
 
 def test_key_names_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

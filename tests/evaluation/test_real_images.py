@@ -6,9 +6,15 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
+import socket
+import stat
+import struct
 import tarfile
+import warnings
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +23,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from erk_bench.errors import UserError
+from erk_bench.evaluation import containers, decoding, real_images
 from erk_bench.evaluation.real_images import center_crop, open_images
 
 
@@ -183,10 +191,260 @@ def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
     assert np.array_equal(source.read(0), image)
 
 
-def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    deep = Image.fromarray(np.full((4, 4), 40000, np.uint16))
-    source = open_images(write_folder(tmp_path, {"deep.png": encoded(deep)}))
-    with pytest.raises(UserError, match="'deep.png' of .* has mode 'I;16'.*convert it to 8 bits"):
+def greys(top: int, dtype: Any) -> np.ndarray:
+    """Every 8-bit grey's own value in 0 .. top, and what lies between, [3, 256]."""
+    exact = np.arange(256) / 255 * top
+    return np.stack([exact.round(), np.minimum(exact.round() + top // 600, top), exact // 1]).astype(dtype)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm", "x.jp2"])
+def test_sixteen_bit_grey_is_scaled(name: str, tmp_path: Path) -> None:
+    """Pillow's own conversion makes everything above 255 white."""
+    values = greys(65535, np.uint16)
+    Image.fromarray(values).save(tmp_path / name)
+    assert Image.open(tmp_path / name).mode.startswith("I")
+    found = np.asarray(open_images(tmp_path).read(0))
+    assert np.array_equal(found[..., 0], np.round(values / 257)) and np.array_equal(
+        found[0, :, 2], range(256)
+    )
+
+
+def write_tiff(
+    path: Path, words: bytes, shape: tuple[int, int], bits: int, photometric: int, order: str
+) -> None:
+    """A grey TIFF of one strip, with samples of `bits` in the bytes `words`. order: of bytes, '<' or '>'."""
+    tags = ((256, shape[1]), (257, shape[0]), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1),
+            (278, shape[0]))  # fmt: skip
+    entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    size = struct.pack(f"{order}HHII", 279, 4, 1, len(words))
+    directory = struct.pack(f"{order}H", len(tags) + 1) + entries + size + bytes(4)
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8 + len(words))
+    path.write_bytes(start + words + directory)
+
+
+@pytest.mark.parametrize(("order", "photometric"), [("<", 1), (">", 1), ("<", 0)])
+def test_tiff_of_either_byte_order_and_of_inverted_grey(order: str, photometric: int, tmp_path: Path) -> None:
+    values = greys(65535, np.uint16)
+    write_tiff(
+        tmp_path / "x.tif", values.astype(f"{order}u2").tobytes(), values.shape, 16, photometric, order
+    )
+    found = np.asarray(open_images(tmp_path).read(0))[..., 0]
+    expected = np.round(values / 257)
+    assert np.array_equal(found, expected if photometric else 255 - expected)
+
+
+def test_twelve_bit_tiff_is_scaled(tmp_path: Path) -> None:
+    values = greys(4095, np.uint16)
+    bits = np.unpackbits(values.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)[:, 4:]
+    write_tiff(tmp_path / "x.tif", np.packbits(bits).tobytes(), values.shape, 12, 1, "<")
+    assert np.array_equal(np.asarray(open_images(tmp_path).read(0))[..., 0], np.round(values / 4095 * 255))
+
+
+def test_floats_from_0_to_1_are_scaled_others_refused(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    images = {"a": values, "b": values * 255, "c": values - 1, "d": values * np.nan}
+    for name, image in images.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.tif")
+    Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "e.tif")
+    source = open_images(tmp_path)
+    assert np.array_equal(np.asarray(source.read(0))[0, :, 1], range(256))
+    for index, told in (
+        (1, "floats from 0 to 255"),
+        (2, "floats from -1 to 0"),
+        (3, "mode 'F'"),
+        (4, "mode 'I'"),
+    ):
+        with pytest.raises(UserError, match=rf"image '[b-e]\.tif' of .* has {told}.*convert it to 8 bits"):
+            source.read(index)
+
+
+def test_palette_with_transparency_is_converted_without_a_warning(tmp_path: Path) -> None:
+    image = Image.fromarray(pixels(3)).quantize(8)
+    image.save(tmp_path / "a.png", transparency=bytes(range(8)))
+    image.save(tmp_path / "b.gif", transparency=3)
+    source = open_images(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for index in range(2):
+            assert np.array_equal(source.read(index), image.convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "tEXt", "iTXt", "icc"])
+def test_long_png_texts_and_profiles(kind: str, tmp_path: Path) -> None:
+    text, long = PngInfo(), "x" * 3_000_000
+    options: dict[str, Any] = {"icc_profile": long.encode()} if kind == "icc" else {}
+    if kind in ("zTXt", "tEXt"):
+        text.add_text("prompt", long, zip=kind == "zTXt")
+    elif kind == "iTXt":
+        text.add_itxt("prompt", long, zip=True)
+    Image.fromarray(pixels(5)).save(tmp_path / "a.png", pnginfo=text, **options)
+    assert np.array_equal(open_images(tmp_path).read(0), pixels(5))
+
+
+FORMATS = {
+    "a.tiff": "TIFF", "b.tif": "TIFF", "c.gif": "GIF", "d.jpe": "JPEG", "e.jfif": "JPEG", "f.ppm": "PPM",
+    "g.jp2": "JPEG2000", "h.avif": "AVIF", "i.png": "PNG", "j.JPG": "JPEG", "k.WebP": "WEBP", "l.tga": "TGA",
+    "m.pcx": "PCX", "n.ico": "ICO", "o.qoi": "QOI", "p.sgi": "SGI", "q.dds": "DDS", "r.apng": "PNG",
+    "s": "PNG", "t.dat": "JPEG", "u.image": "TIFF", "v.0001": "WEBP",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_pillow_opens_is_an_image(kind: str, tmp_path: Path) -> None:
+    """By its ending, or by its content; what is neither is counted and named."""
+    files = {
+        f"sub/{name}": encoded(pixels(i, 16, 16), form) for i, (name, form) in enumerate(FORMATS.items())
+    }
+    others = {"notes.txt": b"P6 is a format", "BMW": b"BMW is no bitmap", "bad": b"\x89PNG\r\n\x1a\nbut none"}
+    source = open_images(write(kind, tmp_path / "x", files | others | {"labels.json": b"{}"}))
+    assert sorted(source.names) == sorted(files)
+    for index, name in enumerate(source.names):
+        expected = Image.open(io.BytesIO(files[name])).convert("RGB")
+        assert np.array_equal(source.read(index), expected)
+    assert source.remark.startswith("4 files are left out of '")
+    assert "4 no image that Pillow opens (" in source.remark and ", ...)" in source.remark
+    assert sorted(source.left_out["no image that Pillow opens"]) == sorted([*others, "labels.json"])
+
+
+def test_the_first_frame_counts(tmp_path: Path) -> None:
+    frames = [Image.fromarray(pixels(i)).quantize(32) for i in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    colours = [frame.convert("RGB") for frame in frames]
+    for name in ("b.tif", "c.webp", "d.png"):
+        options = {"lossless": True} if name == "c.webp" else {}
+        colours[0].save(tmp_path / name, save_all=True, append_images=colours[1:], **options)
+    source = open_images(tmp_path)
+    for index in range(4):
+        assert np.array_equal(source.read(index), colours[0])
+
+
+HIDDEN = [
+    ".ipynb_checkpoints/a.png", "n01/.Trash-1000/files/a.png", "n01/@eaDir/a.png", "n01/x/.thumbnails/a.png",
+    "__MACOSX/n01/._a.png", "n01/._a.png", ".a.png", "lost+found/a.png", "n01/$RECYCLE.BIN/a.png",
+    "Thumbs.db", "n01/.DS_Store", "n01/@EADIR/b.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_and_system_files_are_left_out(kind: str, tmp_path: Path) -> None:
+    image = encoded(pixels(1))
+    files = {"n01/a.png": image, "n01/x/b.png": image, "@home/c..png": image}
+    place = tmp_path / ".data"  # hidden itself, and asked for
+    source = open_images(write(kind, place, files | dict.fromkeys(HIDDEN, image)))
+    assert sorted(source.names) == sorted(files)
+    assert len(source.left_out["hidden"]) == len(HIDDEN)
+    assert source.remark.startswith(f"{len(HIDDEN)} files are left out of '{place}")
+    assert open_images(write_folder(tmp_path / "in" / ".thumbnails", files)).remark == ""
+
+
+def test_names_of_a_tar_may_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
+    image = encoded(pixels(1))
+    source = open_images(write_tar(tmp_path / "x.tar", {"./a.png": image, "./.b/c.png": image}))
+    assert list(source.names) == ["./a.png"] and source.left_out == {"hidden": ["./.b/"]}
+
+
+def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would never end, or is not there, is left out and named."""
+    write_folder(tmp_path / "x", {"a.png": encoded(pixels(1)), "folder.png/b.png": encoded(pixels(2))})
+    x = tmp_path / "x"
+    os.mkfifo(x / "fifo.png")
+    os.mkfifo(x / "fifo")
+    (x / "zero.png").symlink_to("/dev/zero")
+    (x / "zero").symlink_to("/dev/zero")
+    (x / "gone.png").symlink_to(x / "nothing.png")
+    (x / "loop.png").symlink_to(x / "loop.png")
+    (x / "link.png").symlink_to(x / "a.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(x)  # the names of sockets are short
+        server.bind("socket.png")
+    source = open_images(x)
+    assert list(source.names) == ["a.png", "folder.png/b.png", "link.png"]
+    assert source.left_out == {
+        "no regular file": ["fifo", "fifo.png", "gone.png", "loop.png", "socket.png", "zero", "zero.png"]
+    }
+    for place in (x / "fifo", x / "zero"):
+        with pytest.raises(UserError, match="is no regular file"):
+            open_images(place)
+    (x / "shard-0.tar").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"shard-0\.tar' is no regular file"):
+        open_images(x / "shard-*.tar")
+
+
+def test_links_that_are_no_images_in_a_zip(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a.png": encoded(pixels(1))})
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("b.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "a.png")
+        archive.mkdir("folder.png")
+    source = open_images(path)
+    assert list(source.names) == ["a.png"] and source.left_out == {"no regular file": ["b.png"]}
+
+
+def test_folders_that_link_to_each_other(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a/1.png": encoded(pixels(1)), "b/2.png": encoded(pixels(2))})
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "b")
+    assert len(open_images(tmp_path)) == 3
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="links back to a folder that holds it; remove the link"):
+        open_images(tmp_path)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "up").symlink_to(tmp_path.parent)
+    with pytest.raises(UserError, match="c/up' links back"):
+        open_images(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["x.ZIP", "x.Zip", "x.TAR", "x.tar", "pictures", "x.dat"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_archives_by_ending_or_content(kind: str, name: str, tmp_path: Path) -> None:
+    other = {"zip": "tar", "tar": "zip"}[kind]
+    if name.lower().endswith(other):
+        return
+    writer = {"zip": write_zip, "tar": write_tar}[kind]
+    assert list(open_images(writer(tmp_path / name, {"a.TIF": encoded(pixels(1), "TIFF")})).names) == [
+        "a.TIF"
+    ]
+
+
+def test_the_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "set", {"a.png": encoded(pixels(1))})
+    write_tar(tmp_path / "s-0.tar", {"a.png": encoded(pixels(1))})
+    for source in ("~/set", "~/s-*.tar", "~/s-0.tar", Path("~/set")):
+        assert len(open_images(source)) == 1
+
+
+def test_a_name_with_escapes_is_made_visible(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a\x1b[31m\n.png": b"none", "b\x1b": b"none"})
+    (tmp_path / os.fsdecode(b"c\xff.txt")).write_bytes(b"")
+    source = open_images(tmp_path)
+    with pytest.raises(UserError) as caught:
+        source.read(0)
+    for line in (str(caught.value), source.remark):
+        assert line.isprintable() and line.encode()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_too_large_for_an_image(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_images(write(kind, tmp_path / "x", {"a.png": encoded(pixels(1))}))
+    monkeypatch.setattr(containers, "MOST_BYTES", 50)
+    with pytest.raises(UserError, match=r"cannot read image 'a\.png'.*50 are the most that is read"):
+        source.read(0)
+
+
+def test_a_decompression_bomb_is_named(tmp_path: Path) -> None:
+    raw = bytearray(encoded(pixels(1)))
+    raw[16:24] = struct.pack(">II", 30000, 30000)
+    raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
+    source = open_images(write_folder(tmp_path, {"bomb.png": bytes(raw)}))
+    with pytest.raises(UserError, match=r"cannot read image 'bomb\.png'.*900000000 pixels"):
+        source.read(0)
+
+
+def test_a_format_that_pillow_was_built_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_images(write_folder(tmp_path, {"a.avif": b"something"}))
+    monkeypatch.setattr(decoding.features, "check", lambda name: name != "avif")
+    with pytest.raises(UserError, match="this Pillow .* was built without AVIF: install one"):
         source.read(0)
 
 
@@ -351,6 +609,53 @@ def test_box_then_bicubic_then_crop(
     assert found.shape == (3, resolution, resolution)
     assert (found - wanted).abs().max() <= 1
     assert (found - wanted).abs().mean() < 0.3
+
+
+def test_a_long_and_thin_image_is_cropped_before_it_is_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 x 30000 pixels enlarged to 512 x 7,680,000 would take 12 GB."""
+    sizes = []
+    resize = Image.Image.resize
+
+    def recorded(self: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Image.Image:
+        sizes.append(size[0] * size[1])
+        return resize(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
+    for width, height in ((2, 30000), (30000, 2), (1, 60000)):
+        assert center_crop(Image.fromarray(pixels(1, width, height)), 512).shape == (3, 512, 512)
+    assert max(sizes) <= 512 * 512
+
+
+@pytest.mark.parametrize("size", [(3, 400), (400, 3), (1, 90), (31, 2000), (1999, 17), (5, 333)])
+@pytest.mark.parametrize("resolution", [32, 50])
+def test_cropped_before_or_after_is_the_same(
+    size: tuple[int, int], resolution: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.fromarray(pixels(3, *size))
+    after = center_crop(image, resolution)
+    monkeypatch.setattr(real_images, "MOST_PIXELS", 0)
+    before = center_crop(image, resolution)
+    gap = (before.int() - after.int()).abs()
+    assert gap.max() <= 1 and (gap > 0).float().mean() < 0.002
+
+
+def plain_crop(image: Image.Image, resolution: int) -> np.ndarray:
+    """ADM's crop in its own order: halve, enlarge or shrink the whole image, cut out the middle."""
+    while min(image.size) >= 2 * resolution:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = resolution / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
+    return np.asarray(image)[top : top + resolution, left : left + resolution]
+
+
+def test_ordinary_images_are_cropped_as_ever() -> None:
+    rng = random.Random(4)
+    for _ in range(60):
+        image = Image.fromarray(pixels(rng.randrange(1000), rng.randint(5, 300), rng.randint(5, 300)))
+        resolution = rng.choice([8, 32, 64, 100])
+        found = center_crop(image, resolution).permute(1, 2, 0)
+        assert np.array_equal(found, plain_crop(image, resolution))
 
 
 def test_odd_sizes_give_the_resolution() -> None:
