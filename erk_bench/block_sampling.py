@@ -151,9 +151,10 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Dra
     net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
     channels = DECODERS[spec.model.decoder].channels
     if net.img_channels != channels:
+        fitting = [name for name, row in DECODERS.items() if row.channels == net.img_channels]
         raise UserError(
-            f"decoder '{spec.model.decoder}' takes {channels} channels, the model has "
-            f"{net.img_channels}; set model.decoder to the model's own"
+            f"decoder '{spec.model.decoder}' takes {channels} channels, the model has {net.img_channels}; "
+            f"set model.decoder to the model's own{': ' if fitting else ''}{' or '.join(fitting)}"
         )
     guide = None
     if spec.guidance.guide is not None and spec.guidance.active:

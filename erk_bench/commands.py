@@ -119,7 +119,8 @@ def convert(source: Path, target: Path) -> int:
     made = checkpoint.convert(source, target)
     count = sum(tensor.numel() for tensor in made.weights.values())
     print(f"{target}: {made.class_name}, {count:,} values, source sha256 {made.source_sha256}")
-    print(f"use it: erk-bench generate model.name=mine model.weights.path={target} model.decoder=rgb")
+    decoder = "grey" if made.init.get("img_channels") == 1 else "rgb"
+    print(f"use it: erk-bench generate model.name=mine model.weights.path={target} model.decoder={decoder}")
     return 0
 
 

@@ -9,18 +9,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
+from erk_bench import stages
+from erk_bench.cli import main
 from erk_bench.errors import UserError
-from erk_bench.evaluation.detectors import Extract
+from erk_bench.evaluation.detectors import DETECTORS, Extract
 from erk_bench.evaluation.dinov2 import load_dinov2_pil, load_dinov2_torch
+from erk_bench.evaluation.frechet import frechet_distance
 from erk_bench.evaluation.inception import empty_inception, empty_vgg16, load_inception, load_vgg16
+from erk_bench.evaluation.references import read_reference
 from erk_bench.networks.state_dicts import read_state_dict
+from erk_bench.spec import RunSpec
+from erk_bench.storage.blocks import Worker
+from erk_bench.storage.export import export
 from tests.assets import inception_weights, write_dinov2, write_inception, write_vgg16
 
 LOADERS = [load_inception, load_vgg16, load_dinov2_torch, load_dinov2_pil]
@@ -124,6 +133,46 @@ def test_same_images_give_the_same_bytes(inception: Extract) -> None:
 
 
 @pytest.mark.slow
+def test_grey_images_are_measured_as_three_equal_channels(inception: Extract) -> None:
+    grey = images()[:2, :1]
+    found, expected = inception(grey), inception(grey.repeat(1, 3, 1, 1))
+    assert torch.equal(found["features"], expected["features"])
+    assert torch.equal(found["logits"], expected["logits"])
+
+
+@pytest.mark.slow
+def test_fid_of_a_grey_model(
+    inception_file: Path,
+    small_run: Callable[..., RunSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Grey real images -> reference -> FID of a grey run; its exported PNG files have the same features."""
+    row = DETECTORS["inception"]
+    monkeypatch.setitem(DETECTORS, "inception", row._replace(weights=str(inception_file)))
+    (tmp_path / "real").mkdir()
+    for index in range(9):
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "real" / f"{index}.png")
+    words = ["reference", "resolution=8", "detectors=inception", "device=cpu", "keep_features=true"]
+    real = tmp_path / "real.safetensors"
+    assert main([*words, f"source={tmp_path / 'real'}", f"to={real}"]) == 0
+    spec = small_run(
+        "model.name=mine", "model.decoder=grey", "metrics.names=[fid]", f"metrics.reference={real}",
+        "metrics.num_groups=2", "seeds=0-7", "samples=blocks",
+    )  # fmt: skip
+    stages.generate([[spec]], Worker(), lambda run, images: None, features=True)
+    fid = stages.score(spec).metrics["fid"].value
+    export(spec, "png", str(tmp_path / "png"))
+    assert Image.open(tmp_path / "png" / "000000" / "000000.png").mode == "L"
+    back = tmp_path / "back.safetensors"
+    assert main([*words, f"source={tmp_path / 'png'}", f"to={back}"]) == 0
+    made, found = (read_reference(path)["inception"].stats for path in (real, back))
+    assert made is not None and found is not None
+    distance = frechet_distance(found.mean, found.covariance, made.mean, made.covariance)
+    assert distance == pytest.approx(fid, rel=1e-3)
+
+
 def test_inception_reads_other_containers_of_the_same_tensors(inception: Extract, tmp_path: Path) -> None:
     """safetensors and torch.save's container of before 2020: the same bytes come out."""
     weights = inception_weights()

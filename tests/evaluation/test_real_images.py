@@ -249,9 +249,9 @@ def test_floats_from_0_to_1_are_scaled_others_refused(tmp_path: Path) -> None:
     source = open_images(tmp_path)
     assert np.array_equal(np.asarray(source.read(0))[0, :, 1], range(256))
     for index, told in (
-        (1, "floats from 0 to 255"),
-        (2, "floats from -1 to 0"),
-        (3, "mode 'F'"),
+        (1, "values from 0 to 255"),
+        (2, "values from -1 to 0"),
+        (3, "values from nan to nan"),
         (4, "mode 'I'"),
     ):
         with pytest.raises(UserError, match=rf"image '[b-e]\.tif' of .* has {told}.*convert it to 8 bits"):

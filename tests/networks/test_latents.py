@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from erk_bench.block_sampling import sample_block
 from erk_bench.errors import UserError
 from erk_bench.files import file_sha256
 from erk_bench.networks.latents import DECODERS, rgb_to_uint8
-from erk_bench.spec import ModelSpec, WeightsSpec
+from erk_bench.spec import ModelSpec, RunSpec, WeightsSpec
 from erk_bench.storage.assets import Assets
 from erk_bench.worker import decoder
 from tests.assets import write_vae
@@ -32,6 +34,20 @@ def test_rgb_decode_is_published() -> None:
 def test_rgb_decode_undoes_the_published_encoder() -> None:
     encoded = golden("edm2_encoders")["rgb.encoded_all_u8"]
     assert torch.equal(rgb_to_uint8(encoded).flatten(), torch.arange(256, dtype=torch.uint8))
+
+
+def test_a_grey_model_has_a_decoder(small_run: Callable[..., RunSpec]) -> None:
+    """Greys are as one channel of a colour model; a decoder of three is refused, and the fitting named."""
+    spec = small_run("model.name=mine", "model.decoder=grey", "seeds=0-3")
+    images = sample_block(spec, range(4), torch.device("cpu")).host().images
+    assert images.dtype == torch.uint8 and images.shape == (4, 1, 8, 8)
+    x = torch.linspace(-1.2, 1.2, 256).reshape(1, 1, 16, 16)
+    decode = DECODERS["grey"].decode
+    assert decode is not None and torch.equal(decode(x), rgb_to_uint8(x.repeat(1, 3, 1, 1))[:, :1])
+    with pytest.raises(
+        UserError, match="takes 3 channels, the model has 1; set model.decoder to .*: grey or"
+    ):
+        sample_block(small_run("model.decoder=rgb"), range(4), torch.device("cpu"))
 
 
 def test_rgb_decode_of_other_dtypes() -> None:

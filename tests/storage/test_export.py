@@ -152,7 +152,7 @@ def test_the_home_is_expanded(run: RunSpec, tmp_path: Path, monkeypatch: pytest.
 def test_a_digits_export_read_back_has_the_features_and_figures_of_the_run(
     small_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = made(small_run("samples=blocks"))
+    spec = made(small_run("samples=blocks", "metrics.names=[fd_digits]"))
     folder, out = tmp_path / "png", tmp_path / "back.safetensors"
     export(spec, "png", str(folder))
     picture = Image.open(folder / "000000" / "000000.png")
