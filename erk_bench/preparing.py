@@ -281,7 +281,8 @@ def reference(options: Mapping[str, str]) -> int:
             shuffle_seed=numbers["shuffle_seed"], batch=batch, advance=lambda done: bar(done, done),
             tell=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
-    print(f"{to}: {', '.join(names)} of {count} images, sha256 {file_sha256(to)}")
+    left_out = f" ({images.num_left_out} files left out)" if images.num_left_out else ""
+    print(f"{to}: {', '.join(names)} of {count} images{left_out}, sha256 {file_sha256(to)}")
     print(f"use it: metrics.reference={to}, or metrics.real_features={to} if it has features")
     return 0
 

@@ -134,9 +134,10 @@ def tar_entries(shard: Path) -> Iterator[Entry[Region]]:
                     "files only: decompress it first, and give the .tar, or unpack it and give the folder"
                 )
             with tarfile.open(fileobj=file, mode="r:") as archive:
+                stamp = _stamp(facts)
                 for member in archive:
                     if not member.isdir():
-                        yield _tar_entry(shard, member, file, facts)
+                        yield _tar_entry(shard, member, file, stamp)
     except UserError:
         raise
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
@@ -145,7 +146,9 @@ def tar_entries(shard: Path) -> Iterator[Entry[Region]]:
         ) from error
 
 
-def _tar_entry(shard: Path, member: tarfile.TarInfo, file: BinaryIO, facts: os.stat_result) -> Entry[Region]:
+def _tar_entry(
+    shard: Path, member: tarfile.TarInfo, file: BinaryIO, of_shard: tuple[int, ...]
+) -> Entry[Region]:
     plain = member.isreg() and not member.issparse()
     wanted = member.isreg() or member.issym() or member.islnk()
     if wanted and is_image_name(member.name) and hidden_part(member.name) is None:
@@ -154,10 +157,10 @@ def _tar_entry(shard: Path, member: tarfile.TarInfo, file: BinaryIO, facts: os.s
                 f"'{member.name}' in '{shard}' is a link or no plain file; pack the shard again with "
                 "--dereference --hard-dereference"
             )
-        if member.offset_data + member.size > facts.st_size:
+        if member.offset_data + member.size > os.fstat(file.fileno()).st_size:
             raise UserError(f"'{shard}' ends within '{member.name}'; it is truncated: copy it again")
     region = Region(shard, member.offset_data, member.size)
-    stamp = (member.offset_data, member.size, *_stamp(facts))
+    stamp = (member.offset_data, member.size, *of_shard)
 
     def peek() -> bytes:
         # tarfile finds its place again; opening a shard of thousands of labels for each would be slow.

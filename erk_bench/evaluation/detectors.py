@@ -27,14 +27,16 @@ Extract = Callable[[Tensor], dict[str, Tensor]]
 class Detector(NamedTuple):
     """A row of DETECTORS. weights: their address. dim, num_logits: widths of its features and logits.
 
-    dim is None where the file of weights decides; then published ones have PUBLISHED_DIM. resolution: the
-    only one that it takes, if there is one.
+    dim is None where the file of weights decides; then published ones have PUBLISHED_DIM. channels: numbers
+    of them that a model's images may have; grey ones get three equal channels where the network takes three
+    (`rgb_images`). resolution: side of its images; None is any.
     """
 
     weights: str
     load: Callable[[Path, torch.device | str], Extract]
     dim: int | None
     num_logits: int
+    channels: tuple[int, ...] = (1, 3)
     resolution: int | None = None
 
 
@@ -57,12 +59,12 @@ def grey_digits(images: Tensor, detector: str) -> Tensor:
     sizes = [(channels, RESOLUTION, RESOLUTION) for channels in (1, 3)]
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) not in sizes:
         raise UserError(
-            f"'{detector}' takes uint8 images [B, 1, 8, 8] or [B, 3, 8, 8]; got {images.dtype} "
+            f"{detector} takes uint8 images [B, 1, 8, 8] or [B, 3, 8, 8]; got {images.dtype} "
             f"{list(images.shape)}; choose metrics that suit the model's images, or resize them before"
         )
     grey = images[:, :1]
     if not (images == grey).all():
-        raise UserError(f"'{detector}' takes grey images, but the channels differ; convert them to grey")
+        raise UserError(f"{detector} takes grey images, but the channels differ; convert them to grey")
     return grey
 
 
@@ -79,7 +81,7 @@ def load_digits_detector(weights: Path, device: torch.device | str = "cpu") -> E
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
-        features, logits = network(grey_digits(images, "digits").to(device))
+        features, logits = network(grey_digits(images, "the digits detector").to(device))
         return {"features": features.cpu(), "logits": logits.cpu()}
 
     return extract
@@ -113,7 +115,7 @@ def _load_dinov2_pil(weights: Path, device: torch.device | str) -> Extract:
 _DINOV2 = "dinov2:dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 
 DETECTORS: dict[str, Detector] = {
-    "digits": Detector(DIGITS_WEIGHTS, load_digits_detector, 64, 10, RESOLUTION),
+    "digits": Detector(DIGITS_WEIGHTS, load_digits_detector, 64, 10, channels=(1,), resolution=RESOLUTION),
     "inception": Detector(
         "torch_fidelity:v0.2.0/weights-inception-2015-12-05-6726825d.pth", _load_inception, 2048, 1008
     ),

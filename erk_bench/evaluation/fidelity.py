@@ -52,7 +52,7 @@ class DigitsFeatureExtractor(FeatureExtractorBase):  # type: ignore[misc]  # tor
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The requested layers, in the order of their request."""
-        features, logits = self.network(grey_digits(images, NAME))
+        features, logits = self.network(grey_digits(images, f"'{NAME}'"))
         found = {"64": features, "logits": logits}
         return tuple(found[layer] for layer in self.features_list)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Generic, NamedTuple, TypeVar
 
@@ -28,7 +28,7 @@ SYSTEM = (
     "__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
     "system volume information", "thumbs.db", "desktop.ini",
 )  # fmt: skip
-SHOWN = 3  # names of each kind that a message shows
+SHOWN, NAMED = 3, 20  # names of each kind that a message shows, and that are kept
 
 HIDDEN, NO_FILE, NO_IMAGE = "hidden", "no regular file", "no image that Pillow opens"
 
@@ -48,11 +48,22 @@ class Entry(NamedTuple, Generic[Where]):
     peek: Callable[[], bytes]
 
 
+class LeftOut(NamedTuple):
+    """How many files, and the names of the first: shards may hold millions of labels."""
+
+    count: int
+    names: tuple[str, ...]
+
+    def __add__(self, other: object) -> LeftOut:  # type: ignore[override]  # no tuple's sum
+        assert isinstance(other, LeftOut)
+        return LeftOut(self.count + other.count, (self.names + other.names)[:NAMED])
+
+
 class Chosen(NamedTuple, Generic[Where]):
-    """The entries that are images, and the names of the others by reason."""
+    """The entries that are images, and the others by reason."""
 
     images: list[Entry[Where]]
-    left_out: Mapping[str, Sequence[str]]
+    left_out: dict[str, LeftOut]
 
 
 @functools.cache
@@ -82,19 +93,25 @@ def choose(entries: Iterable[Entry[Where]], read: Callable[[Where], bytes]) -> C
     A file whose ending is an image's is taken without a look: if it is none, reading it says so.
     """
     image_suffixes()  # Pillow knows its formats from here on
-    images = []
-    left_out: dict[str, dict[str, None]] = {HIDDEN: {}, NO_FILE: {}, NO_IMAGE: {}}
+    images, left_out = [], dict[str, LeftOut]()
+    seen = set()  # hidden folders, of which an archive lists every file
+
+    def leave_out(reason: str, name: str) -> None:
+        left_out[reason] = left_out.get(reason, LeftOut(0, ())) + LeftOut(1, (name,))
+
     for entry in entries:
         hidden = hidden_part(entry.name)
         if hidden is not None:
-            left_out[HIDDEN][hidden] = None
+            if hidden not in seen:
+                seen.add(hidden)
+                leave_out(HIDDEN, hidden)
         elif not entry.plain:
-            left_out[NO_FILE][entry.name] = None
+            leave_out(NO_FILE, entry.name)
         elif is_image_name(entry.name) or _has_image(entry, read):
             images.append(entry)
         else:
-            left_out[NO_IMAGE][entry.name] = None
-    return Chosen(images, {reason: list(names) for reason, names in left_out.items() if names})
+            leave_out(NO_IMAGE, entry.name)
+    return Chosen(images, left_out)
 
 
 def _has_image(entry: Entry[Where], read: Callable[[Where], bytes]) -> bool:
@@ -111,11 +128,11 @@ def _has_image(entry: Entry[Where], read: Callable[[Where], bytes]) -> bool:
         return False
 
 
-def summary(left_out: Mapping[str, Sequence[str]]) -> str:
+def summary(left_out: Mapping[str, LeftOut]) -> str:
     """The number of files of each reason with the first few names; empty if there are none."""
     return ", ".join(
-        f"{len(names)} {reason} ({', '.join(map(visible, names[:SHOWN]))}{', ...' if names[SHOWN:] else ''})"
-        for reason, names in left_out.items()
+        f"{count} {reason} ({', '.join(map(visible, names[:SHOWN]))}{', ...' if count > SHOWN else ''})"
+        for reason, (count, names) in left_out.items()
     )
 
 

@@ -30,7 +30,7 @@ from erk_bench.evaluation.containers import (
     tar_entries,
 )
 from erk_bench.evaluation.decoding import READ_ERRORS, decode, lacking
-from erk_bench.evaluation.image_files import Chosen, Where, choose, summary, visible
+from erk_bench.evaluation.image_files import Chosen, LeftOut, Where, choose, summary, visible
 
 MOST_PIXELS = 1 << 25  # of an enlarged image that is cropped afterwards, not before
 MARGIN = 4  # pixels that a bicubic filter may look at beyond the middle; it takes two
@@ -42,14 +42,14 @@ class ImageSource:
 
     place: where it lies, for messages. names: of the images, in order, relative to the place.
     load: the encoded bytes of image `index`. stamps: for each image numbers that change with its content, and
-    may change without it (size, time, ...). left_out: names of the files that are not of the set, by reason.
+    may change without it (size, time, ...). left_out: the files that are not of the set, by reason.
     """
 
     place: str
     names: Sequence[str]
     load: Callable[[int], bytes]
     stamps: Sequence[tuple[int, ...]] = ()
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,9 +57,15 @@ class ImageSource:
     @property
     def remark(self) -> str:
         """One line that counts what was left out and names the first few; empty if nothing was."""
-        total = sum(map(len, self.left_out.values()))
-        files = "file is" if total == 1 else "files are"
-        return f"{total} {files} left out of '{self.place}': {summary(self.left_out)}" if total else ""
+        if not self.num_left_out:
+            return ""
+        files = "1 file is" if self.num_left_out == 1 else f"{self.num_left_out} files are"
+        return f"{files} left out of '{visible(self.place)}': {summary(self.left_out)}"
+
+    @property
+    def num_left_out(self) -> int:
+        """Files that are not of the set; a hidden folder counts once."""
+        return sum(each.count for each in self.left_out.values())
 
     def read(self, index: int) -> Image.Image:
         """Image `index`, decoded, in mode RGB; see `decode`. Raises UserError, naming the image, for one that
@@ -210,11 +216,11 @@ def _shards(place: str, shards: Sequence[Path]) -> ImageSource:
     if not shards:
         raise UserError(f"no file matches '{place}'; check the pattern")
     found: Chosen[Region] = Chosen([], {})
-    left_out: dict[str, list[str]] = {}
     for shard in shards:
         chosen = choose(tar_entries(shard), read_region)
         prefix = "" if len(shards) == 1 else f"{shard.name}/"
         found.images.extend(entry._replace(name=prefix + entry.name) for entry in chosen.images)
-        for reason, names in chosen.left_out.items():
-            left_out.setdefault(reason, []).extend(prefix + name for name in names)
-    return _source(place, found._replace(left_out=left_out), read_region)
+        for reason, (count, names) in chosen.left_out.items():
+            more = LeftOut(count, tuple(prefix + name for name in names))
+            found.left_out[reason] = found.left_out.get(reason, LeftOut(0, ())) + more
+    return _source(place, found, read_region)

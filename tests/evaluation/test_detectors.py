@@ -93,7 +93,7 @@ def test_digits_of_three_equal_channels_are_grey() -> None:
     assert torch.equal(first["features"], second["features"])
     coloured = images.repeat(1, 3, 1, 1)
     coloured[3, 2, 4, 4] += 1
-    with pytest.raises(UserError, match="'digits' takes grey images, but the channels differ"):
+    with pytest.raises(UserError, match="the digits detector takes grey images, but the channels differ"):
         digits_detector()(coloured)
 
 

@@ -190,7 +190,7 @@ def test_inception_reads_other_containers_of_the_same_tensors(inception: Extract
     ("bad", "told"),
     [
         (torch.zeros(2, 3, 8, 8), r"got torch.float32 \[2, 3, 8, 8\]"),
-        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r"got torch.uint8 \[2, 1, 8, 8\]"),
+        (torch.zeros(2, 2, 8, 8, dtype=torch.uint8), r"got torch.uint8 \[2, 2, 8, 8\]"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"got torch.uint8 \[3, 8, 8\]"),
     ],
 )

@@ -303,7 +303,7 @@ def test_whatever_pillow_opens_is_an_image(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(source.read(index), expected)
     assert source.remark.startswith("4 files are left out of '")
     assert "4 no image that Pillow opens (" in source.remark and ", ...)" in source.remark
-    assert sorted(source.left_out["no image that Pillow opens"]) == sorted([*others, "labels.json"])
+    assert sorted(source.left_out["no image that Pillow opens"].names) == sorted([*others, "labels.json"])
 
 
 def test_the_first_frame_counts(tmp_path: Path) -> None:
@@ -332,15 +332,27 @@ def test_hidden_and_system_files_are_left_out(kind: str, tmp_path: Path) -> None
     place = tmp_path / ".data"  # hidden itself, and asked for
     source = open_images(write(kind, place, files | dict.fromkeys(HIDDEN, image)))
     assert sorted(source.names) == sorted(files)
-    assert len(source.left_out["hidden"]) == len(HIDDEN)
+    assert source.left_out["hidden"].count == len(HIDDEN)
     assert source.remark.startswith(f"{len(HIDDEN)} files are left out of '{place}")
     assert open_images(write_folder(tmp_path / "in" / ".thumbnails", files)).remark == ""
+
+
+def test_labels_of_many_shards_are_counted_and_few_are_named(tmp_path: Path) -> None:
+    files = {f"{i:03d}.{end}": encoded(pixels(i)) for i in range(15) for end in ("png", "cls", "json")}
+    for shard in "ab":
+        write_tar(tmp_path / f"{shard}.tar", files)
+    source = open_images(tmp_path / "*.tar")
+    assert len(source) == 30 and source.num_left_out == 60
+    assert len(source.left_out["no image that Pillow opens"].names) == 20
+    assert (
+        "60 no image that Pillow opens (a.tar/000.cls, a.tar/000.json, a.tar/001.cls, ...)" in source.remark
+    )
 
 
 def test_names_of_a_tar_may_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
     image = encoded(pixels(1))
     source = open_images(write_tar(tmp_path / "x.tar", {"./a.png": image, "./.b/c.png": image}))
-    assert list(source.names) == ["./a.png"] and source.left_out == {"hidden": ["./.b/"]}
+    assert list(source.names) == ["./a.png"] and source.left_out == {"hidden": (1, ("./.b/",))}
 
 
 def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,9 +371,8 @@ def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         server.bind("socket.png")
     source = open_images(x)
     assert list(source.names) == ["a.png", "folder.png/b.png", "link.png"]
-    assert source.left_out == {
-        "no regular file": ["fifo", "fifo.png", "gone.png", "loop.png", "socket.png", "zero", "zero.png"]
-    }
+    others = ("fifo", "fifo.png", "gone.png", "loop.png", "socket.png", "zero", "zero.png")
+    assert source.left_out == {"no regular file": (7, others)}
     for place in (x / "fifo", x / "zero"):
         with pytest.raises(UserError, match="is no regular file"):
             open_images(place)
@@ -378,7 +389,7 @@ def test_links_that_are_no_images_in_a_zip(tmp_path: Path) -> None:
         archive.writestr(link, "a.png")
         archive.mkdir("folder.png")
     source = open_images(path)
-    assert list(source.names) == ["a.png"] and source.left_out == {"no regular file": ["b.png"]}
+    assert list(source.names) == ["a.png"] and source.left_out == {"no regular file": (1, ("b.png",))}
 
 
 def test_folders_that_link_to_each_other(tmp_path: Path) -> None:
@@ -512,7 +523,7 @@ def test_other_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
 )
-@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz"])
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz", "x.TGZ", "x.Tar.GZ"])
 def test_compressed_shards(name: str, kind: str, compress: Any, tmp_path: Path) -> None:
     raw = write_tar(tmp_path / "plain.tar", {"a.png": encoded(pixels(1))}).read_bytes()
     (tmp_path / name).write_bytes(compress(raw))

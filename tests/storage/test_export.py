@@ -183,7 +183,7 @@ def test_the_digits_detector_wants_its_resolution(tmp_path: Path, capsys: pytest
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "a.png")
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "b.png")
     assert main([*words, "resolution=8"]) == 2
-    assert "'digits' takes grey images, but the channels differ" in capsys.readouterr().err
+    assert "the digits detector takes grey images, but the channels differ" in capsys.readouterr().err
 
 
 def test_reference_tells_what_it_leaves_out_and_that_images_changed(
@@ -197,7 +197,7 @@ def test_reference_tells_what_it_leaves_out_and_that_images_changed(
     words = ["reference", "source=~/set", "to=~/x.safetensors", "resolution=8", "detectors=digits"]
     assert main([*words, "device=cpu"]) == 0
     shown = capsys.readouterr()
-    assert "digits of 3 images" in shown.out
+    assert "digits of 3 images (1 files left out), sha256" in shown.out
     assert (
         f"1 file is left out of '{tmp_path / 'set'}': 1 no image that Pillow opens (notes.txt)" in shown.err
     )
