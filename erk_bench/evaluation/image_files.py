@@ -51,12 +51,12 @@ class Entry(NamedTuple, Generic[Where]):
 class LeftOut(NamedTuple):
     """How many files, and the names of the first: shards may hold millions of labels."""
 
-    count: int
-    names: tuple[str, ...]
+    number: int = 0
+    names: tuple[str, ...] = ()
 
-    def __add__(self, other: object) -> LeftOut:  # type: ignore[override]  # no tuple's sum
-        assert isinstance(other, LeftOut)
-        return LeftOut(self.count + other.count, (self.names + other.names)[:NAMED])
+    def and_more(self, number: int, names: tuple[str, ...]) -> LeftOut:
+        """Both together."""
+        return LeftOut(self.number + number, (self.names + names)[:NAMED])
 
 
 class Chosen(NamedTuple, Generic[Where]):
@@ -97,7 +97,7 @@ def choose(entries: Iterable[Entry[Where]], read: Callable[[Where], bytes]) -> C
     seen = set()  # hidden folders, of which an archive lists every file
 
     def leave_out(reason: str, name: str) -> None:
-        left_out[reason] = left_out.get(reason, LeftOut(0, ())) + LeftOut(1, (name,))
+        left_out[reason] = left_out.get(reason, LeftOut()).and_more(1, (name,))
 
     for entry in entries:
         hidden = hidden_part(entry.name)
@@ -131,8 +131,8 @@ def _has_image(entry: Entry[Where], read: Callable[[Where], bytes]) -> bool:
 def summary(left_out: Mapping[str, LeftOut]) -> str:
     """The number of files of each reason with the first few names; empty if there are none."""
     return ", ".join(
-        f"{count} {reason} ({', '.join(map(visible, names[:SHOWN]))}{', ...' if count > SHOWN else ''})"
-        for reason, (count, names) in left_out.items()
+        f"{number} {reason} ({', '.join(map(visible, names[:SHOWN]))}{', ...' if number > SHOWN else ''})"
+        for reason, (number, names) in left_out.items()
     )
 
 

@@ -65,7 +65,7 @@ class ImageSource:
     @property
     def num_left_out(self) -> int:
         """Files that are not of the set; a hidden folder counts once."""
-        return sum(each.count for each in self.left_out.values())
+        return sum(each.number for each in self.left_out.values())
 
     def read(self, index: int) -> Image.Image:
         """Image `index`, decoded, in mode RGB; see `decode`. Raises UserError, naming the image, for one that
@@ -220,7 +220,7 @@ def _shards(place: str, shards: Sequence[Path]) -> ImageSource:
         chosen = choose(tar_entries(shard), read_region)
         prefix = "" if len(shards) == 1 else f"{shard.name}/"
         found.images.extend(entry._replace(name=prefix + entry.name) for entry in chosen.images)
-        for reason, (count, names) in chosen.left_out.items():
-            more = LeftOut(count, tuple(prefix + name for name in names))
-            found.left_out[reason] = found.left_out.get(reason, LeftOut(0, ())) + more
+        for reason, (number, names) in chosen.left_out.items():
+            named = tuple(prefix + name for name in names)
+            found.left_out[reason] = found.left_out.get(reason, LeftOut()).and_more(number, named)
     return _source(place, found, read_region)

@@ -332,7 +332,7 @@ def test_hidden_and_system_files_are_left_out(kind: str, tmp_path: Path) -> None
     place = tmp_path / ".data"  # hidden itself, and asked for
     source = open_images(write(kind, place, files | dict.fromkeys(HIDDEN, image)))
     assert sorted(source.names) == sorted(files)
-    assert source.left_out["hidden"].count == len(HIDDEN)
+    assert source.left_out["hidden"].number == len(HIDDEN)
     assert source.remark.startswith(f"{len(HIDDEN)} files are left out of '{place}")
     assert open_images(write_folder(tmp_path / "in" / ".thumbnails", files)).remark == ""
 
