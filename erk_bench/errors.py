@@ -5,14 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from erk_bench.untrusted import visible
+
 
 class UserError(ValueError):
     """Something the user can put right; the message names the value, the valid ones, the next step.
 
+    One line: the message may quote names of foreign files, so whatever is not printable is shown as an escape.
     status: the exit status of a command that ends with it.
     """
 
     status = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(visible(str(message)))
 
 
 class WorkerLostError(UserError):

@@ -13,21 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from erk_bench.errors import UserError, unknown_name
-from erk_bench.files import file_sha256, write_atomic
+from erk_bench.errors import UnknownNameError, UserError, unknown_name
+from erk_bench.files import file_sha256
 from erk_bench.networks import edm1, edm2
 from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.pickles import Container, PersistentObject, load_pickle
+from erk_bench.tensor_files import METADATA_KEY, TYPES, read_tensors, write_tensors
 
 FORMAT = "erk-bench checkpoint 1"
-METADATA_KEY = "erk_bench"  # one key: safetensors does not keep the order of several
 
 # Network classes by the name that published checkpoints give them.
 NETWORKS: dict[str, type[DenoiserNetwork]] = {"Precond": edm2.Precond, "EDMPrecond": edm1.EDMPrecond}
+# Other classes of the same programs, and what they are.
+NOT_SERVED = {
+    "VPPrecond": "the VP preconditioning of Score SDE (a baseline of EDM)",
+    "VEPrecond": "the VE preconditioning of Score SDE (a baseline of EDM)",
+    "iDDPMPrecond": "the preconditioning of iDDPM and ADM (a baseline of EDM)",
+    "SongUNet": "a raw DDPM++ or NCSN++ network without preconditioning",
+    "DhariwalUNet": "a raw ADM network without preconditioning",
+    "UNet": "a raw EDM2 network without preconditioning",
+}
+MAX_LENGTH = 64  # of a list among the constructor arguments
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,30 @@ class Checkpoint:
     note: str = ""
 
     def __post_init__(self) -> None:
+        if self.class_name in NOT_SERVED:
+            raise UnknownNameError(
+                f"network class '{self.class_name}' is {NOT_SERVED[self.class_name]}; its noise levels and outputs "
+                f"differ from EDM's, and only {', '.join(NETWORKS)} are served: give the file that EDM published "
+                "for the same data set with its own preconditioning (edm-*.pkl, not baseline-*.pkl; "
+                "'model=' lists the presets)"
+            )
         if self.class_name not in NETWORKS:
             raise unknown_name("network class", self.class_name, NETWORKS)
         known = argument_names(self.class_name, self.init)
         for name in self.init:
             if name not in known:
                 raise unknown_name(f"constructor argument of {self.class_name}", name, known)
+            if not _is_plain(self.init[name]):
+                raise UserError(
+                    f"constructor argument '{name}' of {self.class_name} is a {type(self.init[name]).__name__}; "
+                    f"expected a number, a text, or at most {MAX_LENGTH} of them"
+                )
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= MAX_LENGTH and not any(isinstance(v, (list, tuple)) or not _is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def argument_names(class_name: str, init: Mapping[str, Any]) -> list[str]:
@@ -68,7 +94,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint '{path}' is a folder; give the file in it")
     if not path.is_file():
         raise UserError(f"checkpoint '{path}' does not exist; check the path or the model's config")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+    blocks, levels = checkpoint.init.get("num_blocks", 1), checkpoint.init.get("channel_mult", ())
+    if isinstance(blocks, int) and isinstance(levels, (list, tuple)):
+        if blocks * len(levels) > len(checkpoint.weights):  # building them could take for ever
+            raise UserError(
+                f"cannot build {checkpoint.class_name} from '{path}': num_blocks={blocks} at {len(levels)} "
+                f"resolutions, but the file has {len(checkpoint.weights)} tensors; get the file again"
+            )
+    return checkpoint
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -81,8 +115,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "encoder": checkpoint.encoder,
         "note": checkpoint.note,
     }
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
-    write_atomic(path, safetensors_bytes(tensors, {METADATA_KEY: json.dumps(meta, sort_keys=True)}))
+    write_tensors(path, checkpoint.weights, {METADATA_KEY: json.dumps(meta, sort_keys=True)})
 
 
 def make_network(init: Mapping[str, Any]) -> DenoiserNetwork:
@@ -95,9 +128,28 @@ def build_denoiser(
     device: torch.device | str = "cpu",
     compute_dtype: torch.dtype = torch.float32,
 ) -> DenoiserNetwork:
-    """The network ready for inference: weights loaded, normalised once, no gradients."""
+    """The network ready for inference: weights loaded, normalised once, no gradients.
+
+    The network keeps no memory of the checkpoint, so that a file's memory goes with its Checkpoint.
+    """
+    network = _unfilled(checkpoint)
+    # assign keeps the stored dtypes: float16 gains must stay so until they are folded in.
+    network.load_state_dict(dict(checkpoint.weights), assign=True)
+    network.fold(compute_dtype)
+    read = {tensor.untyped_storage().data_ptr() for tensor in checkpoint.weights.values()}
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.untyped_storage().data_ptr() in read:
+            # Kernels also round differently for memory that a file left unaligned.
+            tensor.data = tensor.data.clone()
+    # channels_last: the layout in which convolution kernels are fastest, on CPUs and GPUs alike.
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def _unfilled(checkpoint: Checkpoint) -> DenoiserNetwork:
+    """The network without memory for its weights, once it is sure that the checkpoint's fit."""
     try:
-        network = NETWORKS[checkpoint.class_name](**checkpoint.init)
+        with torch.device("meta"):
+            network = NETWORKS[checkpoint.class_name](**checkpoint.init)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise UserError(
             f"cannot build {checkpoint.class_name} from {dict(checkpoint.init)}: {error}"
@@ -113,12 +165,11 @@ def build_denoiser(
             f"({len({key for key, _ in wrong})} tensors differ)"
         )
     for name, value in checkpoint.weights.items():
-        if not value.is_floating_point():
-            raise UserError(f"tensor '{name}' holds {value.dtype}; weights must be floating point")
-    # assign keeps the stored dtypes: float16 gains must stay so until they are folded in.
-    network.load_state_dict(dict(checkpoint.weights), assign=True)
-    # channels_last: the layout in which convolution kernels are fastest, on CPUs and GPUs alike.
-    return network.fold(compute_dtype).to(device).to(memory_format=torch.channels_last)
+        if value.dtype not in TYPES:
+            raise UserError(
+                f"tensor '{name}' holds {value.dtype}; weights must be floating point of 16, 32 or 64 bits"
+            )
+    return network
 
 
 def convert(source: Path, target: Path) -> Checkpoint:
@@ -126,20 +177,13 @@ def convert(source: Path, target: Path) -> Checkpoint:
     if target.suffix != ".safetensors":
         raise UserError(f"'{target}' must end in .safetensors, the format that convert writes")
     checkpoint = read_checkpoint(source)
-    build_denoiser(checkpoint)  # fail now rather than at the first run
+    _unfilled(checkpoint)  # fail now rather than at the first run
     write_checkpoint(target, checkpoint)
     return checkpoint
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"'{path}' is no readable safetensors file ({error}); it may be truncated: copy it again"
-        ) from error
+    meta, weights = read_tensors(path)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise UserError(
             f"'{path}' has no erk-bench metadata (format '{FORMAT}'), so the network's constructor "
@@ -161,11 +205,26 @@ def _read_published(path: Path) -> Checkpoint:
     encoder = content.get("encoder")
     return Checkpoint(
         class_name=network.class_name,
-        init=network.init_kwargs,
+        init=_init_of(network),
         weights=dict(_named_tensors(network)),
         source_sha256=file_sha256(path),
         encoder=encoder.class_name if isinstance(encoder, PersistentObject) else "",
     )
+
+
+def _init_of(network: PersistentObject) -> dict[str, Any]:
+    """Constructor arguments by name, those that were given by position too."""
+    args, init = network.state.get("_init_args", ()), network.init_kwargs
+    names = list[str]()
+    if network.class_name in NETWORKS:
+        signature = inspect.signature(NETWORKS[network.class_name]).parameters.values()
+        names = [item.name for item in signature if item.kind is item.POSITIONAL_OR_KEYWORD]
+    if not isinstance(args, (list, tuple)) or len(args) > len(names) or set(names[: len(args)]) & set(init):
+        raise UserError(
+            f"the constructor arguments of {network.class_name} do not make sense: {len(args)} by position "
+            f"(known: {', '.join(names)}) and by name {', '.join(init)}; get the file again"
+        )
+    return {**dict(zip(names, args, strict=False)), **init}
 
 
 def _named_tensors(module: PersistentObject | Container, prefix: str = "") -> dict[str, Tensor]:

@@ -258,7 +258,4 @@ class EDMPrecond(DenoiserNetwork):
                 module.to(compute_dtype)
             elif isinstance(module, (nn.Linear, FourierEmbedding)):
                 module.float()
-        # Kernels round differently for memory that a file left unaligned.
-        for parameter in self.parameters():
-            parameter.data = parameter.data.clone()
         return self.eval().requires_grad_(False)

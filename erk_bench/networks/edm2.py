@@ -38,6 +38,19 @@ class BlockOptions(NamedTuple):
     resample_filter: tuple[float, ...] = (1, 1)
 
 
+def head_count(channels: int, channels_per_head: int) -> int:
+    """How many heads attention over `channels` has: none below channels_per_head, else of equal width."""
+    if channels_per_head < 1:
+        raise ValueError(f"channels_per_head is {channels_per_head}; it must be at least 1")
+    heads = channels // channels_per_head
+    if heads and channels % heads:
+        raise ValueError(
+            f"attention over {channels} channels cannot be split into {heads} equal heads; choose another "
+            f"channels_per_head than {channels_per_head}"
+        )
+    return heads
+
+
 class Block(nn.Module):
     """One encoder or decoder block: resampling, residual branch, optional self-attention."""
 
@@ -56,12 +69,8 @@ class Block(nn.Module):
         self.flavor = flavor
         self.resample_mode = resample_mode
         self.options = options
-        self.num_heads = out_channels // options.channels_per_head if attention else 0
-        if attention and out_channels % options.channels_per_head != 0:
-            raise ValueError(
-                f"attention over {out_channels} channels cannot be split into heads of "
-                f"{options.channels_per_head}; choose channels_per_head that divides it"
-            )
+        # Published blocks narrower than one head silently go without attention.
+        self.num_heads = head_count(out_channels, options.channels_per_head) if attention else 0
         residual_in = out_channels if flavor == "enc" else in_channels
         self.emb_gain = nn.Parameter(torch.zeros([]))
         self.conv_res0 = MPConv(residual_in, out_channels, (3, 3))
@@ -69,8 +78,8 @@ class Block(nn.Module):
         self.conv_res1 = MPConv(out_channels, out_channels, (3, 3))
         needs_skip = in_channels != out_channels
         self.conv_skip = MPConv(in_channels, out_channels, (1, 1)) if needs_skip else None
-        self.attn_qkv = MPConv(out_channels, out_channels * 3, (1, 1)) if attention else None
-        self.attn_proj = MPConv(out_channels, out_channels, (1, 1)) if attention else None
+        self.attn_qkv = MPConv(out_channels, out_channels * 3, (1, 1)) if self.num_heads else None
+        self.attn_proj = MPConv(out_channels, out_channels, (1, 1)) if self.num_heads else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         options = self.options
@@ -204,6 +213,7 @@ class Precond(DenoiserNetwork):
         use_fp16: bool = True,
         sigma_data: float = 0.5,
         logvar_channels: int = 128,
+        *,
         dropout: float = 0.0,
         res_balance: float = 0.3,
         attn_balance: float = 0.3,

@@ -367,11 +367,14 @@ def test_what_a_published_pickle_becomes() -> None:
 
 def test_allowed_globals_are_the_published_ones() -> None:
     published = {name for facts in golden_facts("edm2_nets").values() for name in facts["pickle"]["globals"]}
+    published |= {name for facts in golden_facts("edm2_more_nets").values() for name in facts["globals"]}
     assert published <= set(CHECKPOINT_GLOBALS)
-    # numpy scalars occur in the dataset options of published snapshots, not in the golden files.
+    # numpy scalars occur in the dataset options of published snapshots, not in the golden files; protocol 5
+    # writes arrays in two ways.
     assert set(CHECKPOINT_GLOBALS) - published == {
-        "numpy._core.multiarray.scalar",
-        "numpy.core.multiarray.scalar",
+        f"numpy.{core}.{name}"
+        for core in ("_core", "core")
+        for name in ("multiarray.scalar", "numeric._frombuffer")
     }
 
 
@@ -455,30 +458,17 @@ def test_a_tensor_cannot_be_enlarged_afterwards(target: str, tmp_path: Path) -> 
         load(tmp_path, hostile)
 
 
-@pytest.mark.parametrize("state", [{"__call__": 1}, (None, {"_function": eval.__name__})])
-@pytest.mark.parametrize(
-    "function", ["torch._utils._rebuild_tensor_v2", "torch_utils.persistence._reconstruct_persistent_obj"]
-)
-def test_functions_cannot_be_altered(state: Any, function: str, tmp_path: Path) -> None:
-    before = CHECKPOINT_GLOBALS[function]._function
-    module, name = function.rsplit(".", 1)
-    payload = PROTO4 + named_global(module, name) + pickle.dumps(state, 4)[2:-1] + b"b."
-    with pytest.raises(UserError):
-        load_pickle(save(tmp_path, payload))
-    assert CHECKPOINT_GLOBALS[function]._function is before
-
-
-@pytest.mark.parametrize("state", [{"fromkeys": 1}, (None, {"fromkeys": 1})])
-@pytest.mark.parametrize(
-    "name", ["collections.OrderedDict", "dnnlib.util.EasyDict", "torch.nn.modules.container.ModuleDict"]
-)
-def test_classes_cannot_be_altered(name: str, state: Any, tmp_path: Path) -> None:
-    before = dict(vars(CHECKPOINT_GLOBALS[name]))
+@pytest.mark.parametrize("state", [{"__call__": 1}, (None, {"_function": eval.__name__}), {"fromkeys": 1}])
+@pytest.mark.parametrize("name", CHECKPOINT_GLOBALS)
+def test_functions_cannot_be_altered(state: Any, name: str, tmp_path: Path) -> None:
+    before = CHECKPOINT_GLOBALS[name]
+    function = getattr(before, "_function", None)
     module, attribute = name.rsplit(".", 1)
     payload = PROTO4 + named_global(module, attribute) + pickle.dumps(state, 4)[2:-1] + b"b."
     with pytest.raises(UserError):
         load_pickle(save(tmp_path, payload))
-    assert dict(vars(CHECKPOINT_GLOBALS[name])) == before
+    assert CHECKPOINT_GLOBALS[name] is before
+    assert getattr(before, "_function", None) is function
 
 
 @pytest.mark.parametrize("tenths", range(10))
