@@ -11,7 +11,7 @@ from erk_bench.untrusted import visible
 class UserError(ValueError):
     """Something the user can put right; the message names the value, the valid ones, the next step.
 
-    One line: the message may quote names of foreign files, so whatever is not printable is shown as an escape.
+    One line: a message may quote names of foreign files, so whatever is not printable becomes an escape.
     status: the exit status of a command that ends with it.
     """
 

@@ -1,4 +1,4 @@
-"""The safetensors format with metadata of our own: files are mapped when read, and written tensor by tensor."""
+"""The safetensors format with our own metadata: files are mapped when read, and written tensor by tensor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def read_tensors(path: Path) -> TensorFile:
         with safe_open(path, framework="pt") as file:
             metadata = parse_json((file.metadata() or {}).get(METADATA_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+    except (
+        SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError,
+    ) as error:  # fmt: skip
         raise UserError(
             f"'{path}' is no readable safetensors file ({error}); it may be truncated: copy it again"
         ) from error

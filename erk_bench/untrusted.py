@@ -23,7 +23,7 @@ def visible(text: str) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The content of a JSON text. Raises ValueError, and nothing else, for one that is damaged or too deep."""
+    """The content of a JSON text. Raises ValueError, and no other error, if it is damaged or too deep."""
     try:
         content = json.loads(text)
     except RecursionError as error:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-import sys
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from erk_bench.errors import UserError
 from erk_bench.evaluation.frechet import FeatureStats
-from erk_bench.files import open_atomic
+from erk_bench.evaluation.npz_files import read_arrays
 from erk_bench.networks.pickles import STATISTICS, load_pickle
+from erk_bench.tensor_files import METADATA_KEY, read_tensors, write_tensors
 
 FORMAT = "erk-bench reference 1"
-METADATA_KEY = "erk_bench"  # one key: safetensors does not keep the order of several
 PUBLISHED_KEYS = {"fid": "inception", "fd_dinov2": "dinov2_torch"}  # EDM2's pickles -> our detectors
 NPZ_DETECTOR = "inception"  # EDM1's files have no other
 ASYMMETRY = 1e-6  # of a covariance, relative to its largest entry
-SAFETENSORS_TYPES = {torch.float64: "F64", torch.float32: "F32"}
+MAX_DIM = 8192  # of features; the widest published ones have 4096
 
 # Widths of the published detectors' features, for `read_reference`.
 DIMS = {"inception": 2048, "dinov2_torch": 1024, "dinov2_pil": 1024, "vgg16": 4096, "digits": 64}
@@ -98,34 +93,7 @@ def write_reference(path: Path, reals: Mapping[str, Real], facts: Mapping[str, A
         if real.features is not None:
             tensors[f"{name}.features"] = real.features.float()
     meta = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
-    _write_safetensors(path, tensors, {METADATA_KEY: meta})
-
-
-def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """The safetensors format, tensor by tensor.
-
-    Its own save() needs all tensors a second time in memory; its save_file() hides the number of an I/O error
-    and makes files that only their owner can read.
-    """
-    # 8-byte values first: then every tensor starts at a multiple of its item size.
-    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name in order:
-        tensor, start = tensors[name], end
-        end += tensor.numel() * tensor.itemsize
-        header[name] = {
-            "dtype": SAFETENSORS_TYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    assert sys.byteorder == "little"  # as the format is
-    with open_atomic(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(tensors[name].detach().contiguous().cpu().numpy().data)
+    write_tensors(path, tensors, {METADATA_KEY: meta})
 
 
 def _check_is_file(path: Path) -> None:
@@ -157,39 +125,13 @@ def _read_pickle(path: Path) -> dict[str, Real]:
 
 
 def _read_npz(path: Path) -> dict[str, Real]:
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            raise ValueError("a single array")
-        with content:
-            arrays = {name: content[name] for name in ("mu", "sigma") if name in content}
-            names = ", ".join(content)
-    except (
-        ValueError, OSError, EOFError, KeyError, SyntaxError, TypeError, AttributeError, MemoryError,
-        OverflowError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
-        raise UserError(
-            f"'{path}' is no readable .npz file of statistics ({type(error).__name__}: {error}); it may be "
-            "truncated or of another kind: compare its size with the publisher's, or download it again"
-        ) from error
-    if len(arrays) < 2:
-        raise UserError(
-            f"reference '{path}' holds {names or 'nothing'}; expected mu and sigma: give a file of "
-            "statistics, not of images"
-        )
+    arrays = read_arrays(path, {"mu": MAX_DIM, "sigma": MAX_DIM**2})
     return {NPZ_DETECTOR: Real(_checked_stats(path, NPZ_DETECTOR, arrays["mu"], arrays["sigma"]))}
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts without the format, and tensors, which stay in the file until used."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"'{path}' is no readable safetensors file ({error}); it may be truncated: copy it again"
-        ) from error
+    facts, tensors = read_tensors(path)
     if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
         raise UserError(
             f"'{path}' is no reference: its metadata has not the format '{FORMAT}'; make one "
@@ -233,6 +175,11 @@ def _checked_stats(path: Path, name: str, mean: Any, covariance: Any) -> Feature
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise UserError(f"{where}: the {title} is {kind}; expected an array of numbers: {remedy}")
+        if array.size > MAX_DIM**2:
+            raise UserError(
+                f"{where}: the {title} has shape {list(array.shape)}; features of at most {MAX_DIM} values "
+                f"are read: {remedy}"
+            )
         values.append(torch.from_numpy(array.astype(np.float64)))
     m, s = values
     if m.ndim != 1 or not len(m) or s.shape != (len(m), len(m)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from erk_bench.errors import UnknownNameError, UserError, unknown_name
 from erk_bench.files import file_sha256
@@ -57,10 +57,10 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.class_name in NOT_SERVED:
             raise UnknownNameError(
-                f"network class '{self.class_name}' is {NOT_SERVED[self.class_name]}; its noise levels and outputs "
-                f"differ from EDM's, and only {', '.join(NETWORKS)} are served: give the file that EDM published "
-                "for the same data set with its own preconditioning (edm-*.pkl, not baseline-*.pkl; "
-                "'model=' lists the presets)"
+                f"network class '{self.class_name}' is {NOT_SERVED[self.class_name]}; its noise levels and "
+                f"outputs differ from EDM's, and only {', '.join(NETWORKS)} are read. Give the file of the "
+                "same data set with EDM's own preconditioning: EDM calls it edm-*.pkl (baseline-*.pkl are "
+                "the others), and presets such as model=edm-cifar10-32x32-uncond-vp fetch it"
             )
         if self.class_name not in NETWORKS:
             raise unknown_name("network class", self.class_name, NETWORKS)
@@ -70,15 +70,18 @@ class Checkpoint:
                 raise unknown_name(f"constructor argument of {self.class_name}", name, known)
             if not _is_plain(self.init[name]):
                 raise UserError(
-                    f"constructor argument '{name}' of {self.class_name} is a {type(self.init[name]).__name__}; "
-                    f"expected a number, a text, or at most {MAX_LENGTH} of them"
+                    f"constructor argument '{name}' of {self.class_name} is of type "
+                    f"{type(self.init[name]).__name__}; expected a number, a text, or at most {MAX_LENGTH} "
+                    "of them"
                 )
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return len(value) <= MAX_LENGTH and not any(isinstance(v, (list, tuple)) or not _is_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+    """Whether a value is a number, a text, None, or a short list of such."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return len(items) <= MAX_LENGTH and all(
+        item is None or isinstance(item, (bool, int, float, str)) for item in items
+    )
 
 
 def argument_names(class_name: str, init: Mapping[str, Any]) -> list[str]:
@@ -96,12 +99,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint '{path}' does not exist; check the path or the model's config")
     checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
     blocks, levels = checkpoint.init.get("num_blocks", 1), checkpoint.init.get("channel_mult", ())
-    if isinstance(blocks, int) and isinstance(levels, (list, tuple)):
-        if blocks * len(levels) > len(checkpoint.weights):  # building them could take for ever
-            raise UserError(
-                f"cannot build {checkpoint.class_name} from '{path}': num_blocks={blocks} at {len(levels)} "
-                f"resolutions, but the file has {len(checkpoint.weights)} tensors; get the file again"
-            )
+    num_levels = len(levels) if isinstance(levels, (list, tuple)) else 0
+    # Building them could take for ever.
+    if isinstance(blocks, int) and blocks * max(1, num_levels) > len(checkpoint.weights):
+        raise UserError(
+            f"cannot build {checkpoint.class_name} from '{path}': num_blocks={blocks} at {num_levels} "
+            f"resolutions, but the file has {len(checkpoint.weights)} tensors; get the file again"
+        )
     return checkpoint
 
 
@@ -135,13 +139,16 @@ def build_denoiser(
     network = _unfilled(checkpoint)
     # assign keeps the stored dtypes: float16 gains must stay so until they are folded in.
     network.load_state_dict(dict(checkpoint.weights), assign=True)
-    network.fold(compute_dtype)
-    read = {tensor.untyped_storage().data_ptr() for tensor in checkpoint.weights.values()}
-    for tensor in [*network.parameters(), *network.buffers()]:
-        if tensor.untyped_storage().data_ptr() in read:
-            # Kernels also round differently for memory that a file left unaligned.
-            tensor.data = tensor.data.clone()
     # channels_last: the layout in which convolution kernels are fastest, on CPUs and GPUs alike.
+    network.fold(compute_dtype, torch.channels_last)
+    read = {tensor.untyped_storage().data_ptr() for tensor in checkpoint.weights.values()}
+    for module in network.modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if tensor.untyped_storage().data_ptr() in read:
+                # Kernels also round differently for memory that a file left unaligned.
+                copy = tensor.detach().clone()
+                frozen = nn.Parameter(copy, requires_grad=False)
+                setattr(module, name, frozen if isinstance(tensor, nn.Parameter) else copy)
     return network.to(device).to(memory_format=torch.channels_last)
 
 

@@ -32,8 +32,15 @@ class DenoiserNetwork(nn.Module, abc.ABC):
         """The network F(x; c_noise, labels) that the preconditioning wraps; c_noise is [B] or [1]."""
 
     @abc.abstractmethod
-    def fold(self, compute_dtype: torch.dtype = torch.float32) -> Self:
-        """Turn to inference in `compute_dtype`; in float32 outputs do not change."""
+    def fold(
+        self,
+        compute_dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.preserve_format,
+    ) -> Self:
+        """Turn to inference in `compute_dtype`; in float32 outputs do not change.
+
+        memory_format: of weights that are computed here, so that they need not be copied once more.
+        """
 
     def forward(
         self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None, **options: Tensor | None

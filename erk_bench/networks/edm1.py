@@ -250,7 +250,11 @@ class EDMPrecond(DenoiserNetwork):
     def raw(self, x: Tensor, c_noise: Tensor, labels: Tensor | None, **options: Tensor | None) -> Tensor:
         return self.model(x, c_noise, labels, **options)
 
-    def fold(self, compute_dtype: torch.dtype = torch.float32) -> Self:
+    def fold(
+        self,
+        compute_dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.preserve_format,
+    ) -> Self:
         """Turn to inference: convolutions and norms in `compute_dtype`, embeddings in float32."""
         self.compute_dtype = compute_dtype
         for module in self.modules():

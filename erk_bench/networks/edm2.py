@@ -258,7 +258,11 @@ class Precond(DenoiserNetwork):
         out: Tensor = self.logvar_linear(features)
         return out.reshape(-1, 1, 1, 1)
 
-    def fold(self, compute_dtype: torch.dtype = torch.float32) -> Self:
+    def fold(
+        self,
+        compute_dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.preserve_format,
+    ) -> Self:
         """Normalise every weight once and turn to inference; in float32 outputs do not change.
 
         Convolutions then run in `compute_dtype`; the small embedding layers stay in float32.
@@ -271,7 +275,7 @@ class Precond(DenoiserNetwork):
         for module in list(self.modules()):
             if isinstance(module, MPConv) and not module.folded:
                 dtype = compute_dtype if module.weight.ndim == 4 else torch.float32
-                module.fold(gains.get(module, 1.0), dtype)
+                module.fold(gains.get(module, 1.0), dtype, memory_format)
         return self.eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -92,9 +92,20 @@ class MPConv(nn.Module):
         return normalize(self.weight.float()) * (gain / math.sqrt(self.weight[0].numel()))
 
     @torch.no_grad()
-    def fold(self, gain: Tensor | float, dtype: torch.dtype) -> None:
-        """Replace the weight by its effective value, once, for inference in `dtype`."""
-        self.weight = nn.Parameter(self.effective_weight(gain).to(dtype), requires_grad=False)
+    def fold(
+        self,
+        gain: Tensor | float,
+        dtype: torch.dtype,
+        memory_format: torch.memory_format = torch.preserve_format,
+    ) -> None:
+        """Replace the weight by its effective value, once, for inference in `dtype`.
+
+        memory_format: of the weight, if it is of a convolution.
+        """
+        weight = self.effective_weight(gain).to(dtype)
+        if weight.ndim == 4:
+            weight = weight.to(memory_format=memory_format)
+        self.weight = nn.Parameter(weight, requires_grad=False)
         self.folded = True
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:

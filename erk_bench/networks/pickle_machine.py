@@ -1,8 +1,9 @@
 """Carries out the operations of a pickle on harmless values, with every quantity bounded beforehand.
 
-Python's own unpickler trusts its file: it hashes tuples however deep they nest, and makes room for whatever length or
-memo number it is told. Here the operations are counted, only plain values become keys, and bytes stay views of the
-buffer, so that a file of gigabytes is never copied. A pickle can call nothing but the functions of a closed table.
+Python's own unpickler trusts its file: it hashes tuples however deep they nest, and makes room for whatever
+length or memo number it is told. Here the operations are counted, only plain values become keys, and bytes
+stay views of the buffer, so that a file of gigabytes is never copied. A pickle can call nothing but the
+functions of a closed table.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class PickleMachine:
             return _integer(raw) if "LONG" in row.name else raw
         if row.arg.n == pickletools.UP_TO_NEWLINE:
             lines = b"".join(self._line() for _ in range(2 if row.name in ("GLOBAL", "INST") else 1))
-            return row.arg.reader(io.BytesIO(lines))  # type: ignore[arg-type]  # it only reads
+            return row.arg.reader(io.BytesIO(lines))
         raw = self._take(row.arg.n)
         if row.name == "BINFLOAT":
             return struct.unpack(">d", raw)[0]

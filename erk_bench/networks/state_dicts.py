@@ -8,8 +8,11 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from erk_bench.errors import UserError
+from erk_bench.networks.pickle_machine import (
+    Budget,
+    Function,
+    PickleMachine,
+    UnsafePickleError,
+    checked_key,
+)
+from erk_bench.networks.pickle_values import CHECKPOINT_GLOBALS
 
 NEXT_STEP = "delete it, fetch it again ('erk-bench fetch') and check its source"
 
@@ -33,6 +44,8 @@ UNREADABLE = (
     RuntimeError,
     TypeError,
     ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -49,7 +62,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise UserError(f"'{path}' is no readable safetensors file ({error}); {NEXT_STEP}") from error
     try:
+        _check_bounds(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnsafePickleError as error:
+        raise UserError(
+            f"'{path}' is no safe weight file: {error}; nothing in it was run; {NEXT_STEP}"
+        ) from error
     except UNREADABLE as error:
         # torch's own text is not passed on: it recommends loading the file without the restriction.
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -65,6 +83,53 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 f"entry {name!r} of '{path}' is a {type(value).__name__}, not a named tensor; {NEXT_STEP}"
             )
     return dict(content)
+
+
+class _Anything(dict[str, Any]):
+    """A table of globals in which every name is there; unknown ones give an empty dict when called."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> Function:
+        return Function(lambda *_: {})
+
+
+# What torch calls with values that it hashes.
+HASHING = ("builtins.set", "__builtin__.set", "collections.OrderedDict")
+
+
+def _check_bounds(path: Path) -> None:
+    """Refuse what torch.load would not survive: endless hashing, and archives that expand.
+
+    Whether what it names is safe is left to torch.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise UnsafePickleError("it expands to more than its own size, which torch never writes")
+            pickles = [archive.read(m) for m in members if m.filename.endswith("data.pkl")]
+    else:
+        pickles = [path.read_bytes()]
+    table = _Anything({name: CHECKPOINT_GLOBALS[name] for name in HASHING})
+    for raw in pickles:
+        machine = PickleMachine(memoryview(raw), table, Budget(2 * len(raw)), _checked_id)
+        for index in range(5):  # a legacy stream has five pickles, then raw values
+            if index and machine.position == len(raw):
+                break
+            value = machine.run()
+            for key in value if index and isinstance(value, list) else []:
+                checked_key(key)
+
+
+def _checked_id(pid: Any) -> dict[str, Any]:
+    """Stands for a storage, once it is sure that no part of its id takes long to hash."""
+    for part in pid:
+        if not isinstance(part, Function):
+            for key in part if type(part) is tuple else [part]:
+                checked_key(key)
+    return {}
 
 
 def fitting_tensors(

@@ -6,7 +6,6 @@ output is clipped to [0, 1] as it is. EDM2 decodes in float32, in batches of 8.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from erk_bench.errors import UserError
 from erk_bench.networks.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
+from erk_bench.untrusted import parse_json
 
 # Sampler latents [B, 4, h, w], float -> uint8 images [B, 3, 8h, 8w] on the decoder's device.
 Decode = Callable[[Tensor], Tensor]
@@ -87,7 +87,8 @@ def _build(config: Path, weights: Path, dtype: torch.dtype) -> Any:
     options = _read_config(config)
     found = _read_weights(weights)
     try:
-        network: Any = AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]  # diffusers is untyped
+        with torch.device("meta"):  # no initial values, which take longer than all the rest
+            network: Any = AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]  # diffusers is untyped
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise UserError(f"cannot build {CLASS_NAME} from '{config}': {error}; {NEXT_STEP}") from error
     found = fitting_tensors(weights, found, network.state_dict(), f"the {CLASS_NAME} of '{config}'")
@@ -101,7 +102,7 @@ def _build(config: Path, weights: Path, dtype: torch.dtype) -> Any:
 def _read_config(path: Path) -> dict[str, Any]:
     """The autoencoder's options; UserError unless it is one from 4 latent channels to 3 colours."""
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{path}' as JSON ({error}); {NEXT_STEP}") from error
     if not isinstance(options, dict) or options.get("_class_name") != CLASS_NAME:

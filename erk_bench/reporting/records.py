@@ -20,6 +20,7 @@ from erk_bench.fields import build
 from erk_bench.file_names import check_file_name
 from erk_bench.files import write_atomic
 from erk_bench.spec import PROTOCOL, RunSpec
+from erk_bench.untrusted import parse_json
 
 FORMAT = "erk-bench record 1"
 PACKAGES = (
@@ -154,8 +155,8 @@ def _check_numbers(content: dict[str, Any]) -> None:
 def read_record(path: Path) -> Record:
     """Read a record, checking its format and fields."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"'{path}' is no readable record ({error}); delete it and run the row again"
         ) from error

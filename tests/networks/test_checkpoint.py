@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from erk_bench.errors import UnknownNameError, UserError
 from erk_bench.networks.checkpoint import (
     FORMAT,
     METADATA_KEY,
+    NOT_SERVED,
     Checkpoint,
     build_denoiser,
     convert,
@@ -166,6 +169,133 @@ def test_unknown_class_name_in_files(converted: Path, tmp_path: Path) -> None:
     save_file(load_file(converted), tmp_path / "other.safetensors", {METADATA_KEY: json.dumps(meta)})
     with pytest.raises(UnknownNameError, match="network class 'VPPrecond'"):
         read_checkpoint(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("name", sorted(NOT_SERVED))
+def test_other_classes_of_the_published_programs_are_explained(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"'{name}' is .*precondition.*model=edm-") as caught:
+        Checkpoint(name, {}, {}, "")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_deep_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "deep.safetensors"
+    for text in ("[" * 100_000, "[" * 70 + "]" * 70, '{"a":' * 500 + "1" + "}" * 500):
+        save_file({"weight": torch.zeros(3)}, path, {METADATA_KEY: text})
+        with pytest.raises(UserError, match="no readable safetensors file"):
+            read_checkpoint(path)
+
+
+def test_absurd_headers_of_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "absurd.safetensors"
+    shapes = ([2**62, 4], [2**63], [-1], [10**30], [2**31, 2**31, 2**31])
+    texts = [
+        json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 16]}}).encode()
+        for shape in shapes
+    ]
+    for text in [*texts, b"[" * 50_000, b'{"w":' * 5000]:
+        path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+        with pytest.raises(UserError, match="no readable safetensors file"):
+            read_checkpoint(path)
+    with path.open("wb") as file:  # a sparse file, so that the announced header is there
+        file.write((50_000_000).to_bytes(8, "little"))
+        file.truncate(60_000_000)
+    with pytest.raises(UserError, match="a header of 50,000,000 bytes"):
+        read_checkpoint(path)
+
+
+def test_names_of_a_file_cannot_steer_the_terminal(converted: Path, tmp_path: Path) -> None:
+    tensors = load_file(converted)
+    tensors["\x1b[2J\n\u202egood"] = tensors.pop("unet.emb_noise.weight")
+    path = tmp_path / "steering.safetensors"
+    save_file(tensors, path, {METADATA_KEY: json.dumps(metadata(converted))})
+    with pytest.raises(UserError) as caught:
+        build_denoiser(read_checkpoint(path))
+    assert str(caught.value).isprintable()
+    assert r"\x1b[2J\n\u202egood" in str(caught.value)
+
+
+@pytest.mark.parametrize("init", [{"num_blocks": 10**9}, {"num_blocks": 50, "channel_mult": [1] * 60}])
+def test_more_blocks_than_tensors(init: dict[str, Any], converted: Path, tmp_path: Path) -> None:
+    meta = metadata(converted)
+    meta["init"] |= init
+    path = tmp_path / "many.safetensors"
+    save_file(load_file(converted), path, {METADATA_KEY: json.dumps(meta)})
+    with pytest.raises(UserError, match=r"cannot build Precond from .*num_blocks=\d+ at .* tensors"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [[1] * 65, [[1]], {"a": 1}, torch.zeros(2), b"x"])
+def test_arguments_are_numbers_and_texts(value: Any) -> None:
+    with pytest.raises(UserError, match="constructor argument 'channel_mult' of Precond is of type"):
+        Checkpoint("Precond", {"channel_mult": value}, {}, "")
+
+
+def test_written_bytes_are_the_librarys(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(golden_path("d"))
+    mixed = {
+        f"{index}.é{dtype}": torch.arange(3).to(dtype)
+        for index, dtype in enumerate([torch.float16, torch.float64, torch.bfloat16, torch.float32])
+    }
+    write_checkpoint(tmp_path / "d.safetensors", dataclasses.replace(checkpoint, weights=mixed))
+    raw = (tmp_path / "d.safetensors").read_bytes()
+    assert raw == safetensors_bytes(mixed, {METADATA_KEY: json.dumps(metadata(tmp_path / "d.safetensors"))})
+
+
+def test_a_network_keeps_nothing_of_its_file(tmp_path: Path) -> None:
+    """No tensor shares memory with the checkpoint, pickled or not, and the checkpoint stays as it was."""
+    convert(golden_path("d"), tmp_path / "d.safetensors")
+    for path in (golden_path("d"), tmp_path / "d.safetensors", golden_path("f")):
+        checkpoint = read_checkpoint(path)
+        before = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+        net = build_denoiser(checkpoint)
+        stored = {tensor.untyped_storage().data_ptr() for tensor in checkpoint.weights.values()}
+        for tensor in [*net.parameters(), *net.buffers()]:
+            assert tensor.untyped_storage().data_ptr() not in stored
+            assert not tensor.is_meta and not tensor.requires_grad
+        assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.weights.items())
+
+
+def test_building_draws_no_random_numbers() -> None:
+    checkpoint = read_checkpoint(golden_path("d"))
+    state = torch.get_rng_state()
+    build_denoiser(checkpoint)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+LOADED = """
+import re, sys
+from pathlib import Path
+from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
+
+def memory(field):
+    return int(re.search(rf"{field}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1000
+
+build_denoiser(read_checkpoint(Path(sys.argv[1])))  # a small one, for what the libraries load late
+before = memory("VmRSS")
+net = build_denoiser(read_checkpoint(Path(sys.argv[2])))
+size = sum(p.numel() * p.itemsize for p in net.parameters())
+print((memory("VmHWM") - before) / size, (memory("VmRSS") - before) / size)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux shows it")
+def test_memory_of_loading(tmp_path: Path) -> None:
+    """The peak stays below twice the parameters in float32, and what remains is the parameters."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+    from bench_loading import write_published
+
+    write_published(tmp_path / "net.pkl", "edm2-img512-xs")
+    convert(tmp_path / "net.pkl", tmp_path / "net.safetensors")
+    for name in ("net.pkl", "net.safetensors"):
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, str(golden_path("e")), str(tmp_path / name)],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        peak, rest = map(float, done.stdout.split())
+        assert peak < 2.0, name
+        assert rest < 1.3, name
 
 
 def test_unknown_constructor_argument() -> None:

@@ -247,9 +247,9 @@ def test_bfloat16_returns_float32_and_is_close(letter: str) -> None:
 
 def test_block_refuses_channels_that_do_not_split_into_heads() -> None:
     options = BlockOptions(channels_per_head=64)
-    with pytest.raises(ValueError, match=r"96 channels.*heads of 64.*channels_per_head"):
-        Block(96, 96, 32, flavor="enc", attention=True, options=options)
-    Block(96, 96, 32, flavor="enc", attention=False, options=options)  # heads do not matter here
+    with pytest.raises(ValueError, match=r"129 channels.*2 equal heads"):
+        Block(129, 129, 32, flavor="enc", attention=True, options=options)
+    Block(129, 129, 32, flavor="enc", attention=False, options=options)  # heads do not matter here
 
 
 def test_force_normalize_gives_unit_rows_and_the_same_outputs() -> None:

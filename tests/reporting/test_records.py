@@ -142,6 +142,13 @@ def test_broken_json_is_refused(written: Path) -> None:
         read_record(written)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format":' * 5000 + "1" + "}" * 5000])
+def test_deep_json_is_refused(text: str, written: Path) -> None:
+    written.write_text(text)
+    with pytest.raises(UserError, match="no readable record .*nested deeper"):
+        read_record(written)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none.json' is no readable record"):
         read_record(tmp_path / "none.json")
