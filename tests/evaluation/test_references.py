@@ -342,7 +342,7 @@ def test_an_npz_compressed_as_numpy_never_does(tmp_path: Path) -> None:
 def test_statistics_that_are_too_wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("erk_bench.evaluation.references.MAX_DIM", 2)
     for path in (write_form(tmp_path, form) for form in FORMS):
-        with pytest.raises(UserError, match=r"has shape \[6, 6\]"):
+        with pytest.raises(UserError, match=r"has shape \[6(, 6)?\]"):
             read_reference(path)
 
 

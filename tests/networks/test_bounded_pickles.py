@@ -26,7 +26,7 @@ from tests.conftest import DATA, golden_path
 
 PROTO = b"\x80\x04"
 SHARED = b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60))  # pairs of the pair before
-DEEP = b")" + b"\x85" * 200_000  # a tuple in a tuple ...
+DEEP = b")" + b"\x85" * 60_000  # a tuple in a tuple ...
 
 
 def encoded(text: bytes) -> bytes:
@@ -44,7 +44,7 @@ BOMBS = {
     "shared tuples as encoding": PROTO + encoded(b"\x8c\x01a" + SHARED + b"\x86R."),
     "shared tuples as value": PROTO + SHARED + b".",
     "deep value": PROTO + DEEP + b".",
-    "deep lists": PROTO + b"]" * 200_000 + b"a" * 199_999 + b".",
+    "deep lists": PROTO + b"]" * 60_000 + b"a" * 59_999 + b".",
     "deep persistent id": PROTO + DEEP + b"Q.",
     "list in itself": PROTO + b"]\x94h\x00a.",
     "dict in itself": PROTO + b"}\x94\x8c\x01ah\x00s.",
