@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from erk_bench.networks.initial import normal_values
+
 MAX_POSITIONS = 10_000  # slowest wavelength of the positional embedding
 FOURIER_SCALE = 16.0  # standard deviation of the Fourier embedding's frequencies
 
@@ -36,7 +38,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.randn(channels // 2) * FOURIER_SCALE)
+        self.register_buffer("freqs", normal_values(channels // 2, scale=FOURIER_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
         angle = torch.outer(x, 2 * math.pi * self.freqs.float())
@@ -65,7 +67,7 @@ class Conv2d(nn.Module):
         super().__init__()
         self.mode, self.late = mode, late
         if kernel:
-            self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+            self.weight = nn.Parameter(normal_values(out_channels, in_channels, kernel, kernel))
             self.bias = nn.Parameter(torch.zeros(out_channels))
         else:
             self.weight = None

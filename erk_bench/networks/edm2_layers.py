@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from erk_bench.networks.initial import normal_values, uniform_values
+
 NORM_EPS = 1e-4
 SILU_GAIN = 0.596  # root mean square of silu(x) for a standard normal x
 
@@ -67,8 +69,8 @@ class MPFourier(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 2 * math.pi * torch.randn(channels))
-        self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
+        self.register_buffer("freqs", normal_values(channels, scale=2 * math.pi))
+        self.register_buffer("phases", uniform_values(channels, scale=2 * math.pi))
 
     def forward(self, x: Tensor) -> Tensor:
         angle = torch.outer(x.float(), self.freqs.float()) + self.phases.float()
@@ -80,7 +82,7 @@ class MPConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, ...]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
+        self.weight = nn.Parameter(normal_values(out_channels, in_channels, *kernel))
         self.folded = False
 
     def effective_weight(self, gain: Tensor | float = 1.0) -> Tensor:
