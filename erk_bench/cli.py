@@ -219,7 +219,7 @@ COMMANDS: dict[str, Command] = {
             "steps": "10",
             "solver": "dpm2",
             "w_stiff": "0.5",
-            "w_con": "0.3",
+            "w_con": "0.5",
             "guidance": "",
             "device": "auto",
             "to": "results/figures",

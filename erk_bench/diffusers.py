@@ -1,13 +1,14 @@
 """ERK-Guid for diffusers' pipelines: schedulers that take the place of a pipeline's own.
 
     from erk_bench.diffusers import ERKGuidDPMSolverScheduler
-    pipe.scheduler = ERKGuidDPMSolverScheduler.from_config(pipe.scheduler.config, w_stiff=0.5, w_con=0.3)
+    pipe.scheduler = ERKGuidDPMSolverScheduler.from_config(pipe.scheduler.config, w_stiff=0.5, w_con=0.5)
 
 Each is diffusers' own scheduler with the correction of `erk_bench.sampling.corrections` (arXiv 2603.03692)
 after a step. It acts in variance-exploding coordinates: a state x = alpha (data + sigma noise) is divided by
 alpha, so that dx/dsigma = (x - D) / sigma is the predicted noise. With variance preservation
 alpha = 1 / sqrt(1 + sigma^2); with flow matching x = (1 - s) data + s noise, alpha = 1 - s and
-sigma = s / (1 - s). w_stiff = 0 is diffusers' own.
+sigma = s / (1 - s). w_stiff = 0 is diffusers' own, and so is a sample whose gate is shut: to the last bit.
+The state keeps its dtype; the correction of a float16 or bfloat16 state is computed in float32.
 """
 
 from __future__ import annotations
@@ -15,42 +16,71 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from diffusers import DPMSolverSinglestepScheduler, HeunDiscreteScheduler
 from diffusers import SchedulerMixin as SchedulerMixin  # looked for here when a pipeline is loaded
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.sampling.corrections import erk_guid
+from erk_bench.sampling.corrections import W_CON, erk_guid
 from erk_bench.sampling.steps import Node, Step
 
-STRENGTHS = ("w_stiff", "w_con")
+STRENGTHS = {"w_stiff": 0.0, "w_con": W_CON}
 
 # diffusers does not tell the types of its schedulers' attributes.
 _Heun: Any = HeunDiscreteScheduler
 _DPMSolver: Any = DPMSolverSinglestepScheduler
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _like(parent: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a method the signature of its parent's: pipelines read there which settings a scheduler takes."""
+
+    def decorate(method: F) -> F:
+        method.__signature__ = inspect.signature(parent)  # type: ignore[attr-defined]  # functions may carry one
+        return method
+
+    return decorate
+
 
 def _with_strengths(parent: Any) -> Callable[..., None]:
     """An __init__ with the parent's settings and (w_stiff, w_con), all of them in the scheduler's config."""
 
-    def initialize(self: Any, *args: Any, w_stiff: float = 0.0, w_con: float = 0.0, **options: Any) -> None:
-        for name, value in zip(STRENGTHS, (w_stiff, w_con), strict=True):
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name} is {value:g}; it must be 0 or more, and finite")
+    def initialize(self: Any, *args: Any, **options: Any) -> None:
+        for name, default in STRENGTHS.items():
+            value = options.pop(name, default)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= 0):
+                raise UserError(f"{name} is {value!r}; it must be a number of 0 or more, and finite")
         parent.__init__.__wrapped__(self, *args, **options)
         self._check()
 
     own = inspect.signature(parent.__init__)
     more = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=0.0, annotation=float)
-        for name in STRENGTHS
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=float)
+        for name, default in STRENGTHS.items()
     ]
     initialize.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]  # functions may carry one
     wrapped: Callable[..., None] = register_to_config(initialize)  # type: ignore[no-untyped-call]  # diffusers
     return wrapped
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The same values in the dtype that a correction is computed in: float32, or float64 for float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _where_open(step: Step, config: Any, own: Tensor, scale: float = 1.0) -> Tensor:
+    """The corrected state times `scale`, in the dtype of `own`; `own` itself where the gate is shut."""
+    corrected = erk_guid(config.w_stiff, config.w_con)(step)
+    if corrected.gate is None:
+        return own
+    opened = corrected.gate.reshape(-1, *[1] * (own.ndim - 1))
+    return torch.where(opened, (corrected.x_next * scale).to(own.dtype), own)
 
 
 class ERKGuidHeunScheduler(_Heun):  # type: ignore[misc]  # of type Any
@@ -77,11 +107,13 @@ class ERKGuidHeunScheduler(_Heun):  # type: ignore[misc]  # of type Any
             )
         self._euler: Node | None = None
 
+    @_like(HeunDiscreteScheduler.set_timesteps)
     def set_timesteps(self, *args: Any, **options: Any) -> None:
         """As diffusers' own; forgets the last trajectory."""
         self._euler = None
         super().set_timesteps(*args, **options)
 
+    @_like(HeunDiscreteScheduler.step)
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
         """One evaluation's part of a step, as diffusers' own; the second one of a step is corrected."""
         if not self.state_in_first_order:
@@ -91,14 +123,13 @@ class ERKGuidHeunScheduler(_Heun):  # type: ignore[misc]  # of type Any
         if not first and self.config.w_stiff:
             sigma, sigma_next = (float(self.sigmas[self.step_index - back]) for back in (2, 1))
             step = Step(
-                found.prev_sample.float(), Node(start.float(), slope.float(), sigma), self._euler,
+                _wide(found.prev_sample), Node(_wide(start), _wide(slope), sigma), self._euler,
                 sigma - sigma_next, None,
             )  # fmt: skip
             # Euler's solution, which this evaluation was made at, pairs with the start of the next step.
-            ahead = (sample - found.pred_original_sample).float() / sigma_next
-            self._euler = Node(sample.float(), ahead, sigma_next)
-            corrected = erk_guid(self.config.w_stiff, self.config.w_con)(step).x_next
-            found.prev_sample = corrected.to(found.prev_sample.dtype)
+            ahead = (_wide(sample) - _wide(found.pred_original_sample)) / sigma_next
+            self._euler = Node(_wide(sample), ahead, sigma_next)
+            found.prev_sample = _where_open(step, self.config, found.prev_sample)
         return found if return_dict else (found.prev_sample, found.pred_original_sample)
 
 
@@ -135,6 +166,7 @@ class ERKGuidDPMSolverScheduler(_DPMSolver):  # type: ignore[misc]  # of type An
                 "dpmsolver, dpmsolver++"
             )
 
+    @_like(DPMSolverSinglestepScheduler.step)
     def step(
         self,
         model_output: Tensor,
@@ -150,9 +182,8 @@ class ERKGuidDPMSolverScheduler(_DPMSolver):  # type: ignore[misc]  # of type An
         if second and self.config.w_stiff:
             start, middle = self._node(self.sample, -2, index - 1), self._node(sample, -1, index)
             alpha, sigma = self._alpha_sigma(index + 1)
-            step = Step(found.prev_sample.float() / alpha, start, middle, start.sigma - sigma, None)
-            corrected = erk_guid(self.config.w_stiff, self.config.w_con)(step).x_next * alpha
-            found.prev_sample = corrected.to(found.prev_sample.dtype)
+            step = Step(_wide(found.prev_sample) / alpha, start, middle, start.sigma - sigma, None)
+            found.prev_sample = _where_open(step, self.config, found.prev_sample, alpha)
         return found if return_dict else (found.prev_sample,)
 
     def _alpha_sigma(self, index: int) -> tuple[float, float]:
@@ -163,7 +194,7 @@ class ERKGuidDPMSolverScheduler(_DPMSolver):  # type: ignore[misc]  # of type An
     def _node(self, sample: Tensor, output: int, index: int) -> Node:
         """A state and what the network said of it, in variance-exploding coordinates."""
         alpha, sigma = self._alpha_sigma(index)
-        x, said = sample.float() / alpha, self.model_outputs[output].float()
+        x, said = _wide(sample) / alpha, _wide(self.model_outputs[output])
         slope = said if self.config.algorithm_type == "dpmsolver" else (x - said) / sigma
         return Node(x, slope, sigma)
 

@@ -173,7 +173,7 @@ class CorrectionSpec:
 
     name: str = identity()
     w_stiff: float = identity(0.0)
-    w_con: float = identity(0.0)
+    w_con: float = identity(0.5)
 
     def __post_init__(self) -> None:
         for name in ("w_stiff", "w_con"):
@@ -184,6 +184,8 @@ class CorrectionSpec:
             f"correction.w_stiff is {self.w_stiff} but the correction is none; add correction=erk_guid, or "
             "another of those that 'erk-bench run --help' lists",
         )
+        if self.name == "none":  # no gate: the plain solver is one run, whatever w_con says
+            object.__setattr__(self, "w_con", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

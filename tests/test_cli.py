@@ -597,11 +597,11 @@ GUIDED: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "apg-erk": (
         ["guidance=apg", "guidance.weight=1.5",
-         "correction=erk_guid", "correction.w_stiff=1", "correction.w_con=0"],
+         "correction=erk_guid", "correction.w_stiff=1"],
         {"guidance_method": "apg", "guidance": 1.5, "w_stiff": 1.0},
     ),
     "deis-erk": (
-        ["solver=deis", "correction=erk_guid", "correction.w_stiff=1", "correction.w_con=0"],
+        ["solver=deis", "correction=erk_guid", "correction.w_stiff=1"],
         {"solver": "deis", "w_stiff": 1.0},
     ),
     "dpmpp": (

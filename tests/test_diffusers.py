@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def driven(scheduler: Any, steps: int, x: Tensor) -> Tensor:
             "sample": clean,
             "v_prediction": alpha * eps - alpha * level * clean,
             "flow_prediction": eps - clean,
-        }[config.prediction_type]
+        }[config.prediction_type].to(state.dtype)  # as a network of that dtype gives it
         state = scheduler.step(output, t, state, return_dict=False)[0]
     return state
 
@@ -90,7 +91,7 @@ def test_dpm_solver_without_strength_is_diffusers_own(options: dict[str, Any], s
     theirs = driven(diffusers.DPMSolverSinglestepScheduler(**options), steps, noise())
     ours = driven(ERKGuidDPMSolverScheduler(**options, w_stiff=0.0, w_con=0.3), steps, noise())
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    changed = driven(ERKGuidDPMSolverScheduler(**options, w_stiff=0.7), steps, noise())
+    changed = driven(ERKGuidDPMSolverScheduler(**options, w_stiff=0.7, w_con=0.0), steps, noise())
     assert changed.isfinite().all() and not torch.allclose(changed, theirs, atol=1e-4)
 
 
@@ -294,3 +295,103 @@ def test_a_pipeline_is_kept_with_its_scheduler(tmp_path: Path) -> None:
     assert isinstance(again.scheduler, ERKGuidDPMSolverScheduler)
     assert settings_of(again.scheduler) == settings_of(pipe.scheduler)
     assert torch.equal(drawn(again, settings), drawn(pipe, settings))
+
+
+@pytest.mark.parametrize("make", OWN)
+def test_signatures_are_diffusers_own(make: Any) -> None:
+    """Pipelines read there what a scheduler takes; the strengths come last."""
+    own, parent = (inspect.signature(each.__init__) for each in (make, OWN[make]))
+    shared = list(parent.parameters.values())
+    names = list(own.parameters)[len(shared) :]
+    assert names == ["w_stiff", "w_con"] and own.return_annotation == parent.return_annotation
+    assert [own.parameters[name] for name in parent.parameters] == shared
+    assert list(own.parameters)[: len(shared)] == list(parent.parameters)
+    public = [name for name in dir(make) if not name.startswith("_") and callable(getattr(make, name))]
+    assert {"set_timesteps", "step", "add_noise", "scale_model_input", "set_begin_index"} & set(public)
+    for name in public:
+        assert inspect.signature(getattr(make, name)) == inspect.signature(getattr(OWN[make], name)), name
+
+
+EXACT: dict[Any, list[dict[str, Any]]] = {
+    ERKGuidHeunScheduler: [
+        {"prediction_type": kind, **more}
+        for kind in ("epsilon", "v_prediction", "sample")
+        for more in ({}, {"clip_sample": True}, {"use_karras_sigmas": True})
+    ],
+    ERKGuidDPMSolverScheduler: [
+        *(
+            {"prediction_type": kind, **more}
+            for kind in ("epsilon", "v_prediction", "sample")
+            for more in (
+                {}, {"solver_type": "heun"}, {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+            )
+        ),
+        FLOW,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("make", "options"), [(make, each) for make in OWN for each in EXACT[make]])
+def test_with_the_gate_shut_it_is_diffusers_own_to_the_last_bit(
+    make: Any, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    options = {**HEUN, **options}
+    x = noise().to(dtype)
+    theirs = driven(OWN[make](**options), 10, x)
+    assert theirs.dtype == dtype
+    for strengths in ({"w_stiff": 0.0}, {"w_stiff": 0.0, "w_con": 0.0}, {"w_stiff": 0.9, "w_con": 1e30}):
+        ours = driven(make(**options, **strengths), 10, x)
+        assert ours.dtype == dtype and torch.equal(ours, theirs), strengths
+    opened = driven(make(**options, w_stiff=0.9, w_con=0.0), 10, x)
+    assert opened.dtype == dtype and opened.isfinite().all() and not torch.equal(opened, theirs)
+
+
+@pytest.mark.parametrize("make", OWN)
+def test_float64_states_are_as_exact_as_sample(make: Any) -> None:
+    """The correction of a float64 state is float64: it sees a change of 1e-12."""
+    options = {**HEUN, "w_stiff": 0.7, "w_con": 0.0}
+    x = noise().double()
+    found = driven(make(**options), 8, x)
+    near = driven(make(**options), 8, x * (1 + 1e-12))
+    rounded = driven(make(**options), 8, x.float())
+    assert 0 < (found - near).abs().max() < 1e-9
+    assert 1e-9 < (found - rounded.double()).abs().max() < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", OWN)
+@pytest.mark.parametrize("name", ["stable_diffusion", "pixart"])
+def test_pipelines_take_custom_timesteps(name: str, make: Any) -> None:
+    torch.manual_seed(0)
+    pipe, settings = PIPELINES[name]()
+    config = pipe.scheduler.config
+    settings = {**settings, "timesteps": [900, 700, 400, 250, 100, 20], "num_inference_steps": None}
+    found = {}
+    for kind, strengths in (
+        (OWN[make], {}),
+        (make, {"w_stiff": 0.0}),
+        (make, {"w_stiff": 1.0, "w_con": 0.0}),
+    ):
+        pipe.scheduler = kind.from_config(config, **strengths)
+        pipe.set_progress_bar_config(disable=True)
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        found[str(strengths)] = pipe(**settings, generator=generators).images
+        assert pipe.scheduler.timesteps.unique().tolist() == [20, 100, 250, 400, 700, 900]
+    theirs, plain, guided = found.values()
+    assert torch.equal(plain, theirs) and not torch.equal(guided, theirs) and guided.isfinite().all()
+    # Neither parent takes sigmas, and the pipeline says so for ours as for theirs.
+    with pytest.raises((ValueError, TypeError), match="sigmas"):
+        pipe(**{**settings, "timesteps": None, "sigmas": [10.0, 1.0, 0.1]})
+
+
+@pytest.mark.parametrize("make", OWN)
+def test_a_sample_whose_gate_is_shut_is_diffusers_own_beside_one_whose_gate_is_open(make: Any) -> None:
+    x = noise()[:2] * torch.tensor([1.0, 5.0]).reshape(2, 1, 1, 1)
+    theirs = driven(OWN[make](**HEUN), 8, x)
+    seen = set()
+    for w_con in torch.logspace(-1, 1, 40).tolist():
+        ours = driven(make(**HEUN, w_stiff=0.9, w_con=w_con), 8, x)
+        seen.add(tuple(not torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)))
+    assert {(True, True), (False, False)} < seen

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+import erk_bench
 from erk_bench import spec as spec_module
+from erk_bench.cli import COMMANDS
+from erk_bench.composing import run_spec
+from erk_bench.diffusers import ERKGuidDPMSolverScheduler, ERKGuidHeunScheduler
 from erk_bench.errors import UserError
 from erk_bench.fields import build, identity_fields, to_dict
-from erk_bench.spec import RunSpec
+from erk_bench.sampling.corrections import CORRECTIONS
+from erk_bench.sampling.grid import Cell
+from erk_bench.spec import CorrectionSpec, RunSpec
 
 SHA = "a" * 64
 
@@ -65,7 +72,7 @@ def _content() -> dict[str, Any]:
             "name": "polynomial", "num_steps": 8, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0,
         },
         "guidance": {"name": "cfg", "weight": 1.5, "guide": {"path": "g", "sha256": SHA}},
-        "correction": {"name": "erk_guid"},
+        "correction": {"name": "erk_guid", "w_con": 0.0},
         "metrics": {"names": ["fd_digits", "kid_digits"], "reference": "digits"},
     }  # fmt: skip
 
@@ -221,3 +228,24 @@ def test_seed_range_includes_both_ends(seeds: str) -> None:
 def test_frozen(small_run: Callable[..., RunSpec]) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         small_run().seeds = "0-1"  # type: ignore[misc]  # must fail
+
+
+def test_w_con_has_one_default() -> None:
+    """As published, wherever a default is given."""
+    found = {
+        "spec": CorrectionSpec(name="erk_guid").w_con,
+        "sample": inspect.signature(erk_bench.sample).parameters["w_con"].default,
+        "grid": Cell(1.0).w_con,
+        "qualitative": float(COMMANDS["qualitative"].options["w_con"]),
+        **{name: run_spec([f"correction={name}"]).correction.w_con for name in CORRECTIONS if name != "none"},
+        **{
+            make.__name__: inspect.signature(make).parameters["w_con"].default
+            for make in (ERKGuidHeunScheduler, ERKGuidDPMSolverScheduler)
+        },
+    }
+    assert found == dict.fromkeys(found, 0.5)
+
+
+def test_the_plain_solver_has_one_identity() -> None:
+    assert CorrectionSpec(name="none", w_con=0.7) == CorrectionSpec(name="none")
+    assert run_spec(["correction.w_con=0.7"]).digest == run_spec([]).digest

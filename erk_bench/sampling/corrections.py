@@ -13,6 +13,7 @@ from erk_bench.errors import UserError
 from erk_bench.sampling.steps import Node, Step
 
 NORM_EPS = 1e-8
+W_CON = 0.5  # the gate's default, as published
 
 
 class Corrected(NamedTuple):

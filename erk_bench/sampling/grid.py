@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
+from erk_bench.sampling.corrections import W_CON
 from erk_bench.sampling.guidance import CORRECTIONS, Correction, Denoiser, erk_guid, keeps_state
 from erk_bench.sampling.loop import Run
 from erk_bench.sampling.sample import check_paired, pose, sample_counted, solver_row
@@ -27,7 +28,7 @@ class Cell(NamedTuple):
     """Strength and gate of ERK-Guid; strength 0 is the plain solver."""
 
     w_stiff: float
-    w_con: float
+    w_con: float = W_CON
 
 
 class GridSampled(NamedTuple):

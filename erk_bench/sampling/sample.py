@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.sampling.corrections import NEED_EULER
+from erk_bench.sampling.corrections import NEED_EULER, W_CON
 from erk_bench.sampling.guidance import CORRECTIONS, GUIDANCES, Denoiser, keeps_state
 from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, Trace, integrate
 from erk_bench.sampling.schedules import DEFAULT_RHO, SCHEDULES, check_levels
@@ -80,7 +80,7 @@ def sample_counted(
     solver: str | Solver | StepFunction = "heun",
     num_steps: int = 32,
     w_stiff: float = 0.0,
-    w_con: float = 0.0,
+    w_con: float = W_CON,
     guide: Callable[..., Tensor] | None = None,
     guidance: float = 1.0,
     sigma_min: float = 0.002,
@@ -112,7 +112,8 @@ def sample_counted(
     with. num_steps: number of sigmas, from sigma_max to sigma_min. sigmas: explicit ones instead.
     denoise_to_zero: a last step to zero after sigma_min; None is as the solver is published. afs: analytical
     first step, which saves an evaluation.
-    w_stiff, w_con: strength and gate of ERK-Guid (arXiv 2603.03692); w_stiff = 0 is the plain solver.
+    w_stiff, w_con: strength and gate of ERK-Guid (arXiv 2603.03692); w_stiff = 0 is the plain solver, and
+    w_con = 0 opens the gate wherever there is an estimate.
     correction: key of CORRECTIONS, used where w_stiff is not 0.
     guide, guidance, guidance_interval: a second denoiser, its weight (1: off), and the sigmas (low, high] in
     which it acts. guidance_method, guidance_options: key of GUIDANCES, and its options.

@@ -220,7 +220,7 @@ def test_gaussian_data_need_only_the_first_step_uncorrected() -> None:
 
     x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     points: list[object] = []
-    sample(line, x, w_stiff=1.0, correction="erk_gauss", trace=points.append, **options)
+    sample(line, x, w_stiff=1.0, w_con=0.0, correction="erk_gauss", trace=points.append, **options)
     for point in points[1:]:
         spread2 = 0.49
         rate = math.sqrt((spread2 + point.sigma_next**2) / (spread2 + point.sigma**2))

@@ -18,7 +18,7 @@ def test_signature_shows_the_options_of_the_design() -> None:
         "sigma_min", "sigma_max", "rho", "dtype",
     ]  # fmt: skip
     expected = {
-        "labels": None, "solver": "heun", "num_steps": 32, "w_stiff": 0.0, "w_con": 0.0, "guide": None,
+        "labels": None, "solver": "heun", "num_steps": 32, "w_stiff": 0.0, "w_con": 0.5, "guide": None,
         "guidance": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": None, "dtype": torch.float32,
     }  # fmt: skip
     assert {name: defaults[name] for name in expected} == expected
