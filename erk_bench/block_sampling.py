@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from erk_bench.checking import Shape, check_shapes
 from erk_bench.errors import UserError
 from erk_bench.networks.denoiser import DenoiserNetwork
-from erk_bench.networks.latents import DECODERS
 from erk_bench.sampling.grid import sample_grid
 from erk_bench.sampling.sample import Problem, pose, sample_counted
 from erk_bench.sampling.seeds import SeededDraws, initial
@@ -149,27 +149,11 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Dra
     """The networks, and noise and labels of the seeds on the device."""
     assets = assets_of(spec)
     net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
-    channels = DECODERS[spec.model.decoder].channels
-    if net.img_channels != channels:
-        fitting = [name for name, row in DECODERS.items() if row.channels == net.img_channels]
-        raise UserError(
-            f"decoder '{spec.model.decoder}' takes {channels} channels, the model has {net.img_channels}; "
-            f"set model.decoder to the model's own{': ' if fitting else ''}{' or '.join(fitting)}"
-        )
     guide = None
     if spec.guidance.guide is not None and spec.guidance.active:
         guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
-        shapes = [(each.img_channels, each.img_resolution) for each in (net, guide)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"main and guiding network differ in (channels, resolution): {shapes[0]} and {shapes[1]}"
-            )
-    if spec.class_label is not None and not 0 <= spec.class_label < net.label_dim:
-        raise UserError(
-            f"class_label is {spec.class_label}; this model has labels 0 to {net.label_dim - 1}"
-            if net.label_dim
-            else "class_label is set but the model is unconditional; use class_label=null"
-        )
+    shapes = [Shape(each.img_channels, each.img_resolution, each.label_dim) for each in (net, guide) if each]
+    check_shapes(spec, shapes[0], shapes[1] if guide else None)
     draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
     shape = (net.img_channels, net.img_resolution, net.img_resolution)
     noise, labels = initial(draws, shape, net.label_dim, spec.class_label)

@@ -33,6 +33,7 @@ from erk_bench.composing import (
 from erk_bench.errors import DamagedError, UserError, unknown_name
 from erk_bench.files import check_path
 from erk_bench.help import command_help, main_help
+from erk_bench.settings import is_whole
 
 
 class Command(NamedTuple):
@@ -50,7 +51,7 @@ def _task(options: dict[str, str], words: list[str]) -> int:
         raise UserError(f"task takes a manifest and the number of a line; got {len(words)} words")
     path = Path(words[0]).expanduser()
     lines = manifests.read_manifest(path)
-    if len(words) == 2 and not (words[1].isdecimal() and int(words[1]) < len(lines)):
+    if len(words) == 2 and not (is_whole(words[1]) and int(words[1]) < len(lines)):
         raise UserError(f"'{path}' has no line {words[1]}; it has lines 0 to {len(lines) - 1}")
     chosen = [int(words[1])] if len(words) == 2 else range(len(lines))
     for number in chosen:

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 import erk_bench
 from erk_bench import launch, stages
+from erk_bench.checking import check_networks
 from erk_bench.computing import compute_records, prepare
 from erk_bench.console import wide_console
 from erk_bench.digits.train import DenoiserRecipe, FeaturesRecipe, Recipe, train_all
@@ -70,6 +71,7 @@ def generate(spec: RunSpec) -> int:
             "samples is 'none', so generate would leave nothing; use samples=blocks, png or npz, or 'run'"
         )
     stages.fetch(spec, features=False)
+    check_networks(spec)
     if launch.compute([[spec]], features=False, title=spec.run_id):
         print(f"{len(spec.seed_range)} images (seeds {spec.seeds}) are in {stages.finish_samples(spec)}")
         print("next: 'erk-bench evaluate' or 'erk-bench export' with the same settings")

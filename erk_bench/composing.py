@@ -25,15 +25,17 @@ from erk_bench.fields import build
 from erk_bench.files import file_sha256
 from erk_bench.grids import Cell, Grid, check_cells, read_grid
 from erk_bench.interpolations import check_name, check_value
-from erk_bench.presets import preset_files
+from erk_bench.presets import preset_files, read_preset
 from erk_bench.reporting.tracker import TrackerSpec
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.schedules import DEFAULT_RHO
 from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.settings import is_whole
 from erk_bench.spec import RunSpec, SolverSpec
 from erk_bench.storage.assets import Assets
-from erk_bench.table_files import read_table, without_published
+from erk_bench.table_files import check_rows, read_table, without_published
 from erk_bench.user_solver import split_path
+from erk_bench.yaml_files import is_line, read_yaml
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
@@ -59,6 +61,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     chosen = []
     for override in overrides:
         key, equals, value = override.partition("=")
+        if not is_line(override):
+            raise UserError(f"the setting {override!r} has a line break or control character; leave it out")
         if not equals or key != key.lstrip("+~-"):
             plain = f"{key.lstrip('+~-')}={value}" if equals else "solver=heun"
             raise UserError(f"'{override}' is no setting; write KEY=VALUE, for example {plain}")
@@ -68,6 +72,12 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             chosen.append(override)
     try:
         return _compose(name, overrides)
+    except RecursionError as error:
+        raise UserError(
+            f"a value is nested too deep: {max(overrides, key=len)[:80]}...; give plain values"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"a file in {config_folder()} is no YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         known = [*choices, *_dotted(_compose(name, chosen))]
         for override in overrides:
@@ -110,6 +120,8 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _chosen(name: str, folder: str, picks: tuple[str, ...]) -> DictConfig:
+    for group, _, choice in (pick.partition("=") for pick in picks):
+        read_yaml(config_folder() / group / f"{choice}.yaml", "settings")
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder, version_base="1.3"):
         return compose(name, list(picks))
@@ -202,7 +214,9 @@ def _of_preset(overrides: Sequence[str]) -> list[str]:
     """What belongs to the chosen model (track, guidance) and solver (schedule), where the user chose none."""
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     file = preset_files().get(given.get("model", ""))
-    about = (yaml.safe_load(file.read_text(encoding="utf-8")).get("about") or {}) if file else {}
+    about = (read_preset(file).get("about") or {}) if file else {}
+    if not isinstance(about, dict):
+        raise UserError(f"the model preset '{file}' has about {about!r}, not a mapping of names to values")
     found = [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
     solver = SOLVERS.get(given.get("solver", ""))
     if solver and "schedule" not in given and solver.schedule != "polynomial":
@@ -295,7 +309,7 @@ def _row_numbers(text: str, count: int) -> list[int]:
     numbers: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < count):
+        if not (is_whole(first) and is_whole(last or first) and int(first) <= int(last or first) < count):
             raise UserError(f"rows is '{text}'; expected numbers from 0 to {count - 1}, for example 0-3,7")
         numbers += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(numbers)) or list(range(count))
@@ -310,6 +324,7 @@ def table_specs(
     """
     chosen = [table["rows"][number] for number in _row_numbers(rows, len(table["rows"]))]
     specs = [run_spec([*table["base"], *row["set"], *overrides], fetch=fetch) for row in chosen]
+    check_rows(table, specs)
     keys = [override.partition("=")[0] for override in overrides]
     if any(key in METHOD_SETTINGS or key.split(".")[0] in METHOD_SETTINGS for key in keys):
         chosen = [without_published(row) for row in chosen]

@@ -53,4 +53,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     names = list(known)
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else "."
-    return UnknownNameError(f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}")
+    shown = name if str(name).isprintable() else repr(name)[1:-1]  # one line, whatever was given
+    return UnknownNameError(f"unknown {kind} '{shown}'{hint} Known: {', '.join(names)}")

@@ -5,22 +5,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.fields import identity_fields
 from erk_bench.file_names import check_file_name
 from erk_bench.spec import RunSpec
+from erk_bench.yaml_files import check_text, is_line, read_yaml
 
 NEEDED = ("name", "title", "caption", "base", "axes", "panels")
 KNOWN = (*NEEDED, "x", "curves")
 EXAMPLE = "see configs/grid/digits.yaml"
+MAX_CELLS = 10_000
 
 # How an axis is called where there is little room; others by the last part of their key.
 SHORT = {"schedule.num_steps": "steps", "guidance.weight": "guidance weight"}
@@ -64,6 +65,11 @@ class Grid:
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise UserError(f"axis '{key}' of grid '{self.name}' has {twice} more than once")
+        cells = math.prod(map(len, joined.values()))
+        if cells > MAX_CELLS:
+            raise UserError(
+                f"grid '{self.name}' has {cells:,} cells; at most {MAX_CELLS:,}: give its axes fewer values"
+            )
         return dataclasses.replace(self, axes=joined)
 
 
@@ -89,10 +95,7 @@ def label(place: Mapping[str, str]) -> str:
 
 def read_grid(file: Path) -> Grid:
     """A grid file. Raises UserError naming what is missing, unknown or of the wrong kind."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the grid '{file}': {error}; {EXAMPLE}") from error
+    content = read_yaml(file, "grid", EXAMPLE)
 
     def check(condition: bool, problem: str) -> None:
         if not condition:
@@ -105,14 +108,16 @@ def read_grid(file: Path) -> Grid:
     for name in NEEDED:
         check(name in content, f"lacks '{name}'")
     for name in ("name", "title", "caption"):
-        check(isinstance(content[name], str), f"has {name} {content[name]!r}, not a text")
+        check_text(f"the grid '{file}'", name, content[name], EXAMPLE, several_lines=name == "caption")
     check_file_name(f"the name of the grid '{file}'", content["name"])
     check(_is_texts(content["base"]), f"has base {content['base']!r}, not a list of KEY=VALUE texts")
     axes = content["axes"]
     check(isinstance(axes, dict) and bool(axes), f"has axes {axes!r}, so it is empty; give KEY: [VALUES]")
     for key, values in axes.items():
-        check(isinstance(key, str), f"has axis {key!r}, not the name of a setting")
-        listed = isinstance(values, list) and all(isinstance(value, (str, int, float)) for value in values)
+        check(is_line(key), f"has axis {key!r}, not the name of a setting")
+        listed = isinstance(values, list) and all(
+            is_line(value) or isinstance(value, (int, float)) for value in values
+        )
         check(listed, f"has axis {key} {values!r}, not a list of values")
     panels = content["panels"]
     check(_is_texts(panels) and bool(panels), f"has panels {panels!r}, not a list of metrics")
@@ -143,7 +148,7 @@ def _drawn_axes(keys: Sequence[str], x: Any, curves: Any, file: Path) -> tuple[s
 
 
 def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(map(is_line, value))
 
 
 def _text(value: object) -> str:

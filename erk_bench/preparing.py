@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from rich.table import Table as RichTable
 
 import erk_bench
@@ -26,11 +25,11 @@ from erk_bench.evaluation.build_reference import make_reference
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.files import file_sha256
-from erk_bench.presets import preset_files
+from erk_bench.presets import preset_files, preset_weights
 from erk_bench.reporting.progress import progress_bar
 from erk_bench.reporting.records import PACKAGES, environment
 from erk_bench.reporting.views import DASH
-from erk_bench.settings import flag, whole_number
+from erk_bench.settings import flag, is_whole, whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.storage.assets import SOURCES, Assets
 from erk_bench.storage.blocks import Worker, blocks_of
@@ -290,7 +289,7 @@ def reference(options: Mapping[str, str]) -> int:
 def _whole(name: str, text: str) -> int | None:
     if not text:
         return None
-    if not text.isdigit() or int(text) < (0 if name == "shuffle_seed" else 1):
+    if not is_whole(text) or int(text) < (0 if name == "shuffle_seed" else 1):
         raise UserError(f"{name} is '{text}'; expected a whole number")
     return int(text)
 
@@ -327,7 +326,7 @@ def doctor(groups: Mapping[str, Sequence[str]]) -> int:
     print(f"cache: {assets.cache}{' (offline)' if assets.offline else ''}, lock file {assets.lock}")
     not_here = []
     for name, file in preset_files().items():
-        if not assets.is_here(yaml.safe_load(file.read_text(encoding="utf-8"))["weights"]["path"]):
+        if not assets.is_here(preset_weights(file)):
             not_here.append(name)
             continue
         try:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.files import write_atomic
-from erk_bench.settings import number, whole_number
+from erk_bench.settings import is_whole, number, whole_number
 from erk_bench.worker import set_up_device
 
 GAP, HEAD = 6, 22  # pixels between pictures, and above them for a line of text
@@ -128,7 +128,7 @@ def _subjects(options: Mapping[str, str], row: Pipeline | None) -> list[str]:
 def _numbers(name: str, text: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        if not word.isdecimal():
+        if not is_whole(word):
             raise UserError(f"{name} has '{word}'; expected whole numbers with commas, such as {name}=0,1")
     return words
 

@@ -33,6 +33,8 @@ from erk_bench.tables import paired_difference, verdict
 
 DEFAULT_RUNS = 12  # full runs that the budget pays for, where none is given
 FIRST = 8  # the first rung has about this part of the images
+LARGEST = 1_000_000  # of w_stiff and w_con
+LARGEST_SEED = 2**32 - 1  # that numpy takes
 SHOWN = 5  # cells of a rung that a terminal shows
 
 
@@ -92,13 +94,16 @@ def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) 
         )
     if spec.correction.w_stiff:
         raise UserError("search chooses w_stiff and w_con itself; leave out correction=...")
+    seed = whole_number("search_seed", options["search_seed"])
+    if seed > LARGEST_SEED:
+        raise UserError(f"search_seed is {seed}; it must be 1 to {LARGEST_SEED}")
     space = Space(*(_bounds(name, options[name]) for name in Space._fields))
     bench = _Bench(spec, tracker)
     plan = make_plan(spec, options)
     check_names(bench.at(Cell(1.0, 1.0), plan.rungs[0]))  # a solver without pairs is told now
     prepare([bench.at(None, images) for images in plan.rungs])
     lower = METRICS[bench.headline].lower
-    found = search(bench, space, plan, lower=lower, seed=whole_number("search_seed", options["search_seed"]))
+    found = search(bench, space, plan, lower=lower, seed=seed)
     to = Path(options["to"] or Path(spec.out) / "searches").expanduser() / spec.run_id
     plain = [bench.records[(None, images)].metrics[bench.headline].value for images, _ in found.rungs]
     write_atomic(to.with_name(f"{to.name}.csv"), _to_csv(bench, found).encode())
@@ -133,8 +138,12 @@ def make_plan(spec: RunSpec, options: Mapping[str, str]) -> Plan:
     if first > images:
         raise UserError(f"first is {first}, more than the {images} images of seeds={spec.seeds}")
     rungs, sampled = make_rungs(spec.seed_range, first, factor, spec.block_size)
-    check_count(dataclasses.replace(spec.metrics, names=spec.metrics.names[:1]), rungs[0])
-    return Plan(rungs, sampled, factor, nfe, _budget(spec, options), batch)
+    headline = dataclasses.replace(spec.metrics, names=spec.metrics.names[:1])
+    check_count(headline, images)
+    check_count(headline, rungs[0], "first={}")
+    plan = Plan(rungs, sampled, factor, nfe, _budget(spec, options), batch)
+    plan.check()
+    return plan
 
 
 def _bounds(name: str, text: str) -> tuple[float, float]:
@@ -142,8 +151,10 @@ def _bounds(name: str, text: str) -> tuple[float, float]:
         low, high = (float(part) for part in text.split(":"))
     except ValueError:
         low = high = -1.0
-    if not 0 <= low < high < float("inf"):
-        raise UserError(f"{name} is '{text}'; expected LOW:HIGH, for example {name}=0.1:2.5")
+    if not 0 <= low < high <= LARGEST:
+        raise UserError(
+            f"{name} is '{text}'; expected LOW:HIGH, at most {LARGEST:,}, for example {name}=0.1:2.5"
+        )
     if name == "w_stiff" and low < STEP:
         raise UserError(
             f"w_stiff is '{text}'; its lowest value must be {STEP} or more (0 is the plain solver)"

@@ -81,6 +81,14 @@ class Plan(NamedTuple):
         """The smallest budget that finds anything: one batch."""
         return self.plain + self.batch * self.sampled[0] * self.nfe + self.reserve(self.batch)
 
+    def check(self) -> None:
+        """Raise UserError for a budget that is not enough for one batch."""
+        if self.budget < self.least:
+            raise UserError(
+                f"budget is {self.budget:,} network evaluations; the least for {self.batch} proposals on "
+                f"{', '.join(map(str, self.rungs))} images is {self.least:,}"
+            )
+
 
 def make_rungs(
     seeds: range, first: int, factor: int, block_size: int
@@ -113,11 +121,7 @@ def search(measure: Measure, space: Space, plan: Plan, *, lower: bool, seed: int
 
     Raises UserError for a budget that is not enough for one batch.
     """
-    if plan.budget < plan.least:
-        raise UserError(
-            f"budget is {plan.budget:,} network evaluations; the least for {plan.batch} proposals on "
-            f"{', '.join(map(str, plan.rungs))} images is {plan.least:,}"
-        )
+    plan.check()
     spent: dict[Cell, float] = {}
     values = _explore(measure, space, plan, lower, seed, spent)
     rungs = [(plan.rungs[0], _ranked(values, lower))]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 
 from erk_bench.errors import UserError
 
 
 def whole_number(name: str, text: str) -> int:
     """A setting that counts something."""
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{name} is '{text}'; expected a whole number from 1 on")
+    if not is_whole(text) or int(text) < 1:
+        raise UserError(f"{name} is '{text[:80]}'; expected a whole number from 1 on, at most 18 digits")
     return int(text)
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number of at most 18 of the digits 0 to 9."""
+    return re.fullmatch("[0-9]{1,18}", text) is not None
 
 
 def flag(name: str, text: str) -> bool:

@@ -270,7 +270,7 @@ class RunSpec:
     @property
     def seed_range(self) -> range:
         """The seeds as a range."""
-        match = re.fullmatch(r"(\d+)-(\d+)", self.seeds)
+        match = re.fullmatch("([0-9]{1,18})-([0-9]{1,18})", self.seeds)
         if match is None or int(match[1]) > int(match[2]):
             raise UserError(f"seeds is '{self.seeds}'; expected FIRST-LAST, for example 0-1999")
         seeds = range(int(match[1]), int(match[2]) + 1)

@@ -22,15 +22,13 @@ import torch
 
 from erk_bench import stopping
 from erk_bench.block_sampling import is_tree
-from erk_bench.checking import check_names
+from erk_bench.checking import check_images, check_names, check_networks
 from erk_bench.errors import DamagedError, UserError
 from erk_bench.evaluation.detectors import DETECTORS, detector_key
-from erk_bench.evaluation.metrics import Extracted, check_count, detectors_of, measure
+from erk_bench.evaluation.metrics import Extracted, check_count, check_real, detectors_of, measure
 from erk_bench.evaluation.reference_sets import REFERENCES, check_resolution, load_real, reference_facts
 from erk_bench.fields import to_dict
 from erk_bench.finishing import Job, detector_keys, finished, is_kept, npz_path, wants_images
-from erk_bench.networks.latents import DECODERS
-from erk_bench.networks.sizes import architecture
 from erk_bench.reporting.records import (
     MetricRecord,
     Record,
@@ -46,7 +44,7 @@ from erk_bench.storage.launches import LOCKS, working_on
 from erk_bench.storage.store import DAMAGED, RunStore, Timing, set_aside
 from erk_bench.storage.writer import BlockWriter
 from erk_bench.user_solver import facts_of
-from erk_bench.worker import assets_of, check_draws, network_init, pick_device
+from erk_bench.worker import assets_of, check_draws, pick_device
 
 ASK_AGAIN_S = 0.2  # after a block that another process computes
 
@@ -72,12 +70,11 @@ def check_enough(spec: RunSpec) -> None:
 
 
 def check_reference(spec: RunSpec) -> None:
-    """Refuse a reference that cannot serve the metrics or the model before any image is made."""
+    """Refuse networks, metrics or a reference that do not fit together before any image is made."""
     assets = assets_of(spec)
-    load_real(spec.metrics, assets)
-    declared = spec.model.weights.architecture
-    init = architecture(declared) if declared else network_init(spec.model.weights, assets)
-    resolution = init["img_resolution"] * DECODERS[spec.model.decoder].factor
+    check_networks(spec)
+    resolution = check_images(spec)
+    check_real(spec.metrics, len(spec.seed_range), load_real(spec.metrics, assets))
     check_resolution(spec.metrics, assets, resolution)
 
 

@@ -385,7 +385,10 @@ def test_table_compares_with_its_reference(
 
 def test_too_few_seeds_are_told_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "seeds=0-9", f"out={tmp_path / 'runs'}"]) == 2
-    assert "use more seeds, or metrics.num_groups=5" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        "10 images are too few for 50 jackknife groups, which need 100; use more seeds, at least 500" in told
+    )
     assert not (tmp_path / "runs").exists()
 
 

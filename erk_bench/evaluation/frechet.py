@@ -181,7 +181,7 @@ def nested_subsets(groups: Tensor, num_groups: int) -> list[Tensor]:
     if fewest < 2:
         raise UserError(
             f"{count} images are too few for the Frechet distance at infinity: of its smallest subset of "
-            f"{sizes[0]} images {fewest} are left without some jackknife group; use more seeds"
+            f"{sizes[0]} images {fewest} are left without some jackknife group, and 2 are needed"
         )
     return subsets
 

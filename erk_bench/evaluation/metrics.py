@@ -22,15 +22,24 @@ from erk_bench.evaluation.frechet import (
     FrechetTarget,
     distances_without_groups,
     infinity_without_groups,
-    nested_subsets,
+)
+from erk_bench.evaluation.needs import (
+    NEIGHBORHOOD,
+    NUM_SPLITS,
+    SHUFFLE_SEED,
+    Lack,
+    check_sizes,
+    groups_of,
+    kernel_lack,
+    neighbours_lack,
+    refuse_lack,
+    splits_lack,
+    splits_of,
+    subsets_lack,
 )
 from erk_bench.evaluation.neighbours import precision_recall_without_groups, unbiased_kernel_distances
 from erk_bench.evaluation.references import Real
 from erk_bench.spec import MetricsSpec
-
-NEIGHBORHOOD = 3  # k of precision and recall (arXiv 1904.06991)
-NUM_SPLITS = 10  # of the Inception Score
-SHUFFLE_SEED = 2020  # torch-fidelity's default, for the splits and the KID subsets
 
 
 class Extracted(NamedTuple):
@@ -65,12 +74,9 @@ def jackknife_error(replicates: Sequence[float]) -> float:
 def split_groups(count: int, num_groups: int) -> Tensor:
     """Group number of each of `count` images, int64: contiguous, sizes differing by one at most."""
     if count < 2 * num_groups:
-        raise UserError(
-            f"{count} images are too few for {num_groups} jackknife groups; use more seeds, or "
-            f"metrics.num_groups={max(count // 2, 2)}"
-        )
-    sizes = [len(part) for part in np.array_split(np.arange(count), num_groups)]
-    return torch.repeat_interleave(torch.arange(num_groups), torch.tensor(sizes))
+        names = MetricsSpec(names=("-",), reference="-", num_groups=num_groups)
+        check_sizes(names, [], count)
+    return groups_of(count, num_groups)
 
 
 def frechet(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec) -> dict[str, Measured]:
@@ -92,17 +98,7 @@ def precision_recall(
 ) -> dict[str, Measured]:
     """Improved precision and recall (arXiv 1904.06991), k = 3."""
     real_features = _features(real)
-    fewest = len(groups) - int(groups.bincount().max())
-    if fewest <= NEIGHBORHOOD:
-        raise UserError(
-            f"without a jackknife group {fewest} of {len(groups)} images are left, too few for recall with "
-            f"k = {NEIGHBORHOOD}; use more seeds"
-        )
-    if len(real_features) <= NEIGHBORHOOD:
-        raise UserError(
-            f"the reference has {len(real_features)} images, too few for precision with k = {NEIGHBORHOOD}; "
-            "make its features from more images"
-        )
+    refuse_lack(spec, neighbours_lack, len(groups), len(real_features))
     found = precision_recall_without_groups(
         images.features, real_features, groups, spec.num_groups, NEIGHBORHOOD
     )
@@ -120,12 +116,7 @@ def kernel_distance(
     The replicates are of the unbiased estimate over all images, of which the subsets' mean is a noisier copy.
     """
     real_features = _features(real)
-    smallest = min(len(images.features), len(real_features))
-    if spec.kid_subset_size > smallest:
-        raise UserError(
-            f"metrics.kid_subset_size is {spec.kid_subset_size} but a set has only {smallest} images; "
-            f"use more seeds, or metrics.kid_subset_size={smallest}"
-        )
+    refuse_lack(spec, kernel_lack, len(images.features), len(real_features))
     from torch_fidelity.metric_kid import kid_features_to_metric  # here: it takes seconds to import
 
     value = kid_features_to_metric(
@@ -152,14 +143,9 @@ def inception_score(
             "the Inception Score needs class logits, and this metric's detector gives none; leave it out of "
             "metrics.names"
         )
-    from torch_fidelity.metric_isc import isc_features_to_metric
-
-    value = isc_features_to_metric(images.logits, NUM_SPLITS, True, SHUFFLE_SEED)
     count = len(images.logits)
-    order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(count))
-    split = torch.empty(count, dtype=torch.int64)
-    for index in range(NUM_SPLITS):
-        split[order[index * count // NUM_SPLITS : (index + 1) * count // NUM_SPLITS]] = index
+    refuse_lack(spec, splits_lack, count)
+    split = splits_of(count)
     log_p = images.logits.double().log_softmax(dim=1)
     p = log_p.exp()
     cell = split * spec.num_groups + groups
@@ -171,14 +157,28 @@ def inception_score(
     negentropy = torch.zeros(cells, dtype=torch.float64).index_add_(0, cell, each).reshape(shape)
 
     left = number.sum(1, keepdim=True) - number
-    if not left.all():
-        raise UserError(
-            f"of {count} images one of {NUM_SPLITS} splits has none left without some jackknife group; use "
-            f"more seeds for the Inception Score, or more groups than metrics.num_groups={spec.num_groups}"
-        )
-    mean = (total.sum(1, keepdim=True) - total) / left[..., None]
-    kl = (negentropy.sum(1, keepdim=True) - negentropy) / left - (mean * mean.log()).sum(-1)
-    return {"inception_score": Measured(value["inception_score_mean"], tuple(kl.exp().mean(0).tolist()))}
+    # Of a class that only the left group has, rounding may leave a little less than nothing.
+    mean = ((total.sum(1, keepdim=True) - total) / left[..., None]).clamp(min=0)
+    kl = (negentropy.sum(1, keepdim=True) - negentropy) / left - torch.xlogy(mean, mean).sum(-1)
+    return {"inception_score": Measured(_score(images.logits), tuple(kl.exp().mean(0).tolist()))}
+
+
+def _score(logits: Tensor) -> float:
+    """torch-fidelity's Inception Score of class logits [N, K], bit for bit where it is a number.
+
+    Where a class has probability 0 in a whole split, theirs is 0 times minus infinity; its limit is 0.
+    """
+    count = len(logits)
+    order = np.random.RandomState(SHUFFLE_SEED).permutation(count)
+    shuffled = logits[order].double()
+    p, log_p = shuffled.softmax(dim=1), shuffled.log_softmax(dim=1)
+    scores = []
+    for index in range(NUM_SPLITS):
+        part = slice(index * count // NUM_SPLITS, (index + 1) * count // NUM_SPLITS)
+        mean = p[part].mean(dim=0)
+        gain = p[part] * (log_p[part] - mean.log())
+        scores.append(gain.where(mean > 0, 0.0).sum(dim=1).mean().exp().item())
+    return float(np.mean(scores))
 
 
 def _features(real: Real | None) -> Tensor:
@@ -228,17 +228,21 @@ def detectors_of(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(METRICS[name].detector for name in names))
 
 
-def check_count(spec: MetricsSpec, count: int) -> None:
-    """Refuse a number of images that is too small for the groups, the KID subsets or those of FD-infinity."""
-    groups = split_groups(count, spec.num_groups)
-    families = {METRICS[name].family for name in spec.names}
-    if frechet_infinity in families:
-        nested_subsets(groups, spec.num_groups)
-    if kernel_distance in families and spec.kid_subset_size > count:
-        raise UserError(
-            f"metrics.kid_subset_size is {spec.kid_subset_size} but there are only {count} images; use more "
-            f"seeds, or metrics.kid_subset_size={count}"
-        )
+def check_count(spec: MetricsSpec, count: int, more: str = "more seeds, at least {}") -> None:
+    """Refuse a number of images that is too small for a metric. more: how to ask for more images."""
+    families = dict.fromkeys(METRICS[name].family for name in spec.names)
+    check_sizes(spec, [(LACKS[family], None) for family in families if family in LACKS], count, more)
+
+
+def check_real(spec: MetricsSpec, count: int, real: Mapping[str, Real]) -> None:
+    """Refuse sets, of `count` images and of the real ones, that are too small for a metric."""
+    lacks = []
+    for metric in (METRICS[name] for name in spec.names):
+        found = real.get(metric.detector)
+        features = None if found is None else found.features
+        if metric.family in LACKS:
+            lacks.append((LACKS[metric.family], None if features is None else len(features)))
+    check_sizes(spec, list(dict.fromkeys(lacks)), count)
 
 
 def check_dimensions(detector: str, images: Extracted, real: Real) -> None:
@@ -276,6 +280,14 @@ def measure(
         measured[name] = families[key][metric.part]
     return measured
 
+
+# What the families lack where there are too few images; every one needs two for each jackknife group.
+LACKS: dict[Family, Lack] = {
+    frechet_infinity: subsets_lack,
+    precision_recall: neighbours_lack,
+    kernel_distance: kernel_lack,
+    inception_score: splits_lack,
+}
 
 # Figures of different detectors are different metrics; the usual names mean their usual detector.
 METRICS: dict[str, Metric] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ from erk_bench.evaluation.metrics import (
     METRICS,
     Extracted,
     check_count,
+    check_real,
     detectors_of,
     frechet,
     frechet_infinity,
@@ -557,8 +560,80 @@ def test_too_few_images_for_recall() -> None:
 @pytest.mark.parametrize("count", [8, 20])
 def test_too_few_images_for_the_splits_of_the_inception_score(count: int) -> None:
     images = example(count, 2)
-    with pytest.raises(UserError, match=r"more seeds.*metrics\.num_groups=2"):
+    with pytest.raises(
+        UserError, match=f"of {count} images one of the 10 splits .* use more seeds, at least"
+    ):
         inception_score(images, None, split_groups(count, 2), metrics_spec(2))
+
+
+def advised(told: str, spec: MetricsSpec, count: int) -> list[tuple[MetricsSpec, int]]:
+    """What an error advises: other numbers of images, or other settings."""
+    found = [(spec, int(number)) for number in re.findall(r"more seeds, at least (\d+)", told)]
+    settings = {name: int(value) for name, value in re.findall(r"metrics\.(\w+)=(\d+)", told)}
+    return found + ([(dataclasses.replace(spec, **settings), count)] if settings else [])
+
+
+@pytest.mark.parametrize("num_groups", [2, 3, 7, 50])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 19, 21, 33, 99])
+def test_what_an_error_advises_works(count: int, num_groups: int) -> None:
+    """For every metric alone and all together; nothing is refused later than here."""
+    for names in (*((name,) for name in DIGITS), DIGITS):
+        spec = MetricsSpec(names=names, reference="digits", num_groups=num_groups, kid_subset_size=30)
+        try:
+            check_count(spec, count)
+        except UserError as error:
+            told = str(error)
+            assert str(count) in told and "\n" not in told and told.count("num_groups=") <= 1
+            advice = advised(told, spec, count)
+            assert advice and any(number > count for _, number in advice)
+            for better, number in advice:
+                check_count(better, number)
+        else:
+            images = example(count, 2)
+            real = {"digits": real_of(example(40, 3))}
+            found = measure(spec, {"digits": images}, real)
+            assert all(math.isfinite(x) for item in found.values() for x in (item.value, *item.replicates))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_real", "told"),
+    [
+        (
+            "kid_digits",
+            20,
+            "kid_subset_size is 30 but the reference has only 20 images; use metrics.kid_subs",
+        ),
+        ("kid_digits", 1, "the reference has only 1 images; use a reference of more images"),
+        ("precision_digits", 3, "the reference has 3 images, too few for precision .* needs 4; use a refer"),
+        ("recall_digits", 2, "the reference has 2 images"),
+    ],
+)
+def test_too_few_real_images_are_told_before_sampling(name: str, num_real: int, told: str) -> None:
+    spec = MetricsSpec(names=(name,), reference="digits", num_groups=4, kid_subset_size=30)
+    real = {"digits": real_of(example(num_real, 3))}
+    check_count(spec, 60)
+    with pytest.raises(UserError, match=told) as caught:
+        check_real(spec, 60, real)
+    for better, number in advised(str(caught.value), spec, 60):
+        check_real(better, number, real)
+    check_real(spec, 60, {"digits": real_of(example(30, 3))})
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 10])
+@pytest.mark.parametrize("scale", [1e4, -1e4, 3e38])
+def test_inception_score_where_probabilities_underflow(num_classes: int, scale: float) -> None:
+    """One-hot logits: 0 log 0 is 0, and classes in equal parts give their number."""
+    count = 400
+    classes = torch.arange(count) % num_classes
+    logits = torch.nn.functional.one_hot(classes, 10).float() * scale
+    images = Extracted(torch.zeros(count, 4), logits)
+    found = inception_score(images, None, split_groups(count, 5), metrics_spec(5))["inception_score"]
+    assert all(map(math.isfinite, (found.value, *found.replicates)))
+    if num_classes == 1:
+        assert found.value == pytest.approx(1.0) and found.replicates == pytest.approx([1.0] * 5)
+    elif scale > 0:
+        assert 0.8 * num_classes < found.value <= num_classes + 1e-9
+        assert all(0.8 * num_classes < x <= num_classes + 1e-9 for x in found.replicates)
 
 
 @pytest.mark.parametrize(("count", "num_real"), [(50, 90), (90, 50)])

@@ -1,0 +1,148 @@
+"""How many images each metric needs, said before any of them is made, with a setting that would do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from erk_bench.errors import UserError
+from erk_bench.evaluation.frechet import nested_subsets
+from erk_bench.spec import MetricsSpec
+
+NEIGHBORHOOD = 3  # k of precision and recall (arXiv 1904.06991)
+NUM_SPLITS = 10  # of the Inception Score
+SHUFFLE_SEED = 2020  # torch-fidelity's default, for the splits and the KID subsets
+MOST_TRIED = 2_000  # numbers of images, and of groups, among which an advice is looked for
+
+# What a family of metrics lacks with so many images and real ones (None: not known), "" for nothing.
+Lack = Callable[[MetricsSpec, int, int | None], str]
+
+
+def groups_of(count: int, num_groups: int) -> Tensor:
+    """Group number of each of `count` images, int64: contiguous, sizes differing by one at most."""
+    sizes = [len(part) for part in np.array_split(np.arange(count), num_groups)]
+    return torch.repeat_interleave(torch.arange(num_groups), torch.tensor(sizes))
+
+
+def splits_of(count: int) -> Tensor:
+    """Split of the Inception Score that each of `count` images is in, int64: torch-fidelity's."""
+    order = torch.from_numpy(np.random.RandomState(SHUFFLE_SEED).permutation(count))
+    split = torch.empty(count, dtype=torch.int64)
+    for index in range(NUM_SPLITS):
+        split[order[index * count // NUM_SPLITS : (index + 1) * count // NUM_SPLITS]] = index
+    return split
+
+
+def groups_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """Every metric: two images for each jackknife group."""
+    if count >= 2 * spec.num_groups:
+        return ""
+    return (
+        f"{count} images are too few for {spec.num_groups} jackknife groups, which need {2 * spec.num_groups}"
+    )
+
+
+def neighbours_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """Precision and recall: more than k images, also without any group, and more than k real ones."""
+    fewest = count - -(-count // spec.num_groups)
+    if fewest <= NEIGHBORHOOD:
+        return (
+            f"without a jackknife group {fewest} of {count} images are left, too few for recall with "
+            f"k = {NEIGHBORHOOD}, which needs {NEIGHBORHOOD + 1}"
+        )
+    if real is not None and real <= NEIGHBORHOOD:
+        return (
+            f"the reference has {real} images, too few for precision with k = {NEIGHBORHOOD}, which needs "
+            f"{NEIGHBORHOOD + 1}"
+        )
+    return ""
+
+
+def kernel_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """KID: subsets no larger than either set."""
+    for number, what in ((count, "there are only {} images"), (real, "the reference has only {} images")):
+        if number is not None and spec.kid_subset_size > number:
+            return f"metrics.kid_subset_size is {spec.kid_subset_size} but {what.format(number)}"
+    return ""
+
+
+def splits_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """Inception Score: no split empty, also without any group."""
+    cells = splits_of(count) * spec.num_groups + groups_of(count, spec.num_groups)
+    number = cells.bincount(minlength=NUM_SPLITS * spec.num_groups).reshape(NUM_SPLITS, spec.num_groups)
+    if (number.sum(1, keepdim=True) - number).all():
+        return ""
+    return (
+        f"of {count} images one of the {NUM_SPLITS} splits of the Inception Score has none left without one "
+        f"of the {spec.num_groups} jackknife groups"
+    )
+
+
+def subsets_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """Frechet distance at infinity: two images in its smallest subset, also without any group."""
+    try:
+        nested_subsets(groups_of(count, spec.num_groups), spec.num_groups)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def refuse_lack(spec: MetricsSpec, lack: Lack, count: int, real: int | None = None) -> None:
+    """Raise UserError, with a setting that works, where a family of metrics lacks images."""
+    check_sizes(spec, [(lack, real)], count)
+
+
+def check_sizes(
+    spec: MetricsSpec,
+    lacks: Sequence[tuple[Lack, int | None]],
+    count: int,
+    more: str = "more seeds, at least {}",
+) -> None:
+    """Raise UserError where `count` images, or the real ones, are too few.
+
+    lacks: of the families of metrics, each with its number of real images. more: how to ask for more images.
+    """
+
+    def problem(spec: MetricsSpec, count: int) -> str:
+        told = groups_lack(spec, count, None)
+        return told or next(filter(None, (lack(spec, count, real) for lack, real in lacks)), "")
+
+    told = problem(spec, count)
+    if not told:
+        return
+    advice = []
+    least = max(2 * spec.num_groups, count + 1)
+    if any(lack is kernel_lack for lack, _ in lacks):
+        least = max(least, spec.kid_subset_size)
+    enough = next((n for n in range(least, least + MOST_TRIED) if not problem(spec, n)), None)
+    if enough is not None:
+        advice.append(more.format(enough))
+    other = next((each for each in _others(spec, count, lacks) if not problem(each, count)), None)
+    if other is not None:
+        changed = [
+            f"metrics.{name}={getattr(other, name)}"
+            for name in ("num_groups", "kid_subset_size")
+            if getattr(other, name) != getattr(spec, name)
+        ]
+        advice.append(" ".join(changed))
+    if not advice or "reference has" in told:
+        advice.append("a reference of more images ('erk-bench reference keep_features=true')")
+    raise UserError(f"{told}; use {', or '.join(advice)}")
+
+
+def _others(spec: MetricsSpec, count: int, lacks: Sequence[tuple[Lack, int | None]]) -> Iterator[MetricsSpec]:
+    """The same metrics with other settings, the nearest first."""
+    sets = [count, *(real for lack, real in lacks if lack is kernel_lack and real is not None)]
+    size = min(spec.kid_subset_size, *sets)
+    if size < 2:
+        return
+    fitting = dataclasses.replace(spec, kid_subset_size=size)
+    most = count // 2
+    fewer = range(min(spec.num_groups, most), 1, -1)
+    greater = range(spec.num_groups + 1, min(most, spec.num_groups + MOST_TRIED) + 1)
+    for num_groups in (*fewer, *greater):
+        yield dataclasses.replace(fitting, num_groups=num_groups)
