@@ -17,17 +17,16 @@ from erk_bench import launch, stages
 from erk_bench.analysis.figures import to_csv
 from erk_bench.analysis.trajectories import Found, observe
 from erk_bench.analysis.trajectory_figures import by_step, correlation, quantile, trajectory_figure
-from erk_bench.block_sampling import draw_block, pose_of
+from erk_bench.block_sampling import draw_block
 from erk_bench.console import wide_console
+from erk_bench.equations import equation_of
 from erk_bench.errors import UserError
 from erk_bench.files import write_atomic
 from erk_bench.reporting.figures import to_bytes
-from erk_bench.sampling.corrections import CORRECTIONS
-from erk_bench.sampling.sample import check_paired
+from erk_bench.sampling.equation import correction_part
 from erk_bench.settings import whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
-from erk_bench.user_solver import solver_of
 from erk_bench.worker import check_draws, memory_guard, pick_device
 
 
@@ -65,15 +64,17 @@ def _check(spec: RunSpec, images: int) -> None:
             f"images is {images}; it must be 1 to {limit}, the fewer of seeds={spec.seeds} and "
             f"block_size={spec.block_size}"
         )
-    check_paired(solver_of(spec.solver), spec.solver.name, "erk_guid")
+    equation = equation_of(spec)
+    equation.check_corrected(correction_part("erk_guid"))
     if spec.solver.s_churn:
         raise UserError(
             f"analyze needs deterministic steps, and solver.s_churn is {spec.solver.s_churn:g}; set it to 0"
         )
-    if spec.guidance.stateful:
+    if equation.keeps_state:
+        momentum = equation.guidance.options["momentum"]
         raise UserError(
-            f"guidance.momentum is {spec.guidance.momentum:g}: such a drift depends on earlier evaluations "
-            "and has no Jacobian; set guidance.momentum=0"
+            f"guidance.momentum is {momentum:g}: such a drift depends on earlier evaluations and has no "
+            "Jacobian; set guidance.momentum=0"
         )
     check_draws(spec)
 
@@ -85,12 +86,14 @@ def _observed(spec: RunSpec, images: int, iterations: int) -> tuple[Found, int]:
     plain = dataclasses.replace(spec, compile=False)  # compiled networks have no forward-mode derivative
     with memory_guard(spec):
         drawn = draw_block(plain, list(spec.seed_range)[:images], device)
-        problem = pose_of(plain, drawn)
-        correct = CORRECTIONS[spec.correction.name](spec.correction.w_stiff, spec.correction.w_con)
+        equation = equation_of(plain)
+        problem = equation.problem(drawn.net, drawn.guide)
         noise = drawn.noise.to(getattr(torch, spec.dtype))
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(f"{images} trajectories", total=len(problem.run.steps()))
-            found = observe(problem, noise, drawn.labels, correct, iterations, lambda: bar.advance(task))
+            found = observe(
+                problem, noise, drawn.labels, equation.correct(), iterations, lambda: bar.advance(task)
+            )
     return found, noise[0].numel()
 
 

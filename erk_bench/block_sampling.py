@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from erk_bench.checking import Shape, check_shapes
+from erk_bench.equations import equation_of
 from erk_bench.errors import UserError
 from erk_bench.networks.denoiser import DenoiserNetwork
-from erk_bench.sampling.grid import sample_grid
-from erk_bench.sampling.sample import Problem, pose, sample_counted
+from erk_bench.sampling.grid import solve_grid
+from erk_bench.sampling.sample import solve
 from erk_bench.sampling.seeds import SeededDraws, initial
-from erk_bench.spec import RunSpec
+from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.storage.store import ImageBlock
-from erk_bench.user_solver import solver_of
 from erk_bench.worker import assets_of, check_draws, decoder, memory_guard, network
-
-# Options of `sample` beside those that say which equation is solved.
-STEPWISE = ("w_stiff", "w_con", "s_churn", "s_min", "s_max", "s_noise")
 
 
 class SampledBlock(NamedTuple):
@@ -70,13 +68,10 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
     with memory_guard(spec):
         start = time.perf_counter()
         drawn = draw_block(spec, seeds, device)
-        sampled = sample_counted(
-            drawn.net,
-            drawn.noise,
-            drawn.labels,
-            **sampler_options(spec, drawn.guide),
-            fresh_noise=drawn.draws.normal_like,
-        )
+        sampled = solve(
+            equation_of(spec), drawn.net, drawn.noise, drawn.labels,
+            guide=drawn.guide, fresh_noise=drawn.draws.normal_like,
+        )  # fmt: skip
         error = _not_finite(spec, seeds, sampled.x)
         if error:
             raise error
@@ -100,14 +95,14 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
         drawn = draw_block(spec, seeds, device)
         # The plain run may come first, and names no correction.
         corrected = next((each for each in specs if each.correction.w_stiff), spec)
-        options = sampler_options(corrected, drawn.guide)
-        sampled = sample_grid(
+        sampled = solve_grid(
+            equation_of(corrected),
             drawn.net,
             drawn.noise,
             drawn.labels,
             cells=[(each.correction.w_stiff, each.correction.w_con) for each in specs],
+            guide=drawn.guide,
             branch_limit=spec.block_size,
-            **{name: value for name, value in options.items() if name not in STEPWISE},
         )
         errors = [
             _not_finite(each, seeds, sampled.states[rows])
@@ -127,10 +122,13 @@ def is_tree(specs: Sequence[RunSpec]) -> bool:
     """Whether runs on the same seeds differ in one correction's settings alone and can share trajectories."""
     return (
         len({spec.baseline.digest for spec in specs}) == 1
-        and len({spec.correction.name for spec in specs if spec.correction.w_stiff}) <= 1
-        and not specs[0].solver.s_churn
-        and not specs[0].guidance.stateful
+        and len({_method(spec.correction) for spec in specs if spec.correction.w_stiff}) <= 1
+        and all(equation_of(spec).shares for spec in specs)
     )
+
+
+def _method(correction: CorrectionSpec) -> CorrectionSpec:
+    return dataclasses.replace(correction, w_stiff=0.0, w_con=0.0)
 
 
 class Drawn(NamedTuple):
@@ -160,18 +158,6 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Dra
     classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
     moved = None if labels is None else _to_device(labels, device)
     return Drawn(net, guide, draws, _to_device(noise, device), moved, classes)
-
-
-def pose_of(spec: RunSpec, drawn: Drawn) -> Problem:
-    """The equation that the spec solves, and at which noise levels."""
-    own = dict(spec.solver.options)
-    left_out = (*STEPWISE, "correction", *own)
-    options = sampler_options(spec, drawn.guide)
-    return pose(
-        drawn.net,
-        solver_options=own,
-        **{name: value for name, value in options.items() if name not in left_out},
-    )
 
 
 def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | None:
@@ -208,37 +194,3 @@ def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
         return host
 
     return wait
-
-
-def sampler_options(spec: RunSpec, guide: Callable[..., Tensor] | None) -> Mapping[str, Any]:
-    """The spec as options of `sample`."""
-    return {
-        "solver": solver_of(spec.solver),
-        **dict(spec.solver.options),
-        "denoise_to_zero": spec.solver.denoise_to_zero,
-        "afs": spec.solver.afs,
-        "num_steps": spec.schedule.num_steps,
-        "w_stiff": spec.correction.w_stiff,
-        "w_con": spec.correction.w_con,
-        "correction": spec.correction.name,
-        "guide": guide,
-        "guidance": spec.guidance.weight,
-        **_guidance_method(spec),
-        "guidance_interval": spec.guidance.interval,
-        "schedule": spec.schedule.name,
-        "sigma_min": spec.schedule.sigma_min,
-        "sigma_max": spec.schedule.sigma_max,
-        "rho": spec.schedule.rho,
-        "dtype": getattr(torch, spec.dtype),
-        "s_churn": spec.solver.s_churn,
-        "s_min": spec.solver.s_min,
-        "s_max": spec.solver.s_max,
-        "s_noise": spec.solver.s_noise,
-    }
-
-
-def _guidance_method(spec: RunSpec) -> Mapping[str, Any]:
-    """The guidance's name and own options, where they are not those that `sample` takes by itself."""
-    if spec.guidance.name in ("none", "cfg", "autoguidance"):
-        return {}
-    return {"guidance_method": spec.guidance.name, "guidance_options": spec.guidance.options}

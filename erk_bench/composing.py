@@ -17,24 +17,24 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from erk_bench import plugins
 from erk_bench.checking import check_names
 from erk_bench.config_files import config_folder
-from erk_bench.declared import declared_step
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.fields import build
-from erk_bench.files import file_sha256
 from erk_bench.grids import Cell, Grid, check_cells, read_grid
 from erk_bench.interpolations import check_name, check_value
 from erk_bench.presets import preset_files, read_preset
 from erk_bench.reporting.tracker import TrackerSpec
+from erk_bench.sampling.corrections import CORRECTIONS
 from erk_bench.sampling.guidance import GUIDANCES
-from erk_bench.sampling.schedules import DEFAULT_RHO
+from erk_bench.sampling.options import Row, defaults_of
+from erk_bench.sampling.schedules import SCHEDULES, check_levels
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.settings import is_whole
-from erk_bench.spec import RunSpec, SolverSpec
+from erk_bench.spec import CorrectionSpec, GuidanceSpec, RunSpec, ScheduleSpec, SolverSpec
 from erk_bench.storage.assets import Assets
 from erk_bench.table_files import check_rows, read_table, without_published
-from erk_bench.user_solver import split_path
 from erk_bench.yaml_files import is_line, read_yaml
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
@@ -44,6 +44,15 @@ METHOD_SETTINGS = (
     "model", "solver", "schedule", "guidance", "correction", "class_label", "track", "metrics.reference",
     "metrics.real_features",
 )  # fmt: skip
+
+
+# The parts of an equation: their tables, and what a run holds of them.
+PARTS: dict[str, tuple[Mapping[str, Row], type[Any]]] = {
+    "solver": (SOLVERS, SolverSpec),
+    "schedule": (SCHEDULES, ScheduleSpec),
+    "guidance": (GUIDANCES, GuidanceSpec),
+    "correction": (CORRECTIONS, CorrectionSpec),
+}
 
 
 def groups() -> dict[str, list[str]]:
@@ -58,6 +67,7 @@ def groups() -> dict[str, list[str]]:
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """configs/NAME.yaml with overrides, as plain values. Raises UserError suggesting the nearest name."""
     choices = groups() if name == "run" else {}
+    overrides = _with_code(overrides)
     chosen = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -92,6 +102,23 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         ) from error
 
 
+# Whose settings a user's own code begins with.
+BASES = {"guidance": "cfg", "correction": "erk_guid"}
+
+
+def _with_code(overrides: Sequence[str]) -> list[str]:
+    """The overrides, KIND=FILE.py:NAME as KIND.path=FILE.py:NAME, which begins with the settings of BASES."""
+    found = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        found.append(f"{key}.path={value}" if key in PARTS and plugins.is_address(value) else override)
+    given = {override.partition("=")[0] for override in found}
+    bases = [
+        f"{kind}={base}" for kind, base in BASES.items() if f"{kind}.path" in given and kind not in given
+    ]
+    return [*bases, *found]
+
+
 def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Hydra's composition, of which the part that only depends on the chosen groups is kept."""
     for override in overrides:
@@ -105,8 +132,9 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         override for override, one in zip(overrides, parsed, strict=True) if one.key_or_group in groups()
     )
     config = copy.deepcopy(_chosen(name, str(config_folder().resolve()), picks if name == "run" else ()))
-    # The options of a user's own solver are in no config file; its function says which there are.
-    added = ("solver.",) if any(one.key_or_group == "solver.path" for one in parsed) else ()
+    # The options of a user's own code are in no config file; its function says which there are.
+    given = {one.key_or_group for one in parsed}
+    added = ("schedule.sigmas", *(f"{kind}." for kind in PARTS if f"{kind}.path" in given))
     for one in parsed:
         if one.is_sweep_override():
             raise HydraException(f"'{one.input_line}' has several values; only 'erk-bench grid' takes them")
@@ -161,17 +189,23 @@ def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     assets = Assets.from_environment(bool(content["offline"]))
     guides = {role: model.pop(role, None) for role in {row.role for row in GUIDANCES.values()} if role}
     plain = {key: value for key, value in content.items() if key != "tracker"}
-    plain["solver"] = _solver(content["solver"])
+    if plain["schedule"].get("sigmas"):
+        plain["schedule"], plain["solver"] = _explicit(plain["schedule"], plain["solver"])
+    for kind in ("solver", "schedule", "correction"):
+        plain[kind] = _part(kind, plain[kind])
+    guidance = _part("guidance", guidance)
     model.pop("guidance_weight", None)  # guidance/*.yaml has read it
     model.pop("about", None)
-    row = GUIDANCES.get(str(guidance["name"]))
+    row = None if guidance.get("path") else GUIDANCES.get(str(guidance["name"]))
     role = row.role if row else None
+    if guidance.get("path"):
+        role = next((each for each in guides if guides[each]), "unconditional")
     if role and not guides[role]:
         raise UserError(
             f"model '{model['name']}' has no '{role}' network for guidance={guidance['name']}; choose "
             "guidance=none, or a model that has one (those with -guid- or -autog- in their names, or digits)"
         )
-    if row and role and row.active(guidance["weight"]):
+    if role and (row is None or row.active(guidance["weight"])):
         guidance["guide"] = _with_hash(guides[role], f"model.{role}", assets, fetch)
     model["weights"] = _with_hash(model["weights"], "model.weights", assets, fetch)
     if model.get("vae"):
@@ -182,32 +216,65 @@ def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     return build(RunSpec, {**plain, "model": model, "guidance": guidance})
 
 
-def _solver(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The solver's settings, its own options apart (those at their defaults left out), a file hashed."""
-    fields = {item.name for item in dataclasses.fields(SolverSpec)}
-    solver = {key: value for key, value in content.items() if key in fields}
-    options = {key: value for key, value in content.items() if key not in fields}
-    if solver.get("path"):
-        file, function = split_path(str(solver["path"]))
-        solver |= {"name": f"{file.stem}.{function}", "sha256": file_sha256(file)}
-        # Read, not imported: who plans, fetches or checks a manifest runs nobody's code. Where the text does
-        # not tell the defaults, every given option counts.
-        defaults = declared_step(file, function).options or {}
-    else:
-        row = SOLVERS.get(str(solver["name"]))
-        defaults = row.defaults if row else {}
-        for key in options:
-            if key not in defaults:
-                raise unknown_name(f"setting of solver '{solver['name']}'", key, [*defaults, *sorted(fields)])
-    given = {key: _like(value, defaults.get(key)) for key, value in options.items()}
-    solver["options"] = [[key, value] for key, value in sorted(given.items()) if value != defaults.get(key)]
-    return solver
-
-
 def _like(value: object, default: object) -> object:
     """Whole numbers given for a float option are floats."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(str(value)) if whole and isinstance(default, float) else value
+
+
+def _part(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's settings, its own options apart (those at their defaults left out), its code hashed."""
+    table, spec = PARTS[kind]
+    fields = {item.name for item in dataclasses.fields(spec)}
+    part = {key: value for key, value in content.items() if key in fields}
+    options = {key: value for key, value in content.items() if key not in fields}
+    if part.get("path"):
+        address = str(part["path"])
+        sha256 = plugins.code_sha256(address, f"{kind}.path")
+        part |= {"name": plugins.short_name(address), "sha256": sha256}
+        # Read, not imported: who plans, fetches or checks a manifest runs nobody's code. Where the text does
+        # not tell the defaults, every given option counts.
+        defaults = defaults_of(plugins.facts_of(kind, address))
+    else:
+        row = table.get(str(part["name"]))
+        defaults = defaults_of(row) if row else {}
+        for key in options:
+            if key not in defaults:
+                raise unknown_name(f"setting of {kind} '{part['name']}'", key, [*defaults, *sorted(fields)])
+    given = {key: _like(value, defaults.get(key)) for key, value in options.items()}
+    part["options"] = [[key, value] for key, value in sorted(given.items()) if value != defaults.get(key)]
+    return part
+
+
+def _explicit(
+    schedule: Mapping[str, Any], solver: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Schedule and solver where the noise levels are given one by one; a last 0 is the last step to zero."""
+    levels = _numbers(schedule["sigmas"])
+    to_zero = {"denoise_to_zero": True} if levels and levels[-1] == 0 else {}
+    levels = check_levels(levels[:-1] if to_zero else levels)
+    made = {"name": "sigmas", "num_steps": len(levels), "sigma_min": levels[-1], "sigma_max": levels[0]}
+    return {**made, "rho": SCHEDULES["polynomial"].rho, "sigmas": levels}, {**solver, **to_zero}
+
+
+def _numbers(given: object) -> list[float]:
+    """Noise levels as a list, or as the path of a file with one: numbers between spaces, commas or lines."""
+    texts = given if isinstance(given, list) else None
+    if isinstance(given, str):
+        file = Path(given).expanduser()
+        if not file.is_file():
+            raise UserError(
+                f"schedule.sigmas is '{given}'; expected levels as [80,10,1,0.1], or a text file of them"
+            )
+        texts = file.read_text(errors="replace").replace(",", " ").strip("[] \n").split()
+    try:
+        numbers = [float(str(text)) for text in texts or [given]]
+    except ValueError as error:
+        raise UserError(
+            f"schedule.sigmas is {given!r}, which holds no number: {error}; expected falling noise levels, "
+            "for example [80,10,1,0.1]"
+        ) from error
+    return numbers
 
 
 def _of_preset(overrides: Sequence[str]) -> list[str]:
@@ -221,7 +288,7 @@ def _of_preset(overrides: Sequence[str]) -> list[str]:
     solver = SOLVERS.get(given.get("solver", ""))
     if solver and "schedule" not in given and solver.schedule != "polynomial":
         found.append(f"schedule={solver.schedule}")
-        if solver.rho != DEFAULT_RHO[solver.schedule] and "schedule.rho" not in given:
+        if solver.rho != SCHEDULES[solver.schedule].rho and "schedule.rho" not in given:
             found.append(f"schedule.rho={solver.rho}")
     return found
 

@@ -1,52 +1,53 @@
-"""What the text of a user's solver file says about its step function; nothing in the file is run.
+"""What the text of a user's file says about a function in it; nothing in the file is run.
 
-Planning, fetching and checking manifests need the options and the identity of a run, not the solver itself,
-and the file may be anybody's.
+Planning, fetching and checking manifests need the options and the identity of a run, not the code itself, and
+the file may be anybody's.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from erk_bench.errors import UserError, unknown_name
-from erk_bench.sampling.steps import LEVELS, Step
-
-ARGUMENTS = ("slope", "x", "sigma", "sigma_next", "history")
+from erk_bench.sampling.options import LEVELS
 
 
-class DeclaredStep:
-    """Stands for a step function that is not imported: its signature, as far as the text tells it.
+class Declared:
+    """Stands for a function that is not imported: its signature, as far as the text tells it.
 
-    options: its options with their default values; None where only running the file would tell.
+    options: its options with their default values; None where only running the file would tell, and the
+    signature takes any.
     """
 
     def __init__(self, name: str, options: Mapping[str, object] | None) -> None:
         self.options = options
-        kind = inspect.Parameter.KEYWORD_ONLY
+        kind = inspect.Parameter
+        found = [kind(key, kind.KEYWORD_ONLY, default=value) for key, value in (options or {}).items()]
         self.__signature__ = inspect.Signature(
-            [inspect.Parameter(key, kind, default=value) for key, value in (options or {}).items()]
+            found if options is not None else [kind("options", kind.VAR_KEYWORD)]
         )
-        self._name = name
+        self.__name__ = name
 
-    def __call__(self, *_: Any, **__: Any) -> Step:
-        raise AssertionError(f"{self._name} was read, not imported")
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError(f"{self.__name__} was read, not imported")
 
 
-def check_arguments(name: str, file: Path, positional: list[str]) -> None:
-    """Refuse a function whose positional arguments are not a solver's."""
-    if len(positional) != len(ARGUMENTS):
+def check_arguments(kind: str, name: str, file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse a function of these positional arguments where a kind of code takes others."""
+    if len(found) != len(wanted):
         raise UserError(
-            f"{name} in '{file}' takes ({', '.join(positional)}); a solver takes ({', '.join(ARGUMENTS)}), "
+            f"{name} in '{file}' takes ({', '.join(found)}); a {kind} takes ({', '.join(wanted)}), "
             "and its options as keyword-only arguments with defaults"
         )
 
 
-def declared_step(file: Path, name: str) -> DeclaredStep:
-    """The step function `name` as the text of `file` declares it.
+def declared(file: Path, name: str, kind: str, wanted: Sequence[str]) -> Declared:
+    """The function `name` as the text of `file` declares it. wanted: the arguments that its kind takes.
 
     Raises UserError for a file that is no Python, and for a function that it cannot have.
     """
@@ -58,21 +59,23 @@ def declared_step(file: Path, name: str) -> DeclaredStep:
         if known:
             raise unknown_name(f"function in '{file}'", name, known)
     if len(functions) != 1 or bound.count(name) != 1 or functions[0].decorator_list:
-        return DeclaredStep(name, None)
+        return Declared(name, None)
     arguments = functions[0].args
     if not arguments.vararg:
         positional = [item.arg for item in (*arguments.posonlyargs, *arguments.args)]
-        check_arguments(name, file, positional)
+        check_arguments(kind, name, file, positional, wanted)
     constants = _constants(body, bound)
     options: dict[str, object] = {}
     for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         if item.arg == LEVELS:
             continue
+        if default is None:
+            raise UserError(f"option '{item.arg}' of {name} in '{file}' has no default; give it one")
         try:
             options[item.arg] = _value(default, constants)
         except ValueError:
-            return DeclaredStep(name, None)
-    return DeclaredStep(name, None if arguments.kwarg else options)
+            return Declared(name, None)
+    return Declared(name, None if arguments.kwarg else options)
 
 
 def _parsed(file: Path) -> ast.Module:
@@ -113,12 +116,22 @@ def _constants(body: list[ast.stmt], bound: list[str]) -> dict[str, object]:
     return found
 
 
-def _value(node: ast.expr | None, constants: Mapping[str, object]) -> object:
-    """A default value that is plain, or names a constant. Raises ValueError for any other."""
+# Of two numbers, in a default such as 2 / 3.
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+
+
+def _value(node: ast.expr, constants: Mapping[str, object]) -> object:
+    """A default value that is plain, names a constant, or is arithmetic of two numbers; else ValueError."""
     if isinstance(node, ast.Name) and node.id in constants:
         return constants[node.id]
-    if node is None:
-        raise ValueError
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        both = [
+            _value(side, {}) if isinstance(side, ast.Constant) else None for side in (node.left, node.right)
+        ]
+        if all(type(each) in (int, float) for each in both) and (both[1] or type(node.op) is not ast.Div):
+            return _ARITHMETIC[type(node.op)](*both)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:

@@ -9,15 +9,13 @@ import time
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from erk_bench.block_sampling import sampler_options
+from erk_bench.equations import equation_of
 from erk_bench.evaluation.detectors import DETECTORS, PUBLISHED_DIM
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.latents import DECODERS
-from erk_bench.sampling.sample import sample_counted
 from erk_bench.spec import RunSpec
 from erk_bench.storage.blocks import Worker
 from erk_bench.worker import assets_of, memory_guard, network_init, pick_device
@@ -28,20 +26,14 @@ CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing t
 
 def count_evaluations(spec: RunSpec) -> tuple[float, float]:
     """Evaluations of the main and of the guiding network for one image, counted on a one-pixel stand-in."""
-
-    def stand_in(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        return x * 0.5
-
-    guide = stand_in if spec.guidance.guide is not None else None
-    sampled = sample_counted(stand_in, torch.ones(1, 1, 1, 1), None, **sampler_options(spec, guide))
-    return sampled.nfe, sampled.nfe_guide
+    return equation_of(spec).count_evaluations(guided=spec.guidance.guide is not None)
 
 
 class Cost(NamedTuple):
     """Of one image: evaluations of the main and the guiding network, their FLOPs (a multiply-add is two), and
     bytes of its features and of its pixels.
 
-    Evaluations and FLOPs are NaN for a solver of the user's own: only running it would tell.
+    Evaluations and FLOPs are NaN for code of a user's own: only running it would tell.
     """
 
     nfe: float
@@ -54,10 +46,10 @@ class Cost(NamedTuple):
 def estimate(spec: RunSpec) -> Cost:
     """The cost of an image; of files that are not here, the published architecture is taken.
 
-    Runs no code of a user's own solver.
+    Runs no code of a user's own.
     """
     assets = assets_of(spec)
-    nfe, nfe_guide = (math.nan, math.nan) if spec.solver.path is not None else count_evaluations(spec)
+    nfe, nfe_guide = (math.nan, math.nan) if spec.own_code else count_evaluations(spec)
     init = network_init(spec.model.weights, assets)
     flops = nfe * evaluation_flops(json.dumps(init))
     if nfe_guide and spec.guidance.guide is not None:

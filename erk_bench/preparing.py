@@ -92,7 +92,7 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False, wor
         table.add_column(header, justify="left" if header == "run" else "right")
     evaluations, flops, features, pixels = 0.0, 0.0, 0, 0
     rows: list[list[float]] = []  # FLOPs of each run's blocks
-    unknown = list(dict.fromkeys(spec.solver.path for spec in specs if spec.solver.path is not None))
+    unknown = list(dict.fromkeys(path for spec in specs for path in spec.own_code))
     for spec in specs:
         name, done, total = _progress_of(spec)
         left = (total - done) * spec.block_size
@@ -117,7 +117,7 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False, wor
         )
     wide_console().print(table)
     kept = "" if specs[0].samples == "none" else f"; images {_size(pixels)} (samples=none keeps none)"
-    all_unknown = all(spec.solver.path is not None for spec in specs)
+    all_unknown = all(spec.own_code for spec in specs)
     work = (
         "evaluations that only a run can count"
         if all_unknown

@@ -31,6 +31,10 @@ MAX_SEEDS = 10_000_000  # of one run
 ACTS_AT_ONE = ("cfgpp",)
 
 
+def _short(value: bool | int | float | str) -> str:
+    return f"{value:g}" if type(value) is float else str(value)
+
+
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
@@ -71,17 +75,21 @@ class ModelSpec:
         check_file_name("model.name", self.name)
 
 
+Options = tuple[tuple[str, bool | int | float | str], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SolverSpec:
     """The ODE solver (key of SOLVERS), its own options, and its stochastic churn (0: deterministic).
 
     options: those that differ from the solver's defaults, by name. denoise_to_zero: a last step from
-    sigma_min to zero. afs: analytical first step, without an evaluation. path, sha256: FILE.py:FUNCTION of a
-    user's own step function, and the hash of the file.
+    sigma_min to zero. afs: analytical first step, without an evaluation. path, sha256: here as in schedules,
+    guidances and corrections, FILE.py:NAME or package.module:NAME of code of a user's own (see plugins), and
+    the hash of its file.
     """
 
     name: str = identity()
-    options: tuple[tuple[str, bool | int | float | str], ...] = extension(())
+    options: Options = extension(())
     denoise_to_zero: bool = extension(True)
     afs: bool = extension(False)
     path: str | None = execution(None)
@@ -99,13 +107,21 @@ class SolverSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSpec:
-    """The noise levels (key of SCHEDULES), from sigma_max to sigma_min, then zero."""
+    """The noise levels (key of SCHEDULES), from sigma_max to sigma_min, then zero.
+
+    sigmas: explicit noise levels above zero, falling; then the schedule is called "sigmas" and the other
+    fields say what they are.
+    """
 
     name: str = identity()
     num_steps: int = identity()
     sigma_min: float = identity()
     sigma_max: float = identity()
     rho: float = identity()
+    sigmas: tuple[float, ...] = extension(())
+    options: Options = extension(())
+    path: str | None = execution(None)
+    sha256: str = extension("")
 
     def __post_init__(self) -> None:
         _check(
@@ -124,7 +140,7 @@ class ScheduleSpec:
 class GuidanceSpec:
     """Model guidance (key of GUIDANCES), its weight, sigma interval (low, high] and guiding network.
 
-    eta, norm_threshold, momentum: options of single guidances; 0 where the guidance has none.
+    eta, norm_threshold, momentum: options of apg; 0 where the guidance has none. options: those of others.
     """
 
     name: str = identity()
@@ -134,6 +150,9 @@ class GuidanceSpec:
     eta: float = extension(0.0)
     norm_threshold: float = extension(0.0)
     momentum: float = extension(0.0)
+    options: Options = extension(())
+    path: str | None = execution(None)
+    sha256: str = extension("")
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -153,18 +172,13 @@ class GuidanceSpec:
     @property
     def active(self) -> bool:
         """Whether there is any guidance: it needs the guiding network."""
-        return self.weight != 1 or self.name in ACTS_AT_ONE
+        return self.weight != 1 or self.name in ACTS_AT_ONE or self.path is not None
 
     @property
-    def options(self) -> dict[str, float]:
+    def all_options(self) -> dict[str, bool | int | float | str]:
         """The guidance's own options that differ from their default, by name."""
         found = {"eta": self.eta, "norm_threshold": self.norm_threshold, "momentum": self.momentum}
-        return {name: value for name, value in found.items() if value != 0}
-
-    @property
-    def stateful(self) -> bool:
-        """Whether an evaluation depends on earlier ones, so that trajectories cannot be shared."""
-        return self.momentum != 0
+        return {**{name: value for name, value in found.items() if value != 0}, **dict(self.options)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +188,9 @@ class CorrectionSpec:
     name: str = identity()
     w_stiff: float = identity(0.0)
     w_con: float = identity(0.5)
+    options: Options = extension(())
+    path: str | None = execution(None)
+    sha256: str = extension("")
 
     def __post_init__(self) -> None:
         for name in ("w_stiff", "w_con"):
@@ -260,11 +277,6 @@ class RunSpec:
             self.workers is None or self.workers >= 1,
             f"workers is {self.workers}; it must be 1 or more, or null for one per device",
         )
-        _check(
-            not (self.correction.w_stiff and self.solver.s_churn),
-            f"correction.w_stiff {self.correction.w_stiff} with solver.s_churn {self.solver.s_churn}: "
-            "ERK-Guid needs deterministic sampling; set one of them to 0",
-        )
         self.seed_range  # noqa: B018 - checks the text
 
     @property
@@ -283,6 +295,12 @@ class RunSpec:
     def baseline(self) -> RunSpec:
         """The same run without its correction."""
         return dataclasses.replace(self, correction=CorrectionSpec(name="none"))
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The addresses of code of a user's own that sampling imports."""
+        parts = (self.solver, self.schedule, self.guidance, self.correction)
+        return tuple(part.path for part in parts if part.path is not None)
 
     @property
     def weights(self) -> tuple[WeightsSpec, ...]:
@@ -308,9 +326,10 @@ class RunSpec:
         parts += [f"{name}{value}" for name, value in self.solver.options]
         if self.guidance.active:
             parts.append(f"{self.guidance.name}{self.guidance.weight:g}")
-            parts += [f"{name}{value:g}" for name, value in self.guidance.options.items()]
+            parts += [f"{name}{_short(value)}" for name, value in self.guidance.all_options.items()]
         if self.correction.w_stiff:
             parts.append(f"{self.correction.name}{self.correction.w_stiff:g}c{self.correction.w_con:g}")
+            parts += [f"{name}{_short(value)}" for name, value in self.correction.options]
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts)
         return slug[:100]
 

@@ -23,6 +23,7 @@ import torch
 from erk_bench import stopping
 from erk_bench.block_sampling import is_tree
 from erk_bench.checking import check_images, check_names, check_networks
+from erk_bench.equations import equation_of
 from erk_bench.errors import DamagedError, UserError
 from erk_bench.evaluation.detectors import DETECTORS, detector_key
 from erk_bench.evaluation.metrics import Extracted, check_count, check_real, detectors_of, measure
@@ -43,7 +44,6 @@ from erk_bench.storage.export import export_npz
 from erk_bench.storage.launches import LOCKS, working_on
 from erk_bench.storage.store import DAMAGED, RunStore, Timing, set_aside
 from erk_bench.storage.writer import BlockWriter
-from erk_bench.user_solver import facts_of
 from erk_bench.worker import assets_of, check_draws, pick_device
 
 ASK_AGAIN_S = 0.2  # after a block that another process computes
@@ -269,7 +269,7 @@ def score(spec: RunSpec) -> Record:
             extracted[name] = Extracted(joined["features"], joined.get("logits"))
     if damaged:
         raise DamagedError.of(damaged)
-    if len(set(counts)) > 1 and not facts_of(spec.solver).adaptive:
+    if len(set(counts)) > 1 and not equation_of(spec, imported=False).solver.row.adaptive:
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
     measured = measure(spec.metrics, extracted, load_real(spec.metrics, assets_of(spec)))

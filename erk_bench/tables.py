@@ -112,7 +112,7 @@ def _guidance(spec: RunSpec) -> str:
     if not spec.guidance.active:
         return "no guidance"
     title = {"cfg": "CFG", "cfgpp": "CFG++", "apg": "APG"}.get(spec.guidance.name, spec.guidance.name)
-    options = "".join(f", {name} {value:g}" for name, value in spec.guidance.options.items())
+    options = "".join(f", {name} {value}" for name, value in spec.guidance.all_options.items())
     return f"{title} {spec.guidance.weight:g}{options}"
 
 

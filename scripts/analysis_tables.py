@@ -13,7 +13,7 @@ from torch import Tensor
 from erk_bench.analysis.figures import guiding_directions
 from erk_bench.analysis.measure import SIGMA_MAX, SIGMA_MIN, cosine, end_points, levels, measure
 from erk_bench.analysis.mixture import GaussianMixture, tree
-from erk_bench.sampling.corrections import CORRECTIONS, Corrected, Correction, erk_guid, no_correction
+from erk_bench.sampling.corrections import CORRECTIONS, Correct, Corrected, erk_guid, no_correction
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.solvers import heun_step
 from erk_bench.sampling.steps import Step
@@ -41,7 +41,7 @@ def alignment(mixture: GaussianMixture, start: Tensor) -> Iterator[str]:
             yield f"| {steps} | {low:g} to {high:g} | {int(rows.sum())} | {' | '.join(cells)} | {ratio:.3f} |"
 
 
-def flipped(correct: Correction) -> Correction:
+def flipped(correct: Correct) -> Correct:
     """The correction with its sign turned."""
 
     def turned(step: Step) -> Corrected:
@@ -51,7 +51,7 @@ def flipped(correct: Correction) -> Correction:
     return turned
 
 
-def along(direction: Callable[[Step], Tensor], correct: Correction) -> Correction:
+def along(direction: Callable[[Step], Tensor], correct: Correct) -> Correct:
     """As far as `correct` moves each sample, but along another direction [B, 2], towards the same side."""
 
     def moved(step: Step) -> Corrected:
@@ -90,7 +90,7 @@ def ends(mixture: GaussianMixture, start: Tensor) -> Iterator[str]:
     between the two sets."""
     exact = end_points(mixture, start, 32)
 
-    def row(name: str, correct: Correction) -> str:
+    def row(name: str, correct: Correct) -> str:
         cells = []
         for steps in COUNTS:
             run = Run(heun_step, 1, levels(steps), to_zero=False)
@@ -109,7 +109,7 @@ def ends(mixture: GaussianMixture, start: Tensor) -> Iterator[str]:
     for w_stiff, w_con in itertools.product((0.25, 0.408, 0.5, 0.75, 1.0), (0.1, 0.5, 2.0)):
         yield row(f"erk_guid ({w_stiff:g}, {w_con:g})", erk_guid(w_stiff, w_con))
     for name, strength, gate in OTHERS:
-        yield row(f"{name} ({strength:g}, {gate:g})", CORRECTIONS[name](strength, gate))
+        yield row(f"{name} ({strength:g}, {gate:g})", CORRECTIONS[name].make(strength, gate))
     control = erk_guid(0.5, 0.5)
     yield row("control: erk_guid (0.5, 0.5), sign flipped", flipped(control))
     yield row(

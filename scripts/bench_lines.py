@@ -38,7 +38,7 @@ from erk_bench.networks.checkpoint import make_network, read_checkpoint
 from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.sizes import architecture
 from erk_bench.sampling import corrections
-from erk_bench.sampling.corrections import Correction, erk_guid
+from erk_bench.sampling.corrections import Correct, erk_guid
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.sampling.steps import Node, Step
 from erk_bench.spec import RunSpec
@@ -171,7 +171,7 @@ def _step(shape: tuple[int, ...], device: torch.device) -> Step:
     return Step(x_next, node, Node(x + 0.01 * other, slope + 0.01 * other_slope, 1.0), 0.3, None)
 
 
-def _corrected(correct: Correction, step: Step) -> Tensor:
+def _corrected(correct: Correct, step: Step) -> Tensor:
     return correct(step).x_next
 
 
@@ -209,7 +209,7 @@ def sampling(scale: Scale) -> Iterator[Line]:
 
 @contextmanager
 def _plain_corrections() -> Iterator[None]:
-    with patch.dict(corrections.CORRECTIONS, erk_guid=plain_erk_guid):
+    with patch.dict(corrections.CORRECTIONS, erk_guid=corrections.Correction(plain_erk_guid)):
         yield
 
 
@@ -563,7 +563,10 @@ def profile(scale: Scale) -> dict[str, float]:
 
     detector = finishing.load_detector
     decode = block_sampling.decoder
-    rows = {name: timed_correction(each) for name, each in corrections.CORRECTIONS.items()}
+    rows = {
+        name: each._replace(make=timed_correction(each.make))
+        for name, each in corrections.CORRECTIONS.items()
+    }
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(DenoiserNetwork, "forward", timed("networks", DenoiserNetwork.forward)),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from erk_bench.networks.checkpoint import NETWORKS, Checkpoint
 from erk_bench.networks.denoiser import DenoiserNetwork
-from erk_bench.sampling.corrections import Corrected, Correction
+from erk_bench.sampling.corrections import Correct, Corrected
 from erk_bench.sampling.steps import Step
 
 
@@ -41,7 +41,7 @@ def unfolded(
     return network.eval().requires_grad_(False).to(device)
 
 
-def plain_erk_guid(w_stiff: float, w_con: float) -> Correction:
+def plain_erk_guid(w_stiff: float, w_con: float) -> Correct:
     """ERK-Guid as its formulas are written: every norm, direction and product by itself."""
 
     def norm(x: Tensor) -> Tensor:

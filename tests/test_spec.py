@@ -15,6 +15,7 @@ from erk_bench import spec as spec_module
 from erk_bench.cli import COMMANDS
 from erk_bench.composing import run_spec
 from erk_bench.diffusers import ERKGuidDPMSolverScheduler, ERKGuidHeunScheduler
+from erk_bench.equations import equation_of
 from erk_bench.errors import UserError
 from erk_bench.fields import build, identity_fields, to_dict
 from erk_bench.sampling.corrections import CORRECTIONS
@@ -34,10 +35,13 @@ IDENTITY = {
 }  # fmt: skip
 EXTENSIONS = {
     "model.vae.sha256", "model.vae_config.sha256", "compile", "solver.options", "solver.denoise_to_zero",
-    "solver.afs", "solver.sha256", "guidance.eta", "guidance.norm_threshold", "guidance.momentum",
+    "schedule.sigmas", "schedule.options", "schedule.sha256", "guidance.options", "guidance.sha256",
+    "correction.options", "correction.sha256", "solver.afs",
+    "solver.sha256", "guidance.eta", "guidance.norm_threshold", "guidance.momentum",
 }  # fmt: skip
 EXECUTION = {
     "model.weights.path", "guidance.guide.path", "model.vae.path", "solver.path",
+    "schedule.path", "guidance.path", "correction.path",
     "model.weights.architecture", "guidance.guide.architecture", "model.vae.architecture",
     "model.vae_config.path", "model.vae_config.architecture",
     "metrics.real_features", "samples", "offline",
@@ -52,7 +56,9 @@ CHANGED: dict[str, Any] = {
     "schedule.num_steps": 9, "block_size": 7, "metrics.num_groups": 7, "metrics.kid_subsets": 7,
     "metrics.kid_subset_size": 7, "compile": True, "model.vae.sha256": "d" * 64,
     "model.vae_config.sha256": "e" * 64, "samples": "png",
-    "solver.options": [["r", 0.4]], "solver.denoise_to_zero": False, "solver.afs": True,
+    "solver.options": [["r", 0.4]], "schedule.options": [["by", 2]], "guidance.options": [["by", 2.5]],
+    "correction.options": [["by", True]], "schedule.sigmas": [80.0, 1.0],
+    "solver.denoise_to_zero": False, "solver.afs": True,
     "offline": True, "device": "cuda", "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
 }  # fmt: skip
 
@@ -211,7 +217,7 @@ def test_erk_guid_refuses_churn() -> None:
     spec = put("correction", {"name": "erk_guid", "w_stiff": 1.0})
     spec["solver"] = {"name": "heun", "s_churn": 2.0}
     with pytest.raises(UserError, match="deterministic"):
-        build(RunSpec, spec)
+        equation_of(build(RunSpec, spec))
 
 
 @pytest.fixture(params=["0-0", "0-1999", "100000-149999"])

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erk_bench.errors import UserError
-from erk_bench.sampling.corrections import Corrected, Correction
+from erk_bench.sampling.corrections import Correct, Corrected
+from erk_bench.sampling.equation import Problem
 from erk_bench.sampling.loop import integrate
-from erk_bench.sampling.sample import Problem
 from erk_bench.sampling.steps import Node, Slope, Step
 
 TOLERANCE = 0.02  # of the residual |J v - lambda v| / |lambda|, for an eigenpair to count as found
@@ -94,7 +94,7 @@ def observe(
     problem: Problem,
     noise: Tensor,
     labels: Tensor | None,
-    correct: Correction,
+    correct: Correct,
     iterations: int = 50,
     progress: Callable[[], None] = lambda: None,
 ) -> Found:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
+from erk_bench.sampling.options import Allowed
 from erk_bench.sampling.steps import Node, Step
 
 NORM_EPS = 1e-8
@@ -24,7 +26,30 @@ class Corrected(NamedTuple):
     gate: Tensor | None
 
 
-Correction = Callable[[Step], Corrected]
+# What happens to a step; the next state may be changed.
+Correct = Callable[[Step], Corrected]
+
+
+class Correction(NamedTuple):
+    """A row of CORRECTIONS.
+
+    make(w_stiff, w_con, **options) is what happens to each step at this strength and gate; strength 0 leaves
+    it as it is. options: what its own options may be. needs_pair: whether it reads the pair of a solver's
+    embedded scheme. needs_euler: whether it compares the step with Euler's, so that the solver must have
+    both. gated: whether it acts only where the estimated stiffness exceeds w_con, and is the plain step
+    elsewhere, so that trajectories of other strengths and gates can be shared up to there.
+    """
+
+    make: Callable[..., Correct]
+    options: Mapping[str, Allowed] = {}
+    needs_pair: bool = True
+    needs_euler: bool = False
+    gated: bool = True
+
+    @property
+    def function(self) -> Callable[..., Correct]:
+        """The function that makes the correction."""
+        return self.make
 
 
 def no_correction(step: Step) -> Corrected:
@@ -53,7 +78,7 @@ class _Pair(NamedTuple):
 Change = Callable[[Step, _Pair], tuple[Tensor, Tensor]]
 
 
-def _where_stiff(w_stiff: float, w_con: float, change: Change) -> Correction:
+def _where_stiff(w_stiff: float, w_con: float, change: Change) -> Correct:
     """The change, for samples whose stiffness exceeds w_con.
 
     Norms are per sample over (C, H, W). w_stiff = 0 returns the solver's own step.
@@ -78,7 +103,7 @@ def _where_stiff(w_stiff: float, w_con: float, change: Change) -> Correction:
     return correct
 
 
-def _along_stiff(w_stiff: float, w_con: float, factor: Callable[[Step, _Pair], Tensor]) -> Correction:
+def _along_stiff(w_stiff: float, w_con: float, factor: Callable[[Step, _Pair], Tensor]) -> Correct:
     """Remove the error along the stiff direction: x_next loses h factor <v, f> v."""
 
     def change(step: Step, pair: _Pair) -> tuple[Tensor, Tensor]:
@@ -90,17 +115,17 @@ def _along_stiff(w_stiff: float, w_con: float, factor: Callable[[Step, _Pair], T
     return _where_stiff(w_stiff, w_con, change)
 
 
-def erk_guid(w_stiff: float, w_con: float) -> Correction:
+def erk_guid(w_stiff: float, w_con: float) -> Correct:
     """ERK-Guid (arXiv 2603.03692; formulas in docs/method.md): the factor is z^2 with z = w_stiff h rho."""
     return _along_stiff(w_stiff, w_con, lambda step, pair: _z(step, pair) ** 2)
 
 
-def erk_alpha(w_stiff: float, w_con: float) -> Correction:
+def erk_alpha(w_stiff: float, w_con: float) -> Correct:
     """ERK-Guid with the exact factor of its linear theory, `alpha`, in place of z^2; near 0 it is z^2 / 6."""
     return _along_stiff(w_stiff, w_con, lambda step, pair: alpha(_z(step, pair)))
 
 
-def erk_gauss(w_stiff: float, w_con: float) -> Correction:
+def erk_gauss(w_stiff: float, w_con: float) -> Correct:
     """The factor with which Heun's step is exact along v if the data are Gaussian there (`gaussian_factor`).
 
     It has no parameter of its own: w_stiff scales it, and 1 is the theory.
@@ -113,7 +138,7 @@ def erk_gauss(w_stiff: float, w_con: float) -> Correction:
     return _along_stiff(w_stiff, w_con, factor)
 
 
-def erk_dx(w_stiff: float, w_con: float) -> Correction:
+def erk_dx(w_stiff: float, w_con: float) -> Correct:
     """x_Heun - (eta / 2) (x_Heun - x_Euler) with eta = h / sigma: the error of Heun's step lies along its
     difference to Euler's. It has no parameter of its own: w_stiff scales it, and 1 is the theory.
     """
@@ -125,7 +150,7 @@ def erk_dx(w_stiff: float, w_con: float) -> Correction:
     return _where_stiff(w_stiff, w_con, change)
 
 
-def erk_proj(w_stiff: float, w_con: float) -> Correction:
+def erk_proj(w_stiff: float, w_con: float) -> Correct:
     """Subtract w_stiff <x_Heun - x_Euler, v> v: part of the embedded difference along the stiff direction."""
 
     def change(step: Step, pair: _Pair) -> tuple[Tensor, Tensor]:
@@ -173,15 +198,30 @@ def alpha(z: Tensor) -> Tensor:
     return torch.where(z.abs() < 0.5, series * z**2, direct)
 
 
-# Corrections by name, called with (w_stiff, w_con).
-CORRECTIONS: dict[str, Callable[[float, float], Correction]] = {
-    "none": lambda w_stiff, w_con: no_correction,
-    "erk_guid": erk_guid,
-    "erk_alpha": erk_alpha,
-    "erk_gauss": erk_gauss,
-    "erk_dx": erk_dx,
-    "erk_proj": erk_proj,
-}
+def correcting(correct: Callable[..., Tensor]) -> Correction:
+    """The row of a function correct(step, w_stiff, w_con, **options) -> the next state, NCHW.
 
-# Those that compare Heun's solution with Euler's, so that the solver must have both.
-NEED_EULER = ("erk_gauss", "erk_dx", "erk_proj")
+    Its options are keyword-only arguments with defaults. Any solver may be corrected: `step.partner` and
+    `step.ahead` are None where the solver has none.
+    """
+
+    @functools.wraps(correct)
+    def make(w_stiff: float, w_con: float, **options: Any) -> Correct:
+        def corrected(step: Step) -> Corrected:
+            if w_stiff == 0:
+                return Corrected(step.x_next, None, None)
+            return Corrected(correct(step, w_stiff, w_con, **options), None, None)
+
+        return corrected
+
+    return Correction(make, needs_pair=False, gated=False)
+
+
+CORRECTIONS: dict[str, Correction] = {
+    "none": Correction(lambda w_stiff, w_con: no_correction, needs_pair=False),
+    "erk_guid": Correction(erk_guid),
+    "erk_alpha": Correction(erk_alpha),
+    "erk_gauss": Correction(erk_gauss, needs_euler=True),
+    "erk_dx": Correction(erk_dx, needs_euler=True),
+    "erk_proj": Correction(erk_proj, needs_euler=True),
+}

@@ -8,6 +8,7 @@ cells part.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
-from erk_bench.sampling.corrections import W_CON
-from erk_bench.sampling.guidance import CORRECTIONS, Correction, Denoiser, erk_guid, keeps_state
+from erk_bench.sampling.corrections import W_CON, Correct, erk_guid
+from erk_bench.sampling.equation import Equation
+from erk_bench.sampling.guidance import Denoiser
 from erk_bench.sampling.loop import Run
-from erk_bench.sampling.sample import check_paired, pose, sample_counted, solver_row
+from erk_bench.sampling.sample import equation_from
 from erk_bench.sampling.steps import Step
 
 ALWAYS = -1.0  # a w_con that every stiffness exceeds
@@ -66,7 +68,6 @@ class _Bundle(NamedTuple):
     history: list[Step]
 
 
-@torch.inference_mode()
 def sample_grid(
     net: Callable[..., Tensor],
     noise: Tensor,
@@ -74,54 +75,68 @@ def sample_grid(
     *,
     cells: Sequence[tuple[float, float]],
     branch_limit: int = 256,
-    dtype: torch.dtype = torch.float32,
+    guide: Callable[..., Tensor] | None = None,
     **options: Any,
 ) -> GridSampled:
     """`sample` for every (w_stiff, w_con) of `cells` on the same noise, for a part of the evaluations.
 
-    cells: w_stiff 0 is the plain solver. branch_limit: images a network call may hold. The other options are
-    those of `sample` that say which equation is solved (solver, num_steps, schedule, guide, ...). Results
-    equal those of separate calls of `sample`, to the rounding with which the network's rows depend on the
-    batch around them.
+    cells: w_stiff 0 is the plain solver. branch_limit: images a network call may hold. guide and the other
+    options are those of `sample` that say which equation is solved (solver, num_steps, schedule, ...).
+    Results equal those of separate calls of `sample`, to the rounding with which the network's rows depend on
+    the batch around them.
     Raises UserError for an empty grid, a solver without pairs, or what `sample` refuses.
     """
-    solver, correction = options.get("solver", "heun"), options.pop("correction", "erk_guid")
-    own = {name: options.pop(name) for name in solver_row(solver).defaults if name in options}
-    problem = pose(net, **options, solver_options=own, dtype=dtype)
+    for name in ("w_stiff", "w_con"):
+        if name in options:
+            raise UserError(f"{name} belongs to the cells of a grid; give cells=[(w_stiff, w_con), ...]")
+    return solve_grid(
+        equation_from(**options), net, noise, labels, cells=cells, guide=guide, branch_limit=branch_limit
+    )
+
+
+@torch.inference_mode()
+def solve_grid(
+    equation: Equation,
+    net: Callable[..., Tensor],
+    noise: Tensor,
+    condition: Tensor | None = None,
+    *,
+    cells: Sequence[tuple[float, float]],
+    guide: Callable[..., Tensor] | None = None,
+    branch_limit: int = 256,
+) -> GridSampled:
+    """Solve an equation for every (w_stiff, w_con) of `cells` from the same unit noise [B, C, H, W]."""
     if not cells:
         raise UserError("the grid has no cells; give at least one (w_stiff, w_con)")
     if any(w_stiff for w_stiff, _ in cells):
-        check_paired(problem.solver, str(solver), correction)
-    if keeps_state(options.get("guidance_options") or {}):
+        equation.check_corrected(equation.correction)
+    if not equation.shares:
         raise UserError(
-            "guidance with momentum belongs to one trajectory and cells share theirs; set momentum=0"
+            f"cells of a grid share trajectories, and those of correction '{equation.correction.name}' with "
+            f"guidance '{equation.guidance.name}' cannot be shared: momentum, churn and corrections without "
+            "a gate belong to one trajectory; sample each cell by itself"
         )
     if branch_limit < 1:
         raise UserError(f"branch_limit is {branch_limit}; it must be 1 or more")
+    problem = equation.problem(net, guide)
     states, index = integrate_grid(
-        problem.denoiser, noise.to(dtype) * problem.run.levels[0], problem.run, labels,
-        [Cell(*cell) for cell in cells], branch_limit, CORRECTIONS[correction],
+        problem.denoiser, noise.to(equation.dtype) * problem.run.levels[0], problem.run, condition,
+        [Cell(*cell) for cell in cells], branch_limit,
+        functools.partial(equation.correction.row.make, **equation.correction.options),
     )  # fmt: skip
     counted = [network.num_images for network in (problem.main, problem.guiding) if network]
-    guide = {"guide": _stand_in} if options.get("guide") else {}
-    alone = sample_counted(
-        _stand_in, torch.ones(1, 1, 1, 1), None, **{**options, **guide}, **own, dtype=dtype
-    )
-    return GridSampled(states, index, alone.nfe, alone.nfe_guide, sum(counted))
-
-
-def _stand_in(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-    return x * 0.5
+    alone = equation.count_evaluations(guided=guide is not None)
+    return GridSampled(states, index, *alone, sum(counted))
 
 
 def integrate_grid(
     denoiser: Denoiser,
     x: Tensor,
     run: Run,
-    labels: Tensor | None,
+    condition: Tensor | None,
     cells: Sequence[Cell],
     branch_limit: int,
-    correction: Callable[[float, float], Correction] = erk_guid,
+    correction: Callable[[float, float], Correct] = erk_guid,
 ) -> tuple[Tensor, Tensor]:
     """Integrate dx/dsigma = (x - D) / sigma from x [B, C, H, W] at the first level, for every cell.
 
@@ -147,7 +162,7 @@ def integrate_grid(
             index[cell, bundle.sample[branch]] = branch + sum(map(len, states))
             states.append(bundle.x)
             continue
-        slope = run.slope(denoiser, None if labels is None else labels[bundle.sample])
+        slope = run.slope(denoiser, None if condition is None else condition[bundle.sample])
         step = run.take(slope, bundle.x, *steps[bundle.number], bundle.history)
         stack.append(_parted(bundle, step, cells, run, correction))
     return torch.cat(states), index
@@ -158,7 +173,7 @@ def _parted(
     step: Step,
     cells: Sequence[Cell],
     run: Run,
-    correction: Callable[[float, float], Correction],
+    correction: Callable[[float, float], Correct],
 ) -> _Bundle:
     """The branches after a step: of each, its closed cells, and by w_stiff those whose gate is open."""
     stiffness = correction(0.0, 0.0)(step).stiffness

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import bisect
+import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
-from erk_bench.sampling.corrections import CORRECTIONS as CORRECTIONS
-from erk_bench.sampling.corrections import Correction as Correction
-from erk_bench.sampling.corrections import erk_guid as erk_guid
+from erk_bench.sampling.options import LEVELS, Allowed, Numbers
 
-# The noise level is a number, or a tensor [B] where each sample has its own.
+# denoiser(x, sigma, condition) -> denoised. The noise level is a number, or a tensor [B] where each sample
+# has its own; condition [B, ...] says what is drawn (class numbers, say), None where there is nothing to say.
 Denoiser = Callable[[Tensor, float | Tensor, Tensor | None], Tensor]
+
+# combine(x, sigma, main, guide, weight, **options): the state, and two predictions of the denoised image.
+Combine = Callable[..., Tensor]
 
 Interval = tuple[float, float]
 EVERYWHERE: Interval = (0.0, math.inf)
@@ -29,9 +33,9 @@ def _within(
     interval: Interval,
     main: Denoiser,
     guiding: Denoiser,
-    combine: Callable[[Tensor, Tensor, float | Tensor], Tensor],
+    combine: Callable[[Tensor, Tensor, Tensor, float | Tensor], Tensor],
 ) -> Denoiser:
-    """combine(main's, guiding's, sigma) for sigma in (low, high], the main denoiser alone elsewhere.
+    """combine(x, main's, guiding's, sigma) for sigma in (low, high], the main denoiser alone elsewhere.
 
     Guidance interval: arXiv 2404.07724. Outside, the guiding denoiser is not evaluated.
     """
@@ -44,10 +48,10 @@ def _within(
             if not len(rows):
                 return denoised
             other = guiding(x[rows], sigma[rows], None if labels is None else labels[rows])
-            return denoised.index_copy(0, rows, combine(denoised[rows], other, sigma[rows]))
+            return denoised.index_copy(0, rows, combine(x[rows], denoised[rows], other, sigma[rows]))
         if not low < sigma <= high:
             return denoised
-        return combine(denoised, guiding(x, sigma, labels), sigma)
+        return combine(x, denoised, guiding(x, sigma, labels), sigma)
 
     return denoiser
 
@@ -61,7 +65,7 @@ def guided(main: Denoiser, guiding: Denoiser, weight: float, interval: Interval 
     if weight == 1:
         return main
     return _within(
-        interval, main, guiding, lambda denoised, other, sigma: torch.lerp(other, denoised, weight)
+        interval, main, guiding, lambda x, denoised, other, sigma: torch.lerp(other, denoised, weight)
     )
 
 
@@ -84,7 +88,7 @@ def cfgpp(
     ascending = sorted(levels)
     factors = [1.0, *(high / (high - low) for low, high in itertools.pairwise(ascending))]
 
-    def combine(denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
+    def combine(x: Tensor, denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
         if isinstance(sigma, Tensor) and sigma.ndim:
             index = torch.bucketize(sigma, sigma.new_tensor(ascending)).clamp(max=len(factors) - 1)
             weights = weight * denoised.new_tensor(factors)[index]
@@ -118,7 +122,7 @@ def apg(
         return main
     last: Tensor | None = None
 
-    def combine(denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
+    def combine(x: Tensor, denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
         nonlocal last
         over = tuple(range(1, denoised.ndim))
         update = denoised - other
@@ -135,21 +139,32 @@ def apg(
     return _within(interval, main, guiding, combine)
 
 
-class Range(NamedTuple):
-    """Finite numbers that a setting may be: low <= value <= high."""
+def combining(combine: Combine) -> Guidance:
+    """The row of a function combine(x, sigma, main, guide, weight, **options) -> denoised, all NCHW.
 
-    low: float = -math.inf
-    high: float = math.inf
+    Its options are keyword-only arguments with defaults. sigma is a number, or [B, 1, 1, 1] where each sample
+    has its own. An argument `levels` is given the run's noise levels. Weight 1 does not switch it off.
+    """
+    wants_levels = LEVELS in inspect.signature(combine).parameters
 
-    def check(self, name: str, guidance: str, value: float) -> None:
-        """Refuse a value outside, telling what the guidance takes."""
-        if math.isfinite(value) and self.low <= value <= self.high:
-            return
-        if math.isinf(self.high):
-            valid = "a finite number" if math.isinf(self.low) else f"{self.low:g} or more, and finite"
-        else:
-            valid = f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
-        raise UserError(f"guidance.{name} is {value:g}; with guidance '{guidance}' it must be {valid}")
+    @functools.wraps(combine)
+    def make(
+        main: Denoiser,
+        guiding: Denoiser,
+        weight: float,
+        interval: Interval,
+        levels: Sequence[float],
+        **options: Any,
+    ) -> Denoiser:
+        own = {**options, LEVELS: tuple(levels)} if wants_levels else options
+
+        def both(x: Tensor, denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
+            level = sigma.reshape(-1, 1, 1, 1) if isinstance(sigma, Tensor) and sigma.ndim else sigma
+            return combine(x, level, denoised, other, weight, **own)
+
+        return _within(interval, main, guiding, both)
+
+    return Guidance("unconditional", make, off_at_one=False)
 
 
 class Guidance(NamedTuple):
@@ -163,22 +178,25 @@ class Guidance(NamedTuple):
 
     role: str | None
     make: Callable[..., Denoiser]
-    weights: Range = Range()
-    options: Mapping[str, Range] = {}
+    weights: Numbers = Numbers()
+    options: Mapping[str, Allowed] = {}
     off_at_one: bool = True
+
+    @property
+    def function(self) -> Callable[..., Denoiser]:
+        """The function that makes the guided denoiser."""
+        return self.make
 
     def active(self, weight: float) -> bool:
         """Whether it guides at this weight, and so needs the guiding network."""
         return weight != 1 or not self.off_at_one
 
-    def check(self, name: str, weight: float, options: Mapping[str, float]) -> None:
-        """Refuse a weight or options that this guidance, called `name`, does not take."""
-        self.weights.check("weight", name, weight)
-        for option, value in options.items():
-            if option not in self.options:
-                known = ", ".join(self.options) or "none"
-                raise UserError(f"guidance '{name}' has no option '{option}'; it has: {known}")
-            self.options[option].check(option, name, value)
+    def check_weight(self, name: str, weight: float) -> None:
+        """Refuse a weight that this guidance, called `name`, does not take."""
+        if not self.weights.holds(weight):
+            raise UserError(
+                f"guidance.weight is {weight:g}; with guidance '{name}' it must be {self.weights}"
+            )
 
 
 def keeps_state(options: Mapping[str, float]) -> bool:
@@ -188,12 +206,12 @@ def keeps_state(options: Mapping[str, float]) -> bool:
 
 # Model guidance by name.
 GUIDANCES: dict[str, Guidance] = {
-    "none": Guidance(None, _plain, weights=Range(1, 1)),
+    "none": Guidance(None, _plain, weights=Numbers(1, 1)),
     "cfg": Guidance("unconditional", _plain),
     "autoguidance": Guidance("weaker", _plain),
-    "cfgpp": Guidance("unconditional", cfgpp, weights=Range(0, 1), off_at_one=False),
+    "cfgpp": Guidance("unconditional", cfgpp, weights=Numbers(0, 1), off_at_one=False),
     "apg": Guidance(
         "unconditional", apg,
-        options={"eta": Range(0, 1), "norm_threshold": Range(0), "momentum": Range(-1, 1)},
+        options={"eta": Numbers(0, 1), "norm_threshold": Numbers(0), "momentum": Numbers(-1, 1)},
     ),
 }  # fmt: skip

@@ -11,18 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erk_bench.sampling.guidance import Correction, Denoiser
+from erk_bench.sampling.corrections import Correct
+from erk_bench.sampling.guidance import Denoiser
 from erk_bench.sampling.steps import Node, Slope, Step, StepFunction
 
 
 class Churn(NamedTuple):
-    """Stochastic sampling of EDM (arXiv 2206.00364, algorithm 2); fresh_noise(x) draws like x."""
+    """Stochastic sampling of EDM (arXiv 2206.00364, algorithm 2); s_churn 0 is deterministic."""
 
-    s_churn: float
-    s_min: float
-    s_max: float
-    s_noise: float
-    fresh_noise: Callable[[Tensor], Tensor]
+    s_churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = math.inf
+    s_noise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class CountedDenoiser:
         self.num_calls = 0
         self.num_images = 0
 
-    def __call__(self, x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Tensor:
         self.num_calls += 1
         self.num_images += len(x)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        return self._denoiser(x, level, labels).to(x.dtype)
+        return self._denoiser(x, level, condition).to(x.dtype)
 
 
 class Run(NamedTuple):
@@ -74,14 +74,14 @@ class Run(NamedTuple):
         """Sigma before and after each step."""
         return list(itertools.pairwise([*self.levels, 0.0] if self.to_zero else self.levels))
 
-    def slope(self, denoiser: Denoiser, labels: Tensor | None) -> Slope:
+    def slope(self, denoiser: Denoiser, condition: Tensor | None) -> Slope:
         """dx/dsigma by evaluations of the denoiser."""
 
         def slope(x: Tensor, sigma: float | Tensor, rows: Tensor | None = None) -> Tensor:
             if self.afs and isinstance(sigma, float) and sigma == self.levels[0]:
                 return x / math.sqrt(1 + sigma**2)
-            own_labels = labels if labels is None or rows is None else labels[rows]
-            denoised = denoiser(x, sigma, own_labels)
+            own = condition if condition is None or rows is None else condition[rows]
+            denoised = denoiser(x, sigma, own)
             by = sigma.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(sigma, Tensor) else sigma
             return (x - denoised) / by
 
@@ -103,18 +103,22 @@ def integrate(
     denoiser: Denoiser,
     x: Tensor,
     run: Run,
-    labels: Tensor | None,
-    correct: Correction,
-    churn: Churn | None = None,
+    condition: Tensor | None,
+    correct: Correct,
+    churn: Churn = Churn(),  # noqa: B008 - a frozen value
+    fresh_noise: Callable[[Tensor], Tensor] = torch.randn_like,
     trace: Trace | None = None,
 ) -> Tensor:
-    """Integrate dx/dsigma = (x - D) / sigma from x at the first level through the run; the last state."""
-    slope = run.slope(denoiser, labels)
+    """Integrate dx/dsigma = (x - D) / sigma from x at the first level through the run; the last state.
+
+    fresh_noise(x) draws standard normal noise like x, for churn.
+    """
+    slope = run.slope(denoiser, condition)
     history: list[Step] = []
     steps = run.steps()
     for index, (sigma, sigma_next) in enumerate(steps):
-        if churn is not None:
-            x, sigma = _churned(churn, x, sigma, len(steps))
+        if churn.s_churn > 0 and churn.s_min <= sigma <= churn.s_max:
+            x, sigma = _churned(churn, x, sigma, len(steps), fresh_noise)
         step = run.take(slope, x, sigma, sigma_next, history)
         corrected = correct(step)
         if trace is not None:
@@ -124,11 +128,11 @@ def integrate(
     return x
 
 
-def _churned(churn: Churn, x: Tensor, sigma: float, num_steps: int) -> tuple[Tensor, float]:
+def _churned(
+    churn: Churn, x: Tensor, sigma: float, num_steps: int, fresh_noise: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, float]:
     """Raise the noise level a little by adding fresh noise (algorithm 2, lines 4 to 6)."""
-    if churn.s_churn <= 0 or not churn.s_min <= sigma <= churn.s_max:
-        return x, sigma
     gamma = min(churn.s_churn / num_steps, math.sqrt(2) - 1)
     raised = sigma + gamma * sigma
     added = math.sqrt(raised**2 - sigma**2) * churn.s_noise
-    return x + added * churn.fresh_noise(x), raised
+    return x + added * fresh_noise(x), raised

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from erk_bench.errors import UserError
+from erk_bench.sampling.options import Allowed
 
-Schedule = Callable[[int, float, float, float, torch.dtype], Tensor]
+# levels(num_steps, sigma_min, sigma_max, rho, dtype, **options): num_steps falling sigmas, float [num_steps].
+Levels = Callable[..., Tensor | Sequence[float]]
+
+
+class Schedule(NamedTuple):
+    """A row of SCHEDULES. rho: the exponent that it is commonly used with. options: what its own may be."""
+
+    levels: Levels
+    rho: float = 7.0
+    options: Mapping[str, Allowed] = {}
+
+    @property
+    def function(self) -> Levels:
+        """The function that makes the noise levels."""
+        return self.levels
+
 
 # The VP process whose noise levels reach EDM's range at these times (arXiv 2206.00364, table 1).
 VP_SIGMA_MIN, VP_SIGMA_MAX, VP_TIME_MIN = 0.002, 80.0, 1e-3
@@ -72,7 +89,7 @@ def vp_sigma(t: float) -> float:
 
 
 def sigmas(
-    schedule: Schedule,
+    levels: Levels,
     num_steps: int,
     sigma_min: float,
     sigma_max: float,
@@ -86,7 +103,13 @@ def sigmas(
         raise UserError(f"sigma_min {sigma_min} and sigma_max {sigma_max}: need 0 < min < max")
     if not 0.5 <= rho <= 100:
         raise UserError(f"rho is {rho}; it must be 0.5 to 100")
-    return check_levels(schedule(num_steps, sigma_min, sigma_max, rho, dtype).tolist())
+    made = torch.as_tensor(levels(num_steps, sigma_min, sigma_max, rho, dtype))
+    if made.shape != (num_steps,):
+        raise UserError(
+            f"the schedule made values of shape {list(made.shape)}; expected {num_steps} noise levels, those "
+            "above zero, from the highest down"
+        )
+    return check_levels(made.tolist())
 
 
 def check_levels(levels: Sequence[float]) -> list[float]:
@@ -102,10 +125,7 @@ def check_levels(levels: Sequence[float]) -> list[float]:
 
 
 SCHEDULES: dict[str, Schedule] = {
-    "polynomial": polynomial,
-    "logsnr": logsnr,
-    "time_uniform": time_uniform,
+    "polynomial": Schedule(polynomial),
+    "logsnr": Schedule(logsnr),  # has no exponent
+    "time_uniform": Schedule(time_uniform, rho=2.0),
 }
-
-# The exponent that each is commonly used with; logsnr has none.
-DEFAULT_RHO = {"polynomial": 7.0, "logsnr": 7.0, "time_uniform": 2.0}

@@ -2,7 +2,8 @@
 
 Each solver is one function making one step from sigma down to sigma_next > 0; the loop makes the last step to
 zero, if there is one, by Euler's method. To add a solver, write its function and its row of SOLVERS here (or
-only the function, in a file of your own: solver.path), and its file in configs/solver/.
+only the function, in a file of your own: solver.path), and its file in configs/solver/. The row says what the
+tests expect of it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from erk_bench.sampling.adaptive import heun_adaptive_step
 from erk_bench.sampling.deis import deis_step
 from erk_bench.sampling.exponential import dpmpp_step, unipc_step
 from erk_bench.sampling.multistep import ipndm_step, ipndm_v_step
-from erk_bench.sampling.steps import Between, Node, Slope, Solver, Step
+from erk_bench.sampling.options import Numbers
+from erk_bench.sampling.steps import Node, Slope, Solver, Step
 from erk_bench.sampling.stork import stork_step
 
 
@@ -57,37 +59,47 @@ def dpm2_step(
 
 
 _BOOL = (True, False)
+# Thresholding changes what is solved.
+_UNBOUNDED = {"thresholding": False}
 
 SOLVERS: dict[str, Solver] = {
     "euler": Solver(euler_step, title="Euler", order=1, to_zero=True),
     "heun": Solver(
-        heun_step, title="Heun", order=2, history=1, paired=True, to_zero=True, contains_euler=True
+        heun_step, title="Heun", order=2, evaluations=2, history=1, paired=True, to_zero=True,
+        contains_euler=True,
     ),
-    "dpm2": Solver(dpm2_step, title="DPM-Solver-2", order=2, paired=True, options={"r": Between(0, 1)}),
+    "dpm2": Solver(
+        dpm2_step, title="DPM-Solver-2", order=2, evaluations=2, paired=True,
+        options={"r": Numbers(0, 1, open=True)},
+    ),
     "deis": Solver(
         deis_step, title="DEIS", order=4, history=3, paired=True, schedule="time_uniform", rho=2.0,
         options={"max_order": (2, 3, 4), "mode": ("tab", "tab_exact", "rhoab"), "erk_adds": _BOOL},
+        plain={"mode": "tab_exact"},  # the published sums stop at 1e-4 of a weight
     ),
-    "ipndm": Solver(ipndm_step, title="iPNDM", order=1, history=3, options={"max_order": (2, 3, 4)}),
+    "ipndm": Solver(
+        ipndm_step, title="iPNDM", order=1, global_order=2, history=3, options={"max_order": (2, 3, 4)}
+    ),
     "ipndm_v": Solver(
-        ipndm_v_step, title="iPNDM_v", order=0, history=3, options={"max_order": (2, 3, 4), "exact": _BOOL}
+        ipndm_v_step, title="iPNDM_v", order=0, global_order=1, history=3,
+        options={"max_order": (2, 3, 4), "exact": _BOOL},
     ),
     "dpmpp": Solver(
-        dpmpp_step, title="DPM-Solver++", order=2, history=2, schedule="logsnr",
+        dpmpp_step, title="DPM-Solver++", order=2, history=2, schedule="logsnr", plain=_UNBOUNDED,
         options={
             "max_order": (1, 2, 3), "predict": ("denoised", "noise"), "lower_order_final": _BOOL,
             "thresholding": _BOOL,
         },
     ),
     "unipc": Solver(
-        unipc_step, title="UniPC", order=4, history=2, schedule="logsnr",
+        unipc_step, title="UniPC", order=4, history=2, schedule="logsnr", plain=_UNBOUNDED,
         options={
             "max_order": (1, 2, 3), "variant": ("bh1", "bh2"), "predict": ("denoised", "noise"),
             "lower_order_final": _BOOL, "thresholding": _BOOL,
         },
     ),
     "heun_adaptive": Solver(
-        heun_adaptive_step, title="adaptive Heun", order=2, options={"tolerance": Between(0, 10)},
+        heun_adaptive_step, title="adaptive Heun", order=2, options={"tolerance": Numbers(0, 10, open=True)},
         to_zero=True, adaptive=True,
     ),
     "stork": Solver(

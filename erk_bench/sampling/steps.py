@@ -6,14 +6,12 @@ to use.
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from erk_bench.errors import UserError, unknown_name
+from erk_bench.sampling.options import Allowed
 
 
 class Slope(Protocol):
@@ -74,35 +72,26 @@ class Step(NamedTuple):
 # A keyword-only argument `levels` is given all noise levels of the run; the others are the user's options.
 StepFunction = Callable[..., Step]
 
-LEVELS = "levels"
-
-
-class Between(NamedTuple):
-    """Numbers that an option may be: low < value < high."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"between {self.low:g} and {self.high:g}"
-
-
-Allowed = tuple[object, ...] | range | Between
-
 
 class Solver(NamedTuple):
     """A row of SOLVERS.
 
-    order: a step's error falls as h^(order + 1), at default options with a full history. history: how many
-    past steps it reads. paired: whether its steps carry the partner that a correction needs. options:
-    what each option may be. schedule, rho: its published noise levels; to_zero: whether it is published with
-    a last step to zero. min_steps: fewest noise levels above zero. adaptive: whether each sample chooses its
-    own steps. contains_euler: whether a step's `ahead` is Euler's solution. title: as tables call it, where
-    that is not its name.
+    order: a step's error falls as h^(order + 1), at default options with a full history; 0: not known.
+    global_order: that of a whole run, where it is not min(order, 2): a first step of order 1 limits multistep
+    solvers to 2. evaluations: network calls a step. plain: options with which it solves the ODE itself and
+    nothing else, as its orders say. history: how many past steps it reads. paired: whether its steps carry
+    the partner that a correction needs. options: what each option may be. schedule, rho: its published noise
+    levels; to_zero: whether it is published with a last step to zero. min_steps: fewest noise levels above
+    zero. adaptive: whether each sample chooses its own steps, and so its own number of evaluations.
+    contains_euler: whether a step's `ahead` is Euler's solution. title: as tables call it, where that is not
+    its name.
     """
 
     step: StepFunction
     order: int
+    evaluations: int = 1
+    global_order: int | None = None
+    plain: Mapping[str, Any] = {}
     history: int = 0
     paired: bool = False
     options: Mapping[str, Allowed] = {}
@@ -115,41 +104,11 @@ class Solver(NamedTuple):
     title: str = ""
 
     @property
-    def defaults(self) -> dict[str, Any]:
-        """Its options with their default values."""
-        found = inspect.signature(self.step).parameters.values()
-        return {
-            item.name: item.default
-            for item in found
-            if item.kind is item.KEYWORD_ONLY and item.name != LEVELS
-        }
+    def expected_order(self) -> int:
+        """That of a whole run."""
+        return min(self.order, 2) if self.global_order is None else self.global_order
 
-    def check(self, name: str, options: Mapping[str, object]) -> None:
-        """Refuse options that the solver, called `name`, does not have, or values they may not take."""
-        defaults = self.defaults
-        for option, value in options.items():
-            if option not in defaults:
-                known = ", ".join(defaults) or "none"
-                raise UserError(f"solver '{name}' has no option '{option}'; it has: {known}")
-            allowed = self.options.get(option)
-            if isinstance(allowed, Between):
-                good = isinstance(value, (int, float)) and not isinstance(value, bool)
-                if not (good and allowed.low < float(str(value)) < allowed.high):
-                    raise UserError(f"solver.{option} is {value}; it must be {allowed}")
-            elif allowed is not None:
-                if isinstance(allowed, range):
-                    if isinstance(value, bool) or value not in allowed:
-                        raise UserError(
-                            f"solver.{option} is {value}; it must be {allowed[0]} to {allowed[-1]}"
-                        )
-                elif not any(value == each and type(value) is type(each) for each in allowed):
-                    raise unknown_name(f"solver.{option} of '{name}'", str(value), list(map(str, allowed)))
-            elif type(value) is not type(defaults[option]):
-                kind = type(defaults[option]).__name__
-                raise UserError(f"solver.{option} is {value!r}; expected {kind}, as {defaults[option]!r} is")
-
-    def bound(self, options: Mapping[str, object], levels: Sequence[float]) -> StepFunction:
-        """The step function with its options, for a run at these noise levels (the final zero excluded)."""
-        known = inspect.signature(self.step).parameters
-        extra = {LEVELS: tuple(levels)} if LEVELS in known else {}
-        return functools.partial(self.step, **options, **extra)
+    @property
+    def function(self) -> StepFunction:
+        """The step function."""
+        return self.step

@@ -21,7 +21,7 @@ from erk_bench.analysis.measure import (
     measure,
 )
 from erk_bench.analysis.mixture import tree
-from erk_bench.sampling.corrections import CORRECTIONS, Corrected, Correction, erk_guid, no_correction
+from erk_bench.sampling.corrections import CORRECTIONS, Correct, Corrected, erk_guid, no_correction
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.solvers import heun_step
 from erk_bench.sampling.steps import Step
@@ -101,7 +101,7 @@ def test_exact_steps_of_one_gaussian() -> None:
     assert 12 < gap(8) / gap(16) < 20
 
 
-def end_error(num_steps: int, correction: Correction = no_correction) -> float:
+def end_error(num_steps: int, correction: Correct = no_correction) -> float:
     """Mean distance of Heun's end points from the exact ones."""
     run = Run(heun_step, 1, levels(num_steps), to_zero=False)
     x = integrate(tree("A").denoised, start(), run, None, correction)
@@ -130,4 +130,4 @@ def test_erk_guid_brings_the_end_points_closer(steps: int, w_stiff: float) -> No
 @pytest.mark.parametrize("steps", [8, 16, 32])
 @pytest.mark.parametrize(("name", "bound"), [("erk_gauss", 0.7), ("erk_dx", 0.5)])
 def test_corrections_without_a_parameter(steps: int, name: str, bound: float) -> None:
-    assert end_error(steps, CORRECTIONS[name](1.0, 0.0)) < bound * end_error(steps)
+    assert end_error(steps, CORRECTIONS[name].make(1.0, 0.0)) < bound * end_error(steps)

@@ -19,7 +19,7 @@ from erk_bench.analysis.mixture import tree
 from erk_bench.analysis.trajectories import TOLERANCE, chance, jacobian_product, observe, power_iteration
 from erk_bench.analysis.trajectory_figures import correlation, trajectory_figure
 from erk_bench.sampling.corrections import erk_guid, no_correction
-from erk_bench.sampling.sample import pose
+from erk_bench.sampling.sample import equation_from
 from tests.conftest import DATA
 
 
@@ -41,7 +41,7 @@ def test_power_iteration_finds_the_dominant_eigenpair() -> None:
 def test_on_the_mixture_everything_is_what_the_exact_measurement_says() -> None:
     mixture, steps = tree("A"), 12
     unit = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    problem = pose(mixture.denoised, num_steps=steps, dtype=torch.float64)
+    problem = equation_from(num_steps=steps, dtype=torch.float64).problem(mixture.denoised)
     found = observe(problem, unit, None, no_correction, iterations=300)
     every = measure(mixture, unit * 80, levels(steps), substeps=1)
     rows = 20 * (steps - 2)  # no step starts where the last one ends, and the first has no pair
@@ -64,10 +64,9 @@ def test_on_the_mixture_everything_is_what_the_exact_measurement_says() -> None:
 
 def test_corrected_and_guided_trajectories_are_followed() -> None:
     unit = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    plain = pose(tree("A").denoised, num_steps=8, dtype=torch.float64)
-    guided = pose(
-        tree("A").denoised, guide=tree("AB").denoised, guidance=2.0, num_steps=8, dtype=torch.float64
-    )
+    plain = equation_from(num_steps=8, dtype=torch.float64).problem(tree("A").denoised)
+    equation = equation_from(guidance=2.0, num_steps=8, dtype=torch.float64)
+    guided = equation.problem(tree("A").denoised, tree("AB").denoised)
     base = observe(plain, unit, None, no_correction, 5)
     corrected = observe(plain, unit, None, erk_guid(1.0, 0.1), 5)
     for other in (corrected, observe(guided, unit, None, no_correction, 5)):
@@ -104,7 +103,13 @@ def test_chance_of_alignment() -> None:
 
 def test_picture_names_its_axes() -> None:
     unit = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    found = observe(pose(tree("A").denoised, num_steps=6, dtype=torch.float64), unit, None, no_correction, 5)
+    found = observe(
+        equation_from(num_steps=6, dtype=torch.float64).problem(tree("A").denoised),
+        unit,
+        None,
+        no_correction,
+        5,
+    )
     figure = trajectory_figure("title", found, 2, 0.5)
     panels = [axis for axis in figure.axes if axis.get_title()]
     assert len(panels) == 4

@@ -14,7 +14,6 @@ from erk_bench import sample
 from erk_bench.errors import UserError
 from erk_bench.sampling.corrections import (
     CORRECTIONS,
-    NEED_EULER,
     alpha,
     erk_alpha,
     erk_guid,
@@ -28,6 +27,7 @@ from tests.conftest import golden, golden_net
 from tests.sampling.test_solvers import gaussian, noise
 
 ERK = [name for name in CORRECTIONS if name != "none"]
+NEED_EULER = [name for name, row in CORRECTIONS.items() if row.needs_euler]
 
 
 def random_step(span: float = 0.3) -> Step:
@@ -52,21 +52,21 @@ def test_zero_strength_is_bitwise_heun() -> None:
 @pytest.mark.parametrize("name", ERK)
 def test_zero_strength_leaves_the_step_alone(name: str) -> None:
     step = random_step()
-    assert CORRECTIONS[name](0.0, 0.0)(step).x_next is step.x_next
+    assert CORRECTIONS[name].make(0.0, 0.0)(step).x_next is step.x_next
 
 
 @pytest.mark.parametrize("name", ERK)
 def test_a_closed_gate_changes_nothing(name: str) -> None:
     step = random_step()
-    assert torch.equal(CORRECTIONS[name](1.0, 1e9)(step).x_next, step.x_next)
+    assert torch.equal(CORRECTIONS[name].make(1.0, 1e9)(step).x_next, step.x_next)
 
 
 @pytest.mark.parametrize("name", ERK)
 def test_the_gate_is_strict(name: str) -> None:
     """Stiffness equal to w_con does not open the gate."""
-    stiffness = CORRECTIONS[name](1.0, 0.0)(random_step()).stiffness
+    stiffness = CORRECTIONS[name].make(1.0, 0.0)(random_step()).stiffness
     assert stiffness is not None
-    gate = CORRECTIONS[name](1.0, stiffness[1].item())(random_step()).gate
+    gate = CORRECTIONS[name].make(1.0, stiffness[1].item())(random_step()).gate
     assert gate is not None and not gate[1]
     assert gate[0] == (stiffness[0] > stiffness[1])
 
@@ -234,9 +234,9 @@ def test_erk_dx_and_erk_proj_follow_their_formulas() -> None:
     step, strength = random_step(), 0.8
     assert step.ahead is not None and step.partner is not None
     difference = step.x_next - step.ahead.x
-    found = CORRECTIONS["erk_dx"](strength, 0.0)(step).x_next
+    found = CORRECTIONS["erk_dx"].make(strength, 0.0)(step).x_next
     assert torch.allclose(found, step.x_next - strength * 0.3 / 1.0 / 2 * difference, rtol=1e-6)
-    found = CORRECTIONS["erk_proj"](strength, 0.0)(step).x_next
+    found = CORRECTIONS["erk_proj"].make(strength, 0.0)(step).x_next
     for k in range(3):
         df = step.node.slope[k] - step.partner.slope[k]
         v = df / df.norm()
@@ -249,7 +249,7 @@ def test_a_solver_without_eulers_step_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="which solver 'deis' does not contain; use solver=heun"):
         sample(gaussian, noise(), num_steps=4, solver="deis", w_stiff=1.0, correction=name)
     with pytest.raises(UserError, match="use solver=heun"):
-        CORRECTIONS[name](1.0, 0.0)(random_step()._replace(ahead=None))
+        CORRECTIONS[name].make(1.0, 0.0)(random_step()._replace(ahead=None))
 
 
 def test_erk_dx_has_a_third_of_heuns_largest_error() -> None:

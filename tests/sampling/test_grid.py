@@ -11,11 +11,11 @@ from torch import Tensor
 
 import erk_bench
 from erk_bench.errors import UserError
+from erk_bench.sampling.corrections import erk_guid
 from erk_bench.sampling.grid import Cell, integrate_grid, sample_grid
-from erk_bench.sampling.guidance import erk_guid
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.sample import sample_counted
-from erk_bench.sampling.schedules import SCHEDULES, sigmas
+from erk_bench.sampling.schedules import polynomial, sigmas
 from erk_bench.sampling.solvers import heun_step
 from tests.conftest import golden_net
 
@@ -29,7 +29,7 @@ PROTOTYPE = [
 
 
 def levels(num_steps: int, dtype: torch.dtype) -> Sequence[float]:
-    return sigmas(SCHEDULES["polynomial"], num_steps, 0.002, 80.0, 7.0, dtype)
+    return sigmas(polynomial, num_steps, 0.002, 80.0, 7.0, dtype)
 
 
 def smooth(x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
@@ -107,4 +107,9 @@ def test_what_cannot_be_searched_is_told() -> None:
     refused("unknown solver 'huen'", solver="huen")
     refused("there is no guide", guidance=1.5)
     momentum = {"guide": lambda x, sigma, labels: x, "guidance_method": "apg"}
-    refused("cells share theirs", guidance=1.5, guidance_options={"momentum": -0.5}, **momentum)
+    refused(
+        "momentum, churn and corrections without a gate belong to one trajectory",
+        guidance=1.5,
+        guidance_options={"momentum": -0.5},
+        **momentum,
+    )

@@ -14,6 +14,7 @@ from torch import Tensor
 from erk_bench import sample
 from erk_bench.errors import UserError
 from erk_bench.sampling.corrections import no_correction
+from erk_bench.sampling.equation import Equation, guidance_part
 from erk_bench.sampling.guidance import EVERYWHERE, GUIDANCES, Denoiser, apg, cfgpp, guided, keeps_state
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.sample import sample_counted
@@ -86,7 +87,7 @@ def test_interval_limits_where_the_guide_acts() -> None:
                 "guide": gaussian,
                 "solver": "heun_adaptive",
             },
-            "set momentum=0 or use a solver of fixed steps",
+            "set momentum=0, or choose a solver of fixed steps",
         ),
         ({"w_stiff": 1.0, "s_churn": 4.0}, "deterministic"),
         ({"num_steps": 1}, "at least 2"),
@@ -233,6 +234,10 @@ def test_weight_one_is_the_main_denoiser_but_where_it_is_said_to_act() -> None:
     assert tuple(acting) == ACTS_AT_ONE
 
 
+def checked(name: str, weight: float, options: dict[str, float]) -> None:
+    Equation(guidance=guidance_part(name, options), weight=weight)
+
+
 @pytest.mark.parametrize(
     ("name", "weight", "options", "named"),
     [
@@ -250,7 +255,7 @@ def test_values_out_of_range_are_named(
     name: str, weight: float, options: dict[str, float], named: str
 ) -> None:
     with pytest.raises(UserError, match=named):
-        GUIDANCES[name].check(name, weight, options)
+        checked(name, weight, options)
 
 
 @pytest.mark.parametrize(
@@ -262,5 +267,5 @@ def test_values_out_of_range_are_named(
     ],
 )
 def test_values_in_range_pass(name: str, weight: float, options: dict[str, float]) -> None:
-    GUIDANCES[name].check(name, weight, options)
+    checked(name, weight, options)
     assert keeps_state(options) == ("momentum" in options)

@@ -9,8 +9,8 @@ import torch
 
 from erk_bench.cli import main
 from erk_bench.errors import UserError
+from erk_bench.plugins import code_sha256, row_of
 from erk_bench.sampling.steps import Node, Step
-from erk_bench.user_solver import user_step
 from tests.test_cli import SMALL
 
 EULER = """
@@ -31,13 +31,11 @@ def made(tmp_path: Path, instead: str) -> Step:
     file = tmp_path / "own.py"
     file.write_text(EULER.replace(GOOD, instead))
     x = torch.zeros(2, 1, 4, 4)
-    return user_step(f"{file}:step", _hash(file))(lambda x, sigma: torch.ones_like(x), x, 2.0, 1.0, [])
-
-
-def _hash(file: Path) -> str:
-    from erk_bench.files import fresh_sha256
-
-    return fresh_sha256(file)
+    address = f"{file}:step"
+    step = row_of("solver", address, code_sha256(address, "solver.path")).step
+    found = step(lambda x, sigma: torch.ones_like(x), x, 2.0, 1.0, [])
+    assert isinstance(found, Step)
+    return found
 
 
 def test_a_good_step_is_returned_as_it_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import yaml
 
 from erk_bench.cli import main
 from erk_bench.composing import run_spec
-from erk_bench.declared import declared_step
+from erk_bench.declared import declared
+from erk_bench.equations import equation_of
 from erk_bench.errors import UserError
-from erk_bench.user_solver import solver_of, user_step
+from erk_bench.plugins import KINDS, load
+from erk_bench.sampling.options import defaults_of
 
 SMALL = ["seeds=0-15", "block_size=8", "workers=1", "device=cpu", "schedule.num_steps=3",
          "metrics.names=[fd_digits]", "metrics.num_groups=4"]  # fmt: skip
@@ -28,11 +31,18 @@ def step(slope, x, sigma, sigma_next, history, *, share=SHARE):
 """
 
 
+def forget() -> None:
+    """As if nothing had been imported, which an earlier test may have."""
+    load.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("erk_bench_user_")]:
+        del sys.modules[name]
+
+
 @pytest.fixture
 def spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a solver, table, grid and manifest that name it; the solver's code leaves a file RAN."""
     monkeypatch.chdir(tmp_path)
-    user_step.cache_clear()  # else an earlier test's import would hide one
+    forget()  # else an earlier test's import would hide one
     Path("spy.py").write_text(SPY)
     base = ["track=digits", *SMALL, "solver.path=spy.py:step", "out=runs"]
     shared = {"name": "x", "title": "x", "caption": "x", "base": base}
@@ -80,7 +90,7 @@ def test_a_run_imports_it_and_a_finished_one_does_not(spy: Path) -> None:
     assert main(["run", *settings]) == 0
     assert Path("RAN").exists()
     Path("RAN").unlink()
-    user_step.cache_clear()
+    forget()
     assert main(["run", *settings]) == 0
     assert not Path("RAN").exists()
 
@@ -93,7 +103,7 @@ def test_identity_is_that_of_the_imported_function(spy: Path) -> None:
     assert plain.digest == same.digest != other.digest
     assert other.solver.options == (("share", 1.0),)
     assert not Path("RAN").exists()
-    assert solver_of(other.solver).defaults == {"share": 0.5} and Path("RAN").exists()
+    assert defaults_of(equation_of(other).solver.row) == {"share": 0.5} and Path("RAN").exists()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +114,9 @@ def test_identity_is_that_of_the_imported_function(spy: Path) -> None:
          {"n": 3, "t": "a", "f": -0.5, "b": True}),
         ("A = 2\ndef step(s, x, a, b, h, *, n=A): pass", {"n": 2}),
         ("A = 2\nA = 3\ndef step(s, x, a, b, h, *, n=A): pass", None),
-        ("def step(s, x, a, b, h, *, n=1 / 2): pass", None),
+        ("def step(s, x, a, b, h, *, n=1 / 2): pass", {"n": 0.5}),
+        ("def step(s, x, a, b, h, *, n=1 / 0): pass", None),
+        ("def step(s, x, a, b, h, *, n='a' * 9): pass", None),
         ("def step(s, x, a, b, h, *, n=open('RAN', 'w')): pass", None),
         ("def step(s, x, a, b, h, **more): pass", None),
         ("def step(s, x, a, b, h): pass\nstep = print", None),
@@ -117,7 +129,7 @@ def test_identity_is_that_of_the_imported_function(spy: Path) -> None:
 )  # fmt: skip
 def test_what_the_text_declares(text: str, options: dict[str, object] | None, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(text)
-    assert declared_step(tmp_path / "a.py", "step").options == options
+    assert declared(tmp_path / "a.py", "step", "solver", KINDS["solver"].arguments).options == options
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ def test_what_the_text_declares(text: str, options: dict[str, object] | None, tm
 def test_mistakes_that_the_text_shows(text: str, named: str, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(text)
     with pytest.raises(UserError, match=named):
-        declared_step(tmp_path / "a.py", "step")
+        declared(tmp_path / "a.py", "step", "solver", KINDS["solver"].arguments)
 
 
 def test_options_that_only_a_run_can_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,4 +155,4 @@ def test_options_that_only_a_run_can_check(tmp_path: Path, monkeypatch: pytest.M
     spec = run_spec([*SMALL, "solver.path=a.py:step", "solver.n=2", "solver.m=3"])
     assert spec.solver.options == (("m", 3), ("n", 2))
     with pytest.raises(UserError, match="has no option 'm'"):
-        solver_of(spec.solver)
+        equation_of(spec)

@@ -1,0 +1,217 @@
+"""Which ODE is solved, how, and at which noise levels: one frozen value from a spec to the loop."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from erk_bench.errors import UserError
+from erk_bench.sampling.corrections import CORRECTIONS, W_CON, Correct, Correction, correcting
+from erk_bench.sampling.guidance import (
+    EVERYWHERE,
+    GUIDANCES,
+    Denoiser,
+    Guidance,
+    Interval,
+    combining,
+    keeps_state,
+)
+from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, integrate
+from erk_bench.sampling.options import Part, choose
+from erk_bench.sampling.schedules import SCHEDULES, Levels, Schedule, check_levels, sigmas
+from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.sampling.steps import Solver, StepFunction
+
+
+def stepping(step: StepFunction) -> Solver:
+    """The row of a step function of a user's own, of which nothing is known: it may do everything."""
+    return Solver(step, order=0, history=sys.maxsize, paired=True, to_zero=True, contains_euler=True)
+
+
+def solver_part(
+    choice: str | Solver | StepFunction, options: Mapping[str, Any] | None = None, name: str = ""
+) -> Part[Solver]:
+    """A solver with its options: a name in SOLVERS, a row, or a step function. Raises UserError."""
+    return choose("solver", SOLVERS, choice, options or {}, stepping, name)
+
+
+def schedule_part(
+    choice: str | Schedule | Levels, options: Mapping[str, Any] | None = None, name: str = ""
+) -> Part[Schedule]:
+    """A schedule with its options: a name in SCHEDULES, a row, or a function. Raises UserError."""
+    return choose("schedule", SCHEDULES, choice, options or {}, Schedule, name)
+
+
+def guidance_part(
+    choice: str | Guidance | Callable[..., Tensor], options: Mapping[str, Any] | None = None, name: str = ""
+) -> Part[Guidance]:
+    """A guidance with its options: a name in GUIDANCES, a row, or a function (see `combining`)."""
+    return choose("guidance", GUIDANCES, choice, options or {}, combining, name)
+
+
+def correction_part(
+    choice: str | Correction | Callable[..., Tensor],
+    options: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> Part[Correction]:
+    """A correction with its options: a name in CORRECTIONS, a row, or a function (see `correcting`)."""
+    return choose("correction", CORRECTIONS, choice, options or {}, correcting, name)
+
+
+class Problem(NamedTuple):
+    """An equation with its networks: the guided denoiser, the run's steps, and the counted networks."""
+
+    denoiser: Denoiser
+    run: Run
+    main: CountedDenoiser
+    guiding: CountedDenoiser | None
+
+    def evaluations(self, batch: int) -> tuple[float, float]:
+        """Calls of the main and the guiding network; means over the batch where samples differ."""
+
+        def of(net: CountedDenoiser | None) -> float:
+            if net is None:
+                return 0
+            return net.num_calls if net.num_images == net.num_calls * batch else net.num_images / batch
+
+        return of(self.main), of(self.guiding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equation:
+    """dx/dsigma = (x - D(x; sigma)) / sigma, its solver and noise levels, guidance of D, and correction.
+
+    denoise_to_zero: a last step to zero after the last level; None is as the solver is published. afs:
+    analytical first step. schedule: None is the solver's own. num_steps: noise levels from sigma_max to
+    sigma_min. rho: of the schedule; None is the published one. levels_given: explicit noise levels instead
+    of a schedule's. weight, interval: of the guidance, which acts for sigma in (low, high]. w_stiff, w_con:
+    strength and gate of the correction; strength 0 is the plain solver. churn: stochastic sampling. dtype: of
+    the state, in which the levels are computed too.
+    Raises UserError where built of what does not fit together.
+    """
+
+    solver: Part[Solver] = solver_part("heun")
+    denoise_to_zero: bool | None = None
+    afs: bool = False
+    schedule: Part[Schedule] | None = None
+    num_steps: int = 32
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float | None = None
+    levels_given: tuple[float, ...] | None = None
+    guidance: Part[Guidance] = guidance_part("cfg")
+    weight: float = 1.0
+    interval: Interval = EVERYWHERE
+    correction: Part[Correction] = correction_part("erk_guid")
+    w_stiff: float = 0.0
+    w_con: float = W_CON
+    churn: Churn = Churn()
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        row, name = self.solver.row, self.solver.name
+        self.guidance.row.check_weight(self.guidance.name, self.weight)
+        if row.adaptive and self.keeps_state:
+            momentum = self.guidance.options["momentum"]
+            raise UserError(
+                f"guidance '{self.guidance.name}' with momentum {momentum:g} reads the last evaluation of a "
+                f"sample, and with solver '{name}' every sample makes steps of its own; set momentum=0, or "
+                "choose a solver of fixed steps"
+            )
+        if len(self.levels) < row.min_steps:
+            raise UserError(
+                f"num_steps is {len(self.levels)}; solver '{name}' needs {row.min_steps} noise levels or more"
+            )
+        if self.w_stiff:
+            self.check_corrected(self.correction)
+            if self.churn.s_churn:
+                raise UserError(
+                    f"correction '{self.correction.name}' with w_stiff {self.w_stiff:g} needs deterministic "
+                    f"sampling, but s_churn is {self.churn.s_churn:g}; set one of them to 0"
+                )
+
+    def check_corrected(self, correction: Part[Correction]) -> None:
+        """Refuse a correction on a solver that does not have what it reads. Raises UserError."""
+        row, name = self.solver.row, self.solver.name
+        if correction.row.needs_pair and not row.paired:
+            paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
+            raise UserError(
+                f"solver '{name}' has no embedded pair for correction '{correction.name}'; use no correction "
+                f"(w_stiff=0), or one of these solvers: {paired}"
+            )
+        if correction.row.needs_euler and not row.contains_euler:
+            fitting = ", ".join(name for name, row in SOLVERS.items() if row.contains_euler)
+            raise UserError(
+                f"correction '{correction.name}' compares a step with Euler's, which solver '{name}' does "
+                f"not contain; use solver={fitting}, or correction=erk_guid"
+            )
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether an evaluation depends on earlier ones of the same batch, by the guidance's momentum."""
+        return keeps_state(self.guidance.options)
+
+    @functools.cached_property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels above zero, falling, as floats rounded to dtype."""
+        if self.levels_given is not None:
+            return tuple(check_levels(self.levels_given))
+        row = self.solver.row
+        own = self.schedule or schedule_part(row.schedule)
+        rho = self.rho if self.rho is not None else (row.rho if own.name == row.schedule else own.row.rho)
+        return tuple(sigmas(own.bound(), self.num_steps, self.sigma_min, self.sigma_max, rho, self.dtype))
+
+    @property
+    def run(self) -> Run:
+        """The steps: a step function, how much past it reads, and the noise levels."""
+        row = self.solver.row
+        to_zero = row.to_zero if self.denoise_to_zero is None else self.denoise_to_zero
+        return Run(self.solver.bound(self.levels), row.history, self.levels, to_zero, self.afs)
+
+    @property
+    def shares(self) -> bool:
+        """Whether trajectories of other strengths and gates can be shared with this one's."""
+        return self.correction.row.gated and not self.keeps_state and not self.churn.s_churn
+
+    def count_evaluations(self, *, guided: bool) -> tuple[float, float]:
+        """Evaluations of the main and the guiding network for one image, counted on a one-pixel stand-in."""
+
+        def stand_in(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+            return x * 0.5
+
+        problem = self.problem(stand_in, stand_in if guided else None)
+        start = torch.full((1, 1, 1, 1), problem.run.levels[0], dtype=self.dtype)
+        with torch.inference_mode():
+            integrate(problem.denoiser, start, problem.run, None, self.correct(), self.churn)
+        return problem.evaluations(1)
+
+    def correct(self, *, estimate: bool = False) -> Correct:
+        """What happens to each step. estimate: the free estimates are made at strength 0 too."""
+        wanted = self.w_stiff != 0 or (estimate and self.solver.row.paired)
+        part = self.correction if wanted else correction_part("none")
+        made: Correct = part.row.make(self.w_stiff, self.w_con, **part.options)
+        return made
+
+    def problem(self, net: Callable[..., Tensor], guide: Callable[..., Tensor] | None = None) -> Problem:
+        """The equation of these networks, counting their calls; good for one trajectory of one batch.
+
+        Raises UserError where the guidance needs a guiding network and there is none.
+        """
+        row = self.guidance.row
+        if guide is None and row.active(self.weight):
+            raise UserError(
+                f"guidance is {self.weight:g} with guidance_method '{self.guidance.name}' but there is no "
+                "guide; pass guide=NET or guidance_method='cfg' with guidance=1"
+            )
+        main = CountedDenoiser(net)
+        guiding = CountedDenoiser(guide) if guide is not None else None
+        denoiser = row.make(
+            main, guiding or main, self.weight, self.interval, self.levels, **self.guidance.options
+        )
+        return Problem(denoiser, self.run, main, guiding)
