@@ -390,5 +390,6 @@ def test_every_corrected_row_of_the_digits_table_has_its_baseline() -> None:
     digests = {spec.digest for spec in specs}
     assert len(digests) == len(specs) > 0
     assert all(spec.baseline.digest in digests for spec in specs)
-    assert all(len(group) == 2 for group in pairs(specs))
+    for first, *others in pairs(specs):  # the other solvers stand alone
+        assert len(others) == (1 if first.solver.name == "heun" else 0)
     assert table["headline"] in METRICS
