@@ -296,6 +296,7 @@ def test_a_redirect_is_followed(tmp_path: Path, server: FileServer) -> None:
         ("99999999999999999999", "asks to wait 99,999,999,999,999,991,808 s|100,000,000,000,000,000,000 s"),
         (format_datetime(datetime.now(UTC) + timedelta(days=365), usegmt=True), "asks to wait 31,53"),
     ],
+    ids=["long", "endless", "a date"],  # the same in every worker that collects the tests
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_bounded(
