@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 from erk_bench import (
     actions,
     commands,
+    doctor,
     manifests,
     preparing,
     stopping,
@@ -101,7 +102,7 @@ def _export(options: dict[str, str], overrides: list[str]) -> int:
 def _doctor(options: dict[str, str], overrides: list[str]) -> int:
     if overrides:
         raise UserError(f"doctor takes no settings; got {' '.join(overrides)}")
-    return preparing.doctor(groups())
+    return doctor.doctor(groups())
 
 
 COMMANDS: dict[str, Command] = {
@@ -116,7 +117,7 @@ COMMANDS: dict[str, Command] = {
         actions.table,
         "run every row of a table, show it, compare it with the reference records",
         "[table=NAME|FILE.yaml] [rows=0-3,7] [sets=N] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] "
-        "[sampling=true|false] [KEY=VALUE ...]",
+        "[sampling=true|false] [columns=NAME,...] [style=screen|paper] [KEY=VALUE ...]",
         {
             "table": "digits",
             "rows": "",
@@ -125,14 +126,24 @@ COMMANDS: dict[str, Command] = {
             "to": "",
             "records": "",
             "sampling": "true",
+            "columns": "",
+            "style": "screen",
         },
     ),
     "grid": Command(
         actions.grid,
         "run every cell of a grid with shared trajectories, show the best, draw the figures",
         "[grid=NAME|FILE.yaml] [from=FOLDER,...] [to=FOLDER] [records=FOLDER] [sampling=true|false] "
-        "[views=true|false] [AXIS=VALUE,VALUE,...] [KEY=VALUE ...]",
-        {"grid": "digits", "from": "", "to": "", "records": "", "sampling": "true", "views": "true"},
+        "[views=true|false] [style=screen|paper] [AXIS=VALUE,VALUE,...] [KEY=VALUE ...]",
+        {
+            "grid": "digits",
+            "from": "",
+            "to": "",
+            "records": "",
+            "sampling": "true",
+            "views": "true",
+            "style": "screen",
+        },
     ),
     "search": Command(
         actions.search,

@@ -15,6 +15,7 @@ from erk_bench.grids import Cell, Grid, label, short, trees
 from erk_bench.reporting import figures, grid_figures
 from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown
 from erk_bench.reporting.records import Record, write_record
+from erk_bench.reporting.styles import SCREEN, Style, style_named
 from erk_bench.reporting.tracker import Curve, CurvePoint, Tracker
 from erk_bench.reporting.views import DASH, rounded
 from erk_bench.settings import flag
@@ -29,6 +30,7 @@ def grid(grid: Grid, cells: Sequence[Cell], options: Mapping[str, str], tracker:
     groups = trees(cells)
     specs = [spec for group in groups for spec in group]
     sampling, views = flag("sampling", options["sampling"]), flag("views", options["views"])
+    style = style_named(options["style"])
     if options["from"]:
         records = {record.run_id: record for record in read_records(specs, options["from"])}
     else:
@@ -47,7 +49,7 @@ def grid(grid: Grid, cells: Sequence[Cell], options: Mapping[str, str], tracker:
     view = build_grid_view(grid, cells, records)
     notes = summary(grid, view)
     to = Path(options["to"] or Path(specs[0].out) / "grids").expanduser()
-    pictures = write_views(view, notes, to, grid.name)
+    pictures = write_views(view, notes, to, grid.name, style)
     _track_best(view, cells, records, tracker, kept=not options["from"])
     tracker.cells(view)
     tracker.curves(grid.name, _curves(view))
@@ -59,19 +61,15 @@ def grid(grid: Grid, cells: Sequence[Cell], options: Mapping[str, str], tracker:
     return 0
 
 
-def write_views(view: GridView, notes: list[str], to: Path, name: str) -> list[Path]:
+def write_views(view: GridView, notes: list[str], to: Path, name: str, style: Style = SCREEN) -> list[Path]:
     """The grid's CSV, Markdown table and figures; returns the pictures."""
     write_atomic(to / f"{name}.csv", grid_csv(view).encode())
     write_atomic(to / f"{name}.md", grid_markdown(view, notes).encode())
     pictures = []
-    for kind, draw in (
-        ("curves", grid_figures.curves_figure),
-        ("heat", grid_figures.heat_figure),
-        ("parallel", grid_figures.parallel_figure),
-    ):
-        for form in ("png", "svg"):
+    for kind, draw in grid_figures.FIGURES.items():
+        for form in style.forms:
             path = to / f"{name}-{kind}.{form}"
-            write_atomic(path, figures.to_bytes(draw(view), form))
+            write_atomic(path, figures.to_bytes(draw(view, style), form))
             pictures.append(path)
     return pictures
 

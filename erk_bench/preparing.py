@@ -1,33 +1,21 @@
-"""Commands that come before a run: fetch, plan, reference, doctor."""
+"""Commands that come before a run: fetch, plan, reference."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import os
-import platform
-import shutil
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from rich.table import Table as RichTable
 
-import erk_bench
 from erk_bench import launch, planning, simulating, stages
-from erk_bench.config_files import config_folder
 from erk_bench.console import wide_console
 from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.build_reference import make_reference
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.files import file_sha256
-from erk_bench.presets import preset_files, preset_weights
 from erk_bench.reporting.progress import progress_bar
-from erk_bench.reporting.records import PACKAGES, environment
 from erk_bench.reporting.views import DASH
 from erk_bench.settings import flag, is_whole, whole_number
 from erk_bench.spec import RunSpec
@@ -36,8 +24,6 @@ from erk_bench.storage.blocks import Worker, blocks_of
 from erk_bench.worker import assets_of, set_up_device
 
 MOST_WORKERS = 100_000  # that a simulation takes
-
-REACH_S = 3.0  # seconds that a source has to answer
 
 
 def fetch(specs: Sequence[RunSpec], *, every_detector: bool, dry_run: bool) -> int:
@@ -292,55 +278,3 @@ def _whole(name: str, text: str) -> int | None:
     if not is_whole(text) or int(text) < (0 if name == "shuffle_seed" else 1):
         raise UserError(f"{name} is '{text}'; expected a whole number")
     return int(text)
-
-
-def _reachable(url: str) -> str:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_S):
-            return f"{url} answers"
-    except urllib.error.HTTPError:
-        return f"{url} answers"  # a base address need not be a page
-    except (OSError, ValueError) as error:
-        return f"{url} does not answer ({error})"
-
-
-def doctor(groups: Mapping[str, Sequence[str]]) -> int:
-    """What is installed, found and free; status 1 if something needed is missing."""
-    facts = environment(torch.device("cpu"))
-    problems = []
-    print(f"erk-bench {erk_bench.__version__}, Python {platform.python_version()}, {facts['platform']}")
-    print(f"commit: {facts['commit'] or 'not a checkout'}{' (changed)' if facts['dirty'] else ''}")
-    for name in PACKAGES[1:]:
-        try:
-            print(f"  {name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            problems.append(f"package {name} is not installed: pip install {name}")
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    print(f"GPUs: {', '.join(names) or 'none'}; CPU: {facts['device']}, {os.cpu_count()} cores")
-    launcher = {key: os.environ[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if key in os.environ}
-    print(f"launcher: {launcher or 'none (local workers)'}")
-    print(f"configs: {config_folder()}")
-    for group, choices in groups.items():
-        print(f"  {group}: {', '.join(choices)}")
-    assets = Assets.from_environment()
-    print(f"cache: {assets.cache}{' (offline)' if assets.offline else ''}, lock file {assets.lock}")
-    not_here = []
-    for name, file in preset_files().items():
-        if not assets.is_here(preset_weights(file)):
-            not_here.append(name)
-            continue
-        try:
-            net = erk_bench.load_denoiser(name)
-            print(f"model {name}: {net.img_channels}x{net.img_resolution}x{net.img_resolution}, loads")
-        except UserError as error:
-            problems.append(f"model {name}: {error}")
-    print(f"models not fetched: {len(not_here)} ('erk-bench fetch model=NAME' gets one)")
-    for name, source in SOURCES.items():
-        url = assets.url(f"{name}:") or source.url
-        print(f"source {name}: {'offline' if assets.offline else _reachable(url)}")
-    free = shutil.disk_usage(".").free
-    print(f"disk free here: {free / 1e9:.1f} GB")
-    for problem in problems:
-        print(f"PROBLEM: {problem}")
-    print(f"{len(problems)} problems found" if problems else "no problems found")
-    return 1 if problems else 0

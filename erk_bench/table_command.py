@@ -15,9 +15,12 @@ from erk_bench import stages, tables
 from erk_bench.computing import compute_records, prepare, read_folder, read_records
 from erk_bench.config_files import config_folder
 from erk_bench.console import wide_console
+from erk_bench.errors import unknown_name
 from erk_bench.files import write_atomic
 from erk_bench.reporting import figures, views
+from erk_bench.reporting.latex import latex
 from erk_bench.reporting.records import Record, write_record
+from erk_bench.reporting.styles import Style, style_named
 from erk_bench.reporting.tracker import Tracker
 from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
@@ -48,7 +51,8 @@ def table(
     sets = [
         [shifted(spec, index) for spec in specs] for index in range(whole_number("sets", options["sets"]))
     ]
-    sampling = flag("sampling", options["sampling"])
+    sampling, style = flag("sampling", options["sampling"]), style_named(options["style"])
+    chosen = chosen_columns(options["columns"], content["headline"], specs[0])
     folder = config_folder().parent / content["reference"] if content.get("reference") else None
     again = (
         bool(options["from"]) and folder is not None and Path(options["from"]).resolve() == folder.resolve()
@@ -66,28 +70,43 @@ def table(
     if records is None:
         return 0
     to = Path(options["to"] or Path(specs[0].out) / "tables").expanduser()
-    view = tables.build_view(content, rows, records, references)
+    view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
     name = content["name"]
-    for form, text in (("md", views.markdown), ("csv", views.to_csv), ("tex", views.latex)):
+    for form, text in (("md", views.markdown), ("csv", views.to_csv), ("tex", latex)):
         write_atomic(to / f"{name}.{form}", text(view).encode())
     figure = content.get("figure", "steps")
-    for form in ("png", "svg"):
-        write_atomic(to / f"{name}-{figure}.{form}", figures.to_bytes(figures.FIGURES[figure](view), form))
+    for form in style.forms:
+        drawn = figures.FIGURES[figure](view, style)
+        write_atomic(to / f"{name}-{figure}.{form}", figures.to_bytes(drawn, form))
     for record in itertools.chain(*records):
         tracker.record(record, None if options["from"] else RunStore.folder_of(record.run_spec))
     tracker.table(view)
     tracker.picture(f"{name}-{figure}", to / f"{name}-{figure}.png")
     if not options["from"]:
-        _sample_sheet(content, specs, view, to / f"{name}-samples.png", tracker)
+        _sample_sheet(content, specs, view, to / f"{name}-samples.png", tracker, style)
     if options["records"]:
         for index, record in ((index, record) for several in records for index, record in enumerate(several)):
             suffix = f"-{record.seeds}" if index else ""
             write_record(Path(options["records"]) / f"{record.run_id}{suffix}.json", record)
     views.print_table(view, wide_console())
     print(f"table and pictures: {to}/{name}*")
-    return _status(
-        view, folder, references, as_published=as_published and not again and not options["records"]
-    )
+    dropped = content.get("published") and not any(row.get("published") for row in rows)
+    if dropped and any(row.get("published") for row in content["rows"]):
+        print(
+            "the published values are not compared: a setting changes what is computed, or the rows have none"
+        )
+    as_published = as_published and not again and not options["records"]
+    return _status(view, None if again else folder, references, as_published=as_published)
+
+
+def chosen_columns(text: str, headline: str, spec: RunSpec) -> tuple[str, ...]:
+    """The keys that `columns=...` names; none for an empty text. Raises UserError for an unknown one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    known = views.column_keys(list(dict.fromkeys([headline, *spec.metrics.names])))
+    for name in names:
+        if name not in known:
+            raise unknown_name("column", name, known)
+    return tuple(dict.fromkeys(names))
 
 
 def _status(
@@ -112,9 +131,14 @@ def _status(
     if as_published and unknown:
         print(f"{len(unknown)} of {len(view.rows)} rows have no record in {folder}", file=sys.stderr)
         return 1
-    if references:
-        reproduced = sum("within" in row.reproduction for row in view.rows)
+    reproduced = sum("within" in row.reproduction for row in view.rows)
+    if reproduced:
         print(f"{reproduced} of {len(view.rows)} rows reproduced; reference records: {folder}")
+    if reproduced < len(view.rows):
+        print(
+            f"{len(view.rows) - reproduced} of {len(view.rows)} rows are not compared with the reference "
+            f"records in {folder}: those have other settings, or another number of images"
+        )
     return 0
 
 
@@ -150,7 +174,12 @@ def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
 
 
 def _sample_sheet(
-    content: Mapping[str, Any], specs: Sequence[RunSpec], view: views.TableView, path: Path, tracker: Tracker
+    content: Mapping[str, Any],
+    specs: Sequence[RunSpec],
+    view: views.TableView,
+    path: Path,
+    tracker: Tracker,
+    style: Style,
 ) -> None:
     """The first seeds of every unguided row side by side, where their images are still kept.
 
@@ -167,6 +196,6 @@ def _sample_sheet(
         seeds = specs[0].seed_range[:SHEET_COLUMNS]
         cost = f" of {only} evaluations" if only else ""
         title = f"{content['name']}: one seed a column, one method{cost} a row"
-        sheet = figures.sample_sheet(shown, title, [str(seed) for seed in seeds])
+        sheet = figures.sample_sheet(shown, title, [str(seed) for seed in seeds], style)
         write_atomic(path, figures.to_bytes(sheet, "png"))
         tracker.samples(shown, seeds)

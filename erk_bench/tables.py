@@ -12,13 +12,9 @@ from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
 from erk_bench.reporting.records import Record
 from erk_bench.reporting.views import Estimate, TableRow, TableView, rounded
-from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.row_names import guidance_name, row_names
 from erk_bench.spec import RunSpec
 
-CORRECTION_TITLES = {
-    "erk_guid": "ERK-Guid", "erk_alpha": "ERK-alpha", "erk_gauss": "ERK-Gauss", "erk_dx": "ERK-dx",
-    "erk_proj": "ERK-proj",
-}  # fmt: skip
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
 # What a verdict does not cover; said wherever there are verdicts.
 SEEDS_ONLY = (
@@ -93,29 +89,6 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
     return f"within {distance:.2f} SE{seeds}", False
 
 
-def _solver(spec: RunSpec) -> str:
-    row = SOLVERS.get(spec.solver.name)
-    options = "".join(f", {key} {value}" for key, value in spec.solver.options)
-    return f"{(row and row.title) or spec.solver.name}{options}"
-
-
-def _method(spec: RunSpec, several: bool) -> str:
-    """several: whether the table has more than Heun, so that the corrected solver must be named."""
-    if not spec.correction.w_stiff:
-        return _solver(spec)
-    solver = f" on {_solver(spec)}" if several or spec.solver.name != "heun" else ""
-    title = CORRECTION_TITLES.get(spec.correction.name, spec.correction.name)
-    return f"{title}{solver} ({spec.correction.w_stiff:g}, {spec.correction.w_con:g})"
-
-
-def _guidance(spec: RunSpec) -> str:
-    if not spec.guidance.active:
-        return "no guidance"
-    title = {"cfg": "CFG", "cfgpp": "CFG++", "apg": "APG"}.get(spec.guidance.name, spec.guidance.name)
-    options = "".join(f", {name} {value}" for name, value in spec.guidance.all_options.items())
-    return f"{title} {spec.guidance.weight:g}{options}"
-
-
 def build_view(
     table: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
@@ -133,7 +106,8 @@ def build_view(
     by_digest = {spec.digest: sets for spec, sets in zip(specs, records, strict=True)}
     names = [headline, *(name for name in records[0][0].metrics if name != headline)]
     shown, warnings = [], []
-    for row, spec, sets in zip(rows, specs, records, strict=True):
+    called = row_names(specs)
+    for row, spec, sets, (method, solver) in zip(rows, specs, records, called, strict=True):
         base = by_digest.get(spec.baseline.digest) if spec.correction.w_stiff else None
         difference = _mean_difference(sets, base, headline) if base else None
         first = sets[0]
@@ -153,9 +127,9 @@ def build_view(
         shown.append(
             TableRow(
                 steps=spec.schedule.num_steps,
-                guidance=_guidance(spec),
-                method=_method(spec, several),
-                solver=_solver(spec),
+                guidance=guidance_name(spec),
+                method=method,
+                solver=solver,
                 nfe=first.nfe,
                 nfe_guide=first.nfe_guide,
                 metrics={name: (METRICS[name].title, measured[name].mean) for name in names},
@@ -178,6 +152,8 @@ def build_view(
         tuple(shown),
         METRICS[headline].lower,
         tuple(notes),
+        table["name"],
+        frozenset(name for name in names if not METRICS[name].lower),
     )
 
 

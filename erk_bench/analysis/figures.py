@@ -25,12 +25,13 @@ from erk_bench.analysis.mixture import tree
 from erk_bench.analysis.toy_networks import toy_network
 from erk_bench.files import write_atomic
 from erk_bench.reporting.figures import to_bytes
+from erk_bench.reporting.series import BLACK, BLUE, ORANGE, Look, looks
 
 COUNT, STEPS, SEED = 160, 32, 0
 CHANCE = 2 / math.pi  # mean |cos| of a random direction in the plane
 BINS = np.logspace(-2, 3, 21)  # of |lambda|
 STIFF = 10.0  # |lambda| beyond which Figures 1 and 3(b) show a step
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#5e81ac", "#d08770", "#8fbc6a", "#b48ead", "#4c566a"
+GREY = "#4c566a"  # of lines that are not measured
 
 # Columns of a picture's CSV by header, each as long as the others.
 Columns = dict[str, Tensor]
@@ -96,13 +97,12 @@ def figure2(found: Measured) -> Drawn:
     for axis, key, color, vectors in ((axes[0], "lte", BLUE, found.lte), (axes[1], "dx", ORANGE, found.dx)):
         alignment = cosine(vectors, found.eigenvector)
         axis.scatter(found.size, alignment, s=3, alpha=0.15, color=color, linewidths=0)
-        columns |= _binned(axis, key, found.size, alignment, color, "mean")
+        columns |= _binned(axis, key, found.size, alignment, color, "mean", Look(BLACK, "", "-"))
     directions = {"erk_guid": found.used} | guiding_directions(found)
     names = ("ERK-Guid (previous pair)", "CFG", "CFG, exact denoisers", "autoguidance")
-    colors = (GREEN, ORANGE, PURPLE, BLUE)
-    for (key, vectors), label, color in zip(directions.items(), names, colors, strict=True):
+    for (key, vectors), (label, look) in zip(directions.items(), looks(names).items(), strict=True):
         alignment = cosine(vectors, found.start_vector)[known]
-        columns |= _binned(axes[2], key, start_size, alignment, color, label)
+        columns |= _binned(axes[2], key, start_size, alignment, look.color, label, look)
     for axis, title in zip(
         axes,
         ("(a) local truncation error", "(b) Heun minus Euler", "(c) directions of guidance"),
@@ -170,8 +170,9 @@ def proposition1(found: Measured) -> Drawn:
     return Drawn(figure, {"abs_lambda": found.size, "cos_dx": cos, "R_over_lambda": ratio, "r": second})
 
 
-def _binned(axis: Axes, key: str, size: Tensor, values: Tensor, color: str, label: str) -> Columns:
-    """Mean and the middle 80 % of the values in bins of |lambda|; drawn where a bin has 10 or more."""
+def _binned(axis: Axes, key: str, size: Tensor, values: Tensor, band: str, label: str, look: Look) -> Columns:
+    """Mean and the middle 80 % (a band in colour `band`) of the values in bins of |lambda|; drawn where a bin
+    has 10 or more."""
     which = np.where(values.isfinite(), np.digitize(size, BINS) - 1, -1)
     rows = []
     for number in range(len(BINS) - 1):
@@ -181,9 +182,12 @@ def _binned(axis: Axes, key: str, size: Tensor, values: Tensor, color: str, labe
         rows.append((len(inside), *stats))
     count, mean, low, high = np.array(rows).T
     centers = np.sqrt(BINS[:-1] * BINS[1:])
-    axis.plot(centers, mean, color="black" if label == "mean" else color, linewidth=1.8, label=label)
+    axis.plot(
+        centers, mean, color=look.color, marker=look.marker, linestyle=look.line, markersize=4, linewidth=1.8,
+        label=label,
+    )  # fmt: skip
     if key in ("lte", "dx", "erk_guid"):  # the bands of others would hide one another
-        axis.fill_between(centers, low, high, color=color, alpha=0.25)
+        axis.fill_between(centers, low, high, color=band, alpha=0.25)
     parts = {"count": count, "mean": mean, "p10": low, "p90": high}
     return {f"{key}_{name}": torch.from_numpy(column) for name, column in parts.items()}
 

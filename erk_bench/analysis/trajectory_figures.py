@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from erk_bench.analysis.trajectories import Found, chance
+from erk_bench.reporting.series import Look, looks
+from erk_bench.reporting.styles import SCREEN, set_title
 
 GATES = (0.1, 0.3, 1.0, 3.0)  # thresholds w_con that the picture shows beside the run's own
-COLORS = ("#5e81ac", "#d08770", "#8fbc6a", "#b48ead", "#4c566a")
+GREY = "#4c566a"  # of lines that are not measured
 
 
 def correlation(found: Found, *, scaled: bool = False) -> float:
@@ -41,31 +43,36 @@ def trajectory_figure(title: str, found: Found, dimensions: int, w_con: float | 
     sigma = by_step(found, found.sigma, quantile(0.5))
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     (over, against), (aligned, gates) = axes
-    over.plot(sigma, 1 / sigma, color=COLORS[4], linestyle=":", label="1/σ (data at a point)")
-    _band(over, found, sigma, found.size, COLORS[0], "|λ|, power iteration")
-    _band(over, found, sigma, found.along_dx, COLORS[2], "|J Δx| / |Δx|")
-    _band(over, found, sigma, found.estimate, COLORS[1], "R = |Δf| / |Δx| (free)")
+    names = ("|λ|, power iteration", "|J Δx| / |Δx|", "R = |Δf| / |Δx| (free)")
+    over.plot(sigma, 1 / sigma, color=GREY, linestyle=":", label="1/σ (data at a point)")
+    measured = (found.size, found.along_dx, found.estimate)
+    for (name, look), values in zip(looks(names).items(), measured, strict=True):
+        _band(over, found, sigma, values, look, name)
     over.set(title="stiffness: median and middle 80 %", yscale="log", ylabel="1 / noise level")
     points = against.scatter(
         found.size, found.estimate, s=8, alpha=0.6, c=found.sigma.log10(), cmap="viridis", linewidths=0
     )
     low, high = found.size.min().item(), found.size.max().item()
-    against.plot((low, high), (low, high), color=COLORS[4], linestyle="--", label="R = |λ|")
+    against.plot((low, high), (low, high), color=GREY, linestyle="--", label="R = |λ|")
     against.set(
         title=f"correlation {correlation(found):.3f}; of σR and σ|λ| {correlation(found, scaled=True):.3f}",
         xscale="log", yscale="log", xlabel="|λ|", ylabel="R",
     )  # fmt: skip
     figure.colorbar(points, ax=against, label="log10 σ")
-    _band(aligned, found, sigma, found.cos_dx, COLORS[0], "Δx")
-    _band(aligned, found, sigma, found.cos_df, COLORS[1], "Δf, ERK-Guid's direction")
-    aligned.axhline(chance(dimensions), color=COLORS[4], linestyle=":", label="random direction")
+    both = looks(("Δx", "Δf, ERK-Guid's direction"))
+    for (name, look), values in zip(both.items(), (found.cos_dx, found.cos_df), strict=True):
+        _band(aligned, found, sigma, values, look, name)
+    aligned.axhline(chance(dimensions), color=GREY, linestyle=":", label="random direction")
     aligned.set(title="alignment with the dominant eigenvector", ylabel="|cos|", ylim=(0, 1.02))
-    for color, threshold in zip(COLORS, GATES, strict=False):
-        share = by_step(found, (found.estimate > threshold).double(), torch.mean)
-        gates.plot(sigma, share, color=color, marker=".", label=f"w_con = {threshold:g}")
+    thresholds = {f"w_con = {threshold:g}": threshold for threshold in GATES}
     if w_con is not None:
-        share = by_step(found, (found.estimate > w_con).double(), torch.mean)
-        gates.plot(sigma, share, color="black", linewidth=2.5, label=f"w_con = {w_con:g}, of this run")
+        thresholds[f"w_con = {w_con:g}, of this run"] = w_con
+    for name, look in looks(thresholds).items():
+        share = by_step(found, (found.estimate > thresholds[name]).double(), torch.mean)
+        gates.plot(
+            sigma, share, color=look.color, marker=look.marker, markersize=4, label=name,
+            linewidth=2.5 if name.endswith("this run") else 1.5,
+        )  # fmt: skip
     gates.set(title="open gates (R > w_con)", ylabel="share of samples", ylim=(-0.02, 1.02))
     for axis in (over, aligned, gates):
         axis.set(xscale="log", xlabel="noise level σ")
@@ -73,11 +80,12 @@ def trajectory_figure(title: str, found: Found, dimensions: int, w_con: float | 
     for axis in axes.flat:
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.suptitle(title)
+    set_title(figure, title, SCREEN)
     return figure
 
 
-def _band(axis: Axes, found: Found, sigma: Tensor, values: Tensor, color: str, label: str) -> None:
-    axis.plot(sigma, by_step(found, values, quantile(0.5)), color=color, marker=".", label=label)
+def _band(axis: Axes, found: Found, sigma: Tensor, values: Tensor, look: Look, label: str) -> None:
+    middle = by_step(found, values, quantile(0.5))
+    axis.plot(sigma, middle, color=look.color, marker=look.marker, markersize=4, label=label)
     low, high = (by_step(found, values, quantile(q)) for q in (0.1, 0.9))
-    axis.fill_between(sigma, low, high, color=color, alpha=0.2)
+    axis.fill_between(sigma, low, high, color=look.color, alpha=0.2)

@@ -12,97 +12,205 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from erk_bench.reporting.series import Look, looks, series_names
+from erk_bench.reporting.styles import (
+    MARGIN,
+    SCREEN,
+    Style,
+    literal,
+    panels,
+    place_legend,
+    set_panel_title,
+    set_title,
+    text_width,
+    thinned,
+    typeset,
+    wrapped,
+)
 from erk_bench.reporting.views import Estimate, TableRow, TableView
 
 DODGE = 0.004  # of the cost, between neighbouring error bars
-COLORS = ("#4c566a", "#d08770", "#5e81ac", "#a3be8c")
+CROWDED = 7.5  # evaluations from which the solvers are close, and have a panel where none hides another
+WIDE = 4.0  # ratio of values from which an axis is logarithmic
+PAPER_SHEET = 6  # images a row that fit a column of a paper
 
 
-def steps_figure(view: TableView) -> Figure:
-    """The headline metric against steps, one panel a guidance, one line a solver, with error bars."""
-    panels = list(dict.fromkeys(row.guidance for row in view.rows))
-    title = next(iter(view.rows[0].metrics.values()))[0]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4 * len(panels), 3.6), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, panel in zip(axes[0], panels, strict=True):
-        rows = [row for row in view.rows if row.guidance == panel]
-        families = list(dict.fromkeys(row.method.split(" ")[0] for row in rows))
-        for color, family in zip(itertools.cycle(COLORS), families, strict=False):
-            points = [row for row in rows if row.method.split(" ")[0] == family]
-            estimates = [next(iter(row.metrics.values()))[1] for row in points]
-            # Rows of one step count have no line through them.
-            several = len({row.steps for row in points}) < len(points)
-            axis.errorbar(
-                [row.steps for row in points],
-                [value for value, _ in estimates],
-                yerr=[error for _, error in estimates],
-                marker="o", capsize=3, linestyle="none" if several else "-", label=family, color=color,
-            )  # fmt: skip
-        _log_axes(axis, panel, "steps", sorted({row.steps for row in rows}))
-    axes[0][0].set_ylabel(f"{title} ({'lower' if view.lower else 'higher'} is better)")
-    axes[0][0].legend()
-    figure.suptitle(view.title, fontsize=11)
-    return figure
+def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
+    """The headline metric against steps, one panel a guidance, one line a series, with error bars."""
+    guidances = list(dict.fromkeys(row.guidance for row in view.rows))
+    names = series_names(view.rows, lambda row: row.steps)
+    look = looks(names)
+    with typeset(style):
+        shape = (1, len(guidances)) if style.width is None else (len(guidances), 1)
+        size = (3.6, 3.2) if style.width is None else (0.0, 1.9)
+        made = panels(*shape, size, list(look), style, sharey=True)
+        handles: dict[str, ErrorbarContainer] = {}
+        for axis, guidance in zip(itertools.chain(*made.axes), guidances, strict=True):
+            here = [
+                (name, row) for name, row in zip(names, view.rows, strict=True) if row.guidance == guidance
+            ]
+            for name in dict.fromkeys(name for name, _ in here):
+                points = [row for other, row in here if other == name]
+                # Rows of one step count have no line through them.
+                several = len({row.steps for row in points}) < len(points)
+                handles[name] = _bars(
+                    axis, [row.steps for row in points], points, look[name], name, style, line=not several
+                )
+            _axes(axis, [row for _, row in here], "steps", 3.0, style)
+            _panel_title(axis, guidance, len(guidances), 3.6, style)
+        for line in made.axes:
+            line[0].set_ylabel(_better(view, style))
+        place_legend(made, [handles[name] for name in look], style)
+        set_title(made.figure, view.title, style, made.beside)
+    return made.figure
 
 
-def nfe_figure(view: TableView) -> Figure:
-    """The headline metric against evaluations of the networks, one panel a guidance, one color a solver.
+def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
+    """The headline metric against evaluations of the networks, one panel a guidance, one colour a solver.
 
-    Dashed lines with stars are corrected rows; bars are standard errors, those of one cost beside each other;
-    the gray band is the Pareto front, of rows that none of the same or lower cost beats.
+    Dashed lines are corrected rows; bars are standard errors; the gray band is the Pareto front, of rows that
+    none of the same or lower cost beats. Below, the rows from 8 evaluations on beside each other.
     """
-    panels = list(dict.fromkeys(row.guidance for row in view.rows))
-    title = next(iter(view.rows[0].metrics.values()))[0]
-    solvers = list(dict.fromkeys(_plain_name(row) for row in view.rows))
-    colors = {solver: plt.get_cmap("tab10")(index % 10) for index, solver in enumerate(solvers)}
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(7 * len(panels) + 1.5, 5), sharey=True, squeeze=False, layout="constrained"
+    guidances = list(dict.fromkeys(row.guidance for row in view.rows))
+    names = series_names(view.rows, lambda row: row.cost)
+    look = looks(
+        names,
+        {name: row.solver.partition(",")[0] or name for name, row in zip(names, view.rows, strict=True)},
     )
-    for axis, panel in zip(axes[0], panels, strict=True):
-        rows = [row for row in view.rows if row.guidance == panel]
-        front = pareto_front(rows, view.lower)
-        axis.plot(
-            [row.cost for row in front], [_headline(row)[0] for row in front],
-            color="0.85", linewidth=9, solid_capstyle="round", zorder=0, label="Pareto front",
-        )  # fmt: skip
-        series = list(itertools.product(solvers, (False, True)))
-        for number, (solver, corrected) in enumerate(series):
-            of_solver = [row for row in rows if _plain_name(row) == solver]
-            points = sorted(
-                (row for row in of_solver if (row.method != row.solver) == corrected),
-                key=lambda row: row.cost,
-            )
-            if not points:
-                continue
-            several = len({row.cost for row in points}) < len(points)  # of one cost: no line through them
-            line = "none" if several else ("--" if corrected else "-")
-            beside = 1 + DODGE * (number - len(series) / 2)
-            axis.errorbar(
-                [row.cost * beside for row in points], [_headline(row)[0] for row in points],
-                yerr=[_headline(row)[1] for row in points], capsize=3, color=colors[solver], linestyle=line,
-                marker="*" if corrected else "o", markersize=11 if corrected else 4,
-                label=points[0].method.partition(" (")[0] if corrected else solver,
-            )  # fmt: skip
-        ticks = sorted({round(row.cost) for row in rows})
-        _log_axes(axis, panel, "network evaluations an image (NFE)", ticks)
-    axes[0][0].set_ylabel(f"{title} ({'lower' if view.lower else 'higher'} is better)")
-    axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
-    figure.suptitle(view.title, fontsize=11)
-    return figure
+    of = {guidance: [pair for pair in zip(names, view.rows, strict=True) if pair[1].guidance == guidance]
+          for guidance in guidances}  # fmt: skip
+    crowded = {
+        guidance: [pair for pair in pairs if pair[1].cost >= CROWDED] for guidance, pairs in of.items()
+    }
+    below = any(len(pairs) > 1 for pairs in crowded.values())
+    with typeset(style):
+        across = len(guidances) if style.width is None else 1
+        rows = (1 + below) * (1 if style.width is None else len(guidances))
+        size = (7.0, 4.0) if style.width is None else (0.0, 2.2)
+        made = panels(rows, across, size, ["Pareto front", *look], style)
+        handles: dict[str, object] = {}
+        for index, guidance in enumerate(guidances):
+            first, column = (0, index) if style.width is None else (index * (1 + below), 0)
+            over = made.axes[first][column]
+            handles |= _overview(over, view, of[guidance], look, style)
+            _panel_title(over, guidance, len(guidances), 6.5, style)
+            over.set_ylabel(_better(view, style))
+            if below:
+                axis = made.axes[first + 1][column]
+                _side_by_side(axis, view, crowded[guidance], look, style)
+                axis.set_ylabel(_better(view, style))
+        place_legend(made, [handles[name] for name in ("Pareto front", *look)], style)
+        set_title(made.figure, view.title, style, made.beside)
+    return made.figure
 
 
-def _log_axes(axis: Axes, title: str, xlabel: str, ticks: Sequence[int]) -> None:
-    """Logarithmic axes with plain numbers: `ticks` across, 1, 2, 5 and their decades up."""
-    axis.set(title=title, xlabel=xlabel, xscale="log", yscale="log")
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+def _overview(
+    axis: Axes, view: TableView, pairs: Sequence[tuple[str, TableRow]], look: Mapping[str, Look], style: Style
+) -> dict[str, object]:
+    """All rows over their cost; returns what the legend shows of each series."""
+    front = pareto_front([row for _, row in pairs], view.lower)
+    (band,) = axis.plot(
+        [row.cost for row in front], [_headline(row)[0] for row in front],
+        color="0.85", linewidth=1.8 * style.marker, solid_capstyle="round", zorder=0,
+    )  # fmt: skip
+    handles: dict[str, object] = {"Pareto front": band}
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    for number, name in enumerate(names):
+        points = sorted((row for other, row in pairs if other == name), key=lambda row: row.cost)
+        several = len({row.cost for row in points}) < len(points)  # of one cost: no line through them
+        beside = 1 + DODGE * (number - len(names) / 2)
+        at = [row.cost * beside for row in points]
+        handles[name] = _bars(axis, at, points, look[name], name, style, line=not several)
+    _axes(axis, [row for _, row in pairs], "network evaluations an image (NFE)", 6.3, style)
+    return handles
+
+
+def _side_by_side(
+    axis: Axes, view: TableView, pairs: Sequence[tuple[str, TableRow]], look: Mapping[str, Look], style: Style
+) -> None:
+    """The rows of each cost beside each other, so that none hides another."""
+    if not pairs:
+        axis.set_axis_off()
+        return
+    costs = sorted({round(row.cost) for _, row in pairs})
+    front = pareto_front([row for _, row in pairs], view.lower)
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    for position, cost in enumerate(costs):
+        here = [pair for pair in pairs if round(pair[1].cost) == cost]
+        here.sort(key=lambda pair: names.index(pair[0]))
+        for slot, (name, row) in enumerate(here):
+            x = position + 0.86 * ((slot + 0.5) / len(here) - 0.5)
+            _bars(axis, [x], [row], look[name], name, style, line=False)
+            if row in front:
+                axis.plot(x, _headline(row)[0], "o", color="0.85", markersize=2.6 * style.marker, zorder=0)
+        if position:
+            axis.axvline(position - 0.5, color="0.8", linewidth=0.8)
+    axis.set_xlim(-0.5, len(costs) - 0.5)
+    axis.set_xticks(range(len(costs)), [str(cost) for cost in costs])
+    _value_axis(axis, [_headline(row)[0] for _, row in pairs])
+    axis.set_xlabel(f"NFE, from {costs[0]} on: each solver beside the others")
+    axis.tick_params(labelsize=style.size)
+    axis.grid(alpha=0.3, axis="y")
+
+
+def _bars(
+    axis: Axes,
+    x: Sequence[float],
+    rows: Sequence[TableRow],
+    look: Look,
+    name: str,
+    style: Style,
+    *,
+    line: bool,
+) -> ErrorbarContainer:
+    return axis.errorbar(
+        x, [_headline(row)[0] for row in rows], yerr=[_headline(row)[1] for row in rows],
+        color=look.color, marker=look.marker, linestyle=look.line if line else "none", label=literal(name),
+        markersize=style.marker, capsize=0.45 * style.marker, elinewidth=0.8,
+    )  # fmt: skip
+
+
+def _axes(axis: Axes, rows: Sequence[TableRow], xlabel: str, wide: float, style: Style) -> None:
+    """A logarithmic abscissa with its values as plain numbers, `wide` inches; values logarithmic where they
+    can be."""
+    every = sorted({row.steps if xlabel == "steps" else round(row.cost) for row in rows})
+    axis.set(xlabel=xlabel, xscale="log")
+    ticks = thinned(every, wide if style.width is None else style.width - 0.7, style)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    _value_axis(axis, [_headline(row)[0] for row in rows], wide=1.0)
+    axis.tick_params(labelsize=style.size)
+    axis.grid(alpha=0.3)
+
+
+def _value_axis(axis: Axes, values: Sequence[float], wide: float = WIDE) -> None:
+    """Logarithmic with plain numbers for positive values that differ by `wide` or more."""
+    if min(values) > 0 and max(values) >= wide * min(values):
+        logarithmic(axis)
+
+
+def logarithmic(axis: Axes) -> None:
+    """A logarithmic ordinate with plain numbers: 1, 2, 5 and their decades."""
+    axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _panel_title(axis: Axes, guidance: str, count: int, width: float, style: Style) -> None:
+    """On paper a single panel has no title."""
+    if style.titled or count > 1:
+        set_panel_title(axis, guidance, width if style.width is None else style.width - 0.6, style)
+
+
+def _better(view: TableView, style: Style) -> str:
+    title = next(iter(view.rows[0].metrics.values()))[0]
+    text = f"{title} ({'lower' if view.lower else 'higher'} is better)"
+    return literal(wrapped(text, 3.2 if style.width is None else 1.6, style.size))
 
 
 def pareto_front(rows: Sequence[TableRow], lower: bool = True) -> list[TableRow]:
@@ -118,40 +226,62 @@ def _headline(row: TableRow) -> Estimate:
     return next(iter(row.metrics.values()))[1]
 
 
-def _plain_name(row: TableRow) -> str:
-    """The solver without options: rows that differ in them are points of one line."""
-    return row.solver.partition(",")[0]
+def sample_sheet(
+    rows: Mapping[str, np.ndarray], title: str, columns: Sequence[str], style: Style = SCREEN
+) -> Figure:
+    """One row of images a method, same seeds side by side. rows: label -> uint8 [N, H, W, C].
 
-
-def sample_sheet(rows: Mapping[str, np.ndarray], title: str, columns: Sequence[str]) -> Figure:
-    """One row of images a method, same seeds side by side. rows: label -> uint8 [N, H, W, C]."""
+    The sheet is as wide as its images and labels need; on paper a column wide, with the first images only.
+    """
     count = max(len(images) for images in rows.values())
-    size = (0.62 * count + 1.6, 0.62 * len(rows) + 0.7)
-    figure, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False)
-    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
-    for line, (label, images) in zip(axes, rows.items(), strict=True):
-        for column, axis in enumerate(line):
+    small = style.small
+    labels = {label: wrapped(label, 3.0 if style.width is None else 1.0, small) for label in rows}
+    across = max(text_width(line, small) for label in labels.values() for line in label.split("\n")) + MARGIN
+    cell = max([0.62, *(text_width(text, small - 1) + 0.08 for text in columns[:count])])
+    if style.width is not None:
+        count = min(count, PAPER_SHEET)
+        cell = (style.width - across - 0.05) / count
+    line_height = 1.35 * small / 72
+    tall = max(cell, *(line_height * (label.count("\n") + 1) for label in labels.values()))
+    width = across + cell * count + 0.05
+    heading = wrapped(title, width - 2 * MARGIN, small + 2) if style.titled else ""
+    top = 0.1 + (heading.count("\n") + 1) * 1.3 * (small + 2) / 72 * bool(heading) + line_height
+    height = top + tall * len(rows) + 0.05
+    figure = plt.figure(figsize=(width, height))
+    for number, (label, images) in enumerate(rows.items()):
+        for column in range(count):
+            bottom = height - top - tall * (number + 0.5) - 0.475 * cell
+            axis = figure.add_axes(
+                (
+                    (across + cell * (column + 0.025)) / width, bottom / height,
+                    0.95 * cell / width, 0.95 * cell / height,
+                )
+            )  # fmt: skip
             axis.set(xticks=[], yticks=[])
             if column < len(images):
                 gray = images.shape[-1] == 1
                 image = images[column, ..., 0] if gray else images[column]
                 axis.imshow(image, cmap="gray" if gray else None, vmin=0, vmax=255)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-    for axis, column_title in zip(axes[0], columns, strict=False):
-        axis.set_title(column_title, fontsize=7)
-    figure.suptitle(title, fontsize=10)
+            if column == 0:
+                axis.set_ylabel(literal(labels[label]), rotation=0, ha="right", va="center", fontsize=small)
+            if number == 0 and column < len(columns):
+                fits = text_width(columns[column], small - 1) <= cell
+                axis.set_title(literal(columns[column]) if fits else "", fontsize=max(small - 1, 7), pad=2)
+    if heading:
+        figure.suptitle(literal(heading), fontsize=small + 2, y=1 - 0.06 / height, va="top")
     return figure
 
 
 # Pictures of a table by name, as table files name them.
-FIGURES: dict[str, Callable[[TableView], Figure]] = {"steps": steps_figure, "nfe": nfe_figure}
+FIGURES: dict[str, Callable[[TableView, Style], Figure]] = {"steps": steps_figure, "nfe": nfe_figure}
 
 
 def to_bytes(figure: Figure, form: str) -> bytes:
-    """The figure as a PNG or SVG file; the same bytes each time it is drawn with one matplotlib."""
+    """The figure as a PNG, SVG or PDF file; the same bytes each time it is drawn with one matplotlib."""
     buffer = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "erk-bench"}):
-        figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {"Software": None})
+    dpi = 150 if figure.get_figwidth() > 3.5 else 300
+    with matplotlib.rc_context({"svg.hashsalt": "erk-bench", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
     plt.close(figure)
     return buffer.getvalue()

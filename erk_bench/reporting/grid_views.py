@@ -114,4 +114,4 @@ def grid_markdown(view: GridView, notes: list[str]) -> str:
         difference = rounded(point.differences[headline], "+") if point.differences else DASH
         cells = [*point.place.values(), *shown, difference, point.verdict or DASH]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", view.caption]) + "\n"
+    return "\n".join([*lines, "", f"{view.caption} Bold: the best cell of a panel."]) + "\n"

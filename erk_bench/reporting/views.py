@@ -1,10 +1,10 @@
-"""Tables as views of rows: terminal, Markdown, CSV and LaTeX from the same columns."""
+"""Tables as views of rows: terminal, Markdown and CSV from the same columns (LaTeX: latex.py)."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,7 +75,9 @@ class TableRow:
 class TableView:
     """A table ready to be shown; `lower` values of the headline metric are better or not.
 
-    notes: findings over several rows, and warnings, a sentence each.
+    notes: findings over several rows, and warnings, a sentence each. name: of its files. higher: metrics of
+    which higher values are better. chosen: keys of the columns that are shown, in their order; empty for all
+    that have values.
     """
 
     title: str
@@ -83,6 +85,9 @@ class TableView:
     rows: tuple[TableRow, ...]
     lower: bool = True
     notes: tuple[str, ...] = ()
+    name: str = "table"
+    higher: frozenset[str] = frozenset()
+    chosen: tuple[str, ...] = ()
 
 
 def rounded(estimate: Estimate, sign: str = "") -> str:
@@ -99,14 +104,40 @@ def _percent(estimate: Estimate) -> str:
     return f"{value:+.1%} ± {error:.1%}"
 
 
-class _Column:
-    def __init__(self, header: str, cell: Callable[[TableRow], str], rank: int = 0) -> None:
-        self.header = header
-        self.cell = cell
-        self.rank = rank  # in a narrow terminal the highest are left out first, never those of rank 0
+class Column(NamedTuple):
+    """A column as shown. key: its name in `columns=...` and in the CSV file. metric: whose estimate it shows.
+
+    rank: in a narrow terminal or page the highest are left out first, never those of rank 0.
+    """
+
+    key: str
+    header: str
+    cell: Callable[[TableRow], str]
+    rank: int = 0
+    metric: str = ""
 
 
-def _columns(view: TableView) -> list[_Column]:
+def column_keys(metrics: Sequence[str]) -> list[str]:
+    """Every key of a table that measures these metrics, the headline first."""
+    ends = ("", "_spread", "_minimum")
+    of_metrics = [f"{name}{end}" for name in metrics for end in ends]
+    return [
+        "guidance", "steps", "method", "nfe", *of_metrics, *(f"published_{name}" for name in metrics),
+        "difference", "verdict", "seconds_per_1000", "overhead", "reproduced",
+    ]  # fmt: skip
+
+
+def columns_of(view: TableView) -> list[Column]:
+    """The columns that the view's `chosen` names, else all that have values."""
+    if view.chosen:
+        known = {column.key: column for column in _columns(view, every=True)}
+        return [known[key]._replace(rank=0) for key in view.chosen]
+    return _columns(view)
+
+
+def _columns(view: TableView, *, every: bool = False) -> list[Column]:
+    """every: also those that have no value in any row."""
+
     def metric(name: str) -> Callable[[TableRow], str]:
         return lambda row: rounded(row.metrics[name][1])
 
@@ -131,64 +162,74 @@ def _columns(view: TableView) -> list[_Column]:
     names = list(view.rows[0].metrics)
     titles = [view.rows[0].metrics[name][0] for name in names]
     headline = titles[0]
-    shown = [name for name in names if any(name in row.published for row in view.rows)]
-    several = any(row.sets for row in view.rows)
+    shown = [name for name in names if every or any(name in row.published for row in view.rows)]
+    several = every or any(row.sets for row in view.rows)
     columns = [
-        _Column("guidance", lambda row: row.guidance),
-        _Column("steps", lambda row: str(row.steps)),
-        _Column("method", lambda row: row.method),
-        _Column("NFE", lambda row: f"{row.nfe}+{row.nfe_guide}" if row.nfe_guide else str(row.nfe), rank=5),
-        _Column(headline, metric(names[0])),
-        *(
-            _Column(f"{titles[names.index(name)]} {title}", over_sets(name, part), rank=2)
-            for name in (names if several else ())
-            for part, title in (("spread", "spread"), ("minimum", "min"))
+        Column("guidance", "guidance", lambda row: row.guidance),
+        Column("steps", "steps", lambda row: str(row.steps)),
+        Column("method", "method", lambda row: row.method),
+        Column(
+            "nfe", "NFE", lambda row: f"{row.nfe}+{row.nfe_guide}" if row.nfe_guide else str(row.nfe), rank=5
         ),
-        *(_Column(f"published {titles[names.index(name)]}", published(name), rank=1) for name in shown),
-        _Column(
+        Column(names[0], headline, metric(names[0]), metric=names[0]),
+        *(
+            Column(f"{name}_{part}", f"{title} {short}", over_sets(name, part), rank=2)
+            for name, title in (zip(names, titles, strict=True) if several else ())
+            for part, short in (("spread", "spread"), ("minimum", "min"))
+        ),
+        *(
+            Column(f"published_{name}", f"published {titles[names.index(name)]}", published(name), rank=1)
+            for name in shown
+        ),
+        Column(
+            "difference",
             f"Δ {headline}",
             lambda row: rounded(row.difference, "+") if row.difference else DASH,
             rank=1,
         ),
-        _Column("verdict", lambda row: row.verdict or DASH, rank=2),
+        Column("verdict", "verdict", lambda row: row.verdict or DASH, rank=2),
         *(
-            _Column(title, metric(name), rank=2 if name in shown else FILES_ONLY)
+            Column(name, title, metric(name), rank=2 if name in shown else FILES_ONLY, metric=name)
             for name, title in zip(names[1:], titles[1:], strict=True)
         ),
-        _Column(
+        Column(
+            "seconds_per_1000",
             "s / 1000",
             lambda row: DASH if row.seconds_per_1000 is None else f"{row.seconds_per_1000:.1f}",
             rank=6,
         ),
-        _Column("overhead", lambda row: DASH if row.overhead is None else _percent(row.overhead), rank=4),
-        _Column(WRAPPED, lambda row: row.reproduction or DASH, rank=3),
+        Column(
+            "overhead",
+            "overhead",
+            lambda row: DASH if row.overhead is None else _percent(row.overhead),
+            rank=4,
+        ),
+        Column("reproduced", WRAPPED, lambda row: row.reproduction or DASH, rank=3),
     ]
-    compared = any(row.reproduction for row in view.rows)
+    compared = every or any(row.reproduction for row in view.rows)
     return columns if compared else [column for column in columns if column.header != WRAPPED]
 
 
-def _fitting(view: TableView, width: int) -> list[_Column]:
-    """The columns that a terminal of `width` characters shows uncut."""
-    columns = [column for column in _columns(view) if column.rank != FILES_ONLY]
+def fitting(columns: Sequence[Column], rows: Sequence[TableRow], width: float, gap: float) -> list[Column]:
+    """The columns of which each row takes at most `width` characters, with `gap` of them after each cell."""
+    left = list(columns)
 
-    def needed(column: _Column) -> int:
-        texts = [column.header, *(column.cell(row) for row in view.rows)]
+    def needed(column: Column) -> float:
+        texts = [column.header, *(column.cell(row) for row in rows)]
         if column.header == WRAPPED:
             texts = " ".join(texts).split()
-        return max(map(len, texts)) + 3  # a space on either side and a line
+        return max(map(len, texts)) + gap
 
-    while sum(map(needed, columns)) + 1 > width and any(column.rank for column in columns):
-        columns.remove(max(columns, key=lambda column: column.rank))
-    return columns
+    while sum(map(needed, left)) > width and any(column.rank for column in left):
+        left.remove(max(left, key=lambda column: column.rank))
+    return left
 
 
 def print_table(view: TableView, console: Console) -> None:
     """Show the table in a terminal, with the columns that fit there; the caption names the others."""
-    columns = _fitting(view, console.width)
-    shown = [column.header for column in columns]
-    hidden = [
-        column.header for column in _columns(view) if column.rank != FILES_ONLY and column.header not in shown
-    ]
+    every = [column for column in columns_of(view) if column.rank != FILES_ONLY]
+    columns = fitting(every, view.rows, console.width - 1, 3)  # a space on either side and a line
+    hidden = [column.header for column in every if column not in columns]
     caption = f"{view.caption} Too wide for this terminal: {', '.join(hidden)}." if hidden else view.caption
     table = RichTable(title=view.title, caption=caption, caption_justify="left")
     for column in columns:
@@ -207,35 +248,38 @@ def print_table(view: TableView, console: Console) -> None:
 
 def markdown(view: TableView) -> str:
     """GitHub Markdown."""
-    columns = _columns(view)
+    columns = columns_of(view)
     lines = [
         f"# {view.title}",
         "",
-        "| " + " | ".join(column.header for column in columns) + " |",
+        "| " + " | ".join(_in_cell(column.header) for column in columns) + " |",
         "|" + "---|" * len(columns),
     ]
-    lines += ["| " + " | ".join(column.cell(row) for column in columns) + " |" for row in view.rows]
+    lines += ["| " + " | ".join(_in_cell(column.cell(row)) for column in columns) + " |" for row in view.rows]
     notes = [line for note in view.notes for line in ("", f"Note: {note}.")]
     return "\n".join([*lines, "", view.caption, *notes]) + "\n"
 
 
+def _in_cell(text: str) -> str:
+    """Text that ends neither the cell nor the line."""
+    return " ".join(text.replace("|", r"\|").split())
+
+
 def to_csv(view: TableView) -> str:
-    """CSV with full precision; errors in columns of their own."""
+    """CSV with full precision; errors in columns of their own, right behind a chosen column."""
     names = list(view.rows[0].metrics)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     shown = [name for name in names if any(name in row.published for row in view.rows)]
     several = names if any(row.sets for row in view.rows) else []
     metric_headers = [part for name in names for part in (name, f"{name}_se")]
-    writer.writerow(
+    lines: list[list[object]] = [
         ["guidance", "steps", "method", "nfe", "nfe_guide", *metric_headers, "difference",
          "difference_se", "verdict", "seconds_per_1000", "overhead", "overhead_se", "reproduced",
          *(f"published_{part}" for part in shown), *(f"{part}_off_published" for part in shown),
          *(f"{name}_{part}" for name in several for part in SetSummary._fields)]
-    )  # fmt: skip
+    ]  # fmt: skip
     for row in view.rows:
         values = [number for name in names for number in row.metrics[name][1]]
-        writer.writerow(
+        lines.append(
             [row.guidance, row.steps, row.method, row.nfe, row.nfe_guide, *values,
              *(row.difference or ("", "")), row.verdict, row.seconds_per_1000, *(row.overhead or ("", "")),
              row.reproduction,
@@ -243,29 +287,16 @@ def to_csv(view: TableView) -> str:
              *(row.published[name].gap if name in row.published else "" for name in shown),
              *(number for name in several for number in (row.sets[name] if row.sets else ("", "")))]
         )  # fmt: skip
+    owners = [_owner(str(header)) for header in lines[0]]
+    chosen = [place for key in view.chosen for place, owner in enumerate(owners) if owner == key]
+    written = chosen or range(len(owners))
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([[line[place] for place in written] for line in lines])
     return buffer.getvalue()
 
 
-def latex(view: TableView) -> str:
-    """A LaTeX tabular for booktabs."""
-    columns = [column for column in _columns(view) if column.header != WRAPPED]
-
-    def escape(text: str) -> str:
-        for old, new in (
-            ("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("Δ", r"$\Delta$"), ("–", "--"),
-        ):  # fmt: skip
-            text = text.replace(old, new)
-        return text
-
-    lines = [
-        f"% {view.title}",
-        r"\begin{tabular}{" + "lrl" + "r" * (len(columns) - 3) + "}",
-        r"\toprule",
-        " & ".join(escape(column.header) for column in columns) + r" \\",
-        r"\midrule",
-    ]
-    for before, row in zip((None, *view.rows), view.rows, strict=False):
-        if before is not None and before.guidance != row.guidance:
-            lines.append(r"\midrule")
-        lines.append(" & ".join(escape(column.cell(row)) for column in columns) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+def _owner(header: str) -> str:
+    """The key of the column that a column of the CSV file belongs to."""
+    if header.endswith("_off_published"):
+        return f"published_{header.removesuffix('_off_published')}"
+    return "nfe" if header == "nfe_guide" else header.removesuffix("_se")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -25,12 +24,13 @@ from erk_bench.reporting.figures import (
     steps_figure,
     to_bytes,
 )
+from erk_bench.reporting.latex import latex
 from erk_bench.reporting.views import (
     DASH,
     Estimate,
     TableRow,
     TableView,
-    latex,
+    column_keys,
     markdown,
     print_table,
     rounded,
@@ -170,29 +170,29 @@ def test_csv_parses_back_to_the_full_values() -> None:
         assert (found["verdict"], found["reproduced"]) == (expected.verdict, expected.reproduction)
 
 
-def test_latex_has_every_row_and_column_escaped() -> None:
+def test_chosen_columns_are_shown_everywhere_in_their_order() -> None:
+    view = replace(make_view(), chosen=("method", "nfe", "is_digits", "difference", "guidance"))
+    wanted = ["method", "NFE", "IS_10%", "Δ FD-digits", "guidance"]
+    assert markdown(view).splitlines()[2] == "| " + " | ".join(wanted) + " |"
+    assert to_csv(view).splitlines()[0] == (
+        "method,nfe,nfe_guide,is_digits,is_digits_se,difference,difference_se,guidance"
+    )
+    assert shown_headers(terminal(view, 200)) == wanted
+    header = next(line for line in latex(view).splitlines() if line.endswith(r"\\"))
+    assert header == r"method & NFE & IS\_10\% & $\Delta$ FD-digits & guidance \\"
+
+
+def test_every_key_of_a_column_can_be_chosen() -> None:
+    """Also those that no row has a value for."""
     view = make_view()
-    text = latex(view)
-    body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(body) == 1 + len(view.rows)
-    cells = [line.removesuffix(r" \\").split(" & ") for line in body]
-    assert cells[0] == [
-        "guidance", "steps", "method", "NFE", "FD-digits", r"$\Delta$ FD-digits", "verdict", "precision",
-        r"IS\_10\%", "s / 1000", "overhead",
-    ]  # fmt: skip
-    assert all(len(line) == len(cells[0]) for line in cells)
-    assert cells[1][4] == r"10.33 $\pm$ 0.11"
-    assert cells[1][5] == "--"
-    assert cells[2][-1] == r"+1.2\% $\pm$ 0.4\%"
-    comment, *rest = text.splitlines()
-    assert comment == "% The table: 100% digits_8"
-    assert not re.search(r"(?<!\\)[%_]", "\n".join(rest))
-    assert text.isascii()
-    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
-    assert columns is not None
-    assert len(columns[1]) == len(cells[0])
-    assert columns[1].startswith("lrl")  # names left, numbers right
-    assert text.count(r"\midrule") == 1 + len(GUIDANCES) - 1  # below the header and between guidances
+    keys = column_keys(list(view.rows[0].metrics))
+    lines = markdown(replace(view, chosen=tuple(keys))).splitlines()
+    assert lines[4].count(" | ") == len(keys) - 1
+
+
+def test_markdown_keeps_a_bar_in_a_name_inside_its_cell() -> None:
+    line = markdown(TableView("t", "c", (row("no guidance", 4, "a|b\nc", 1.0),))).splitlines()[4]
+    assert r"| a\|b c |" in line
 
 
 def terminal(view: TableView, width: int) -> str:
@@ -276,9 +276,7 @@ def test_steps_figure_has_a_panel_a_guidance_with_error_bars() -> None:
             ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
             assert np.allclose(ends, [(value - error, value + error) for value, error in values])
             assert container.get_label() == method.partition(" ")[0]
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["Heun", "ERK-Guid"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Heun", "ERK-Guid"]
     assert figure.axes[0].get_ylabel() == "FD-digits (lower is better)"
 
 
@@ -302,7 +300,8 @@ def test_nfe_figure_has_a_color_a_solver_and_the_pareto_front() -> None:
             )
             rows.append(replace(better, nfe=nfe))
     view = TableView("few", "", tuple(rows))
-    (axis,) = nfe_figure(view).axes
+    figure = nfe_figure(view)
+    axis, crowded = figure.axes
     lines = {container.get_label(): container.lines[0] for container in axis.containers}
     assert list(lines) == ["Heun", "ERK-Guid on Heun", "DEIS", "ERK-Guid on DEIS"]
     assert lines["Heun"].get_color() == lines["ERK-Guid on Heun"].get_color() != lines["DEIS"].get_color()
@@ -313,9 +312,11 @@ def test_nfe_figure_has_a_color_a_solver_and_the_pareto_front() -> None:
         ("ERK-Guid on DEIS (1, 0)", cost) for cost in (2, 4, 8)
     ]
     assert [each.cost for each in pareto_front(view.rows, lower=False)] == [2, 4]
-    legend = axis.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["Pareto front", *lines]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Pareto front", *lines]
+    # From 8 evaluations on every row stands alone.
+    at = [float(np.asarray(each.lines[0].get_xdata())[0]) for each in crowded.containers]
+    assert len(at) == 6 and np.diff(sorted(at)).min() > 0.1
+    assert [tick.get_text() for tick in crowded.get_xticklabels()] == ["8", "16"]
     assert tuple(FIGURES) == table_files.FIGURES
 
 
@@ -337,7 +338,7 @@ def test_pictures_are_png_and_svg_files() -> None:
     png = to_bytes(steps_figure(make_view()), "png")
     picture = Image.open(io.BytesIO(png))
     assert picture.format == "PNG"
-    assert picture.size == (1800, 540)  # 12 x 3.6 inches, 150 dots each
+    assert picture.size[1] == 540 and 1620 < picture.size[0] < 1900  # 150 dots an inch, and the legend
     assert "Software" not in picture.info
     svg = to_bytes(steps_figure(make_view()), "svg").decode()
     assert svg.startswith("<?xml")
