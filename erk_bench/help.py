@@ -31,7 +31,10 @@ EXAMPLES = {
   erk-bench table records=results/records/digits            # make these results the reference
   erk-bench table table=table2 rows=0,4                     # two rows of the paper's Table 2
   erk-bench table table=edm2 rows=4 sets=3                  # three seed sets: mean, spread, minimum
-  erk-bench table table=my-table.yaml                       # a table of your own""",
+  erk-bench table from=results/records/digits to=paper style=paper columns=steps,method,nfe,fd_digits
+  erk-bench table table=my-table.yaml                       # a table of your own
+  columns: of every view, by the names of the CSV file's columns; style=paper: figures 3.25 inches wide, type
+  of 7 points, no title, PDF too""",
     "grid": """\
   erk-bench grid                                            # the digits grid, minutes
   erk-bench grid schedule.num_steps=8 correction.w_stiff=0.5,1 correction.w_con=0,0.3,1   # other axes

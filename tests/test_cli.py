@@ -367,7 +367,11 @@ def test_table_compares_with_its_reference(
     monkeypatch.setattr(actions, "table_file", lambda name: table)
     assert main(["table"]) == 1
     assert f"2 of 2 rows have no record in {reference}" in capsys.readouterr().err
-    assert main(["table", "workers=1"]) == 0  # not the published rows any more: nothing to compare with
+    capsys.readouterr()
+    assert main(["table", "workers=1"]) == 0  # not the published rows any more
+    assert (
+        f"2 of 2 rows are not compared with the reference records in {reference}" in capsys.readouterr().out
+    )
     assert main(["table", f"records={reference}"]) == 0
     capsys.readouterr()
     assert main(["table"]) == 0
@@ -375,6 +379,14 @@ def test_table_compares_with_its_reference(
     assert {path.name for path in (tmp_path / "runs" / "tables").iterdir()} == {
         "small.md", "small.csv", "small.tex", "small-steps.png", "small-steps.svg", "small-samples.png",
     }  # fmt: skip
+    paper = tmp_path / "paper"
+    assert main(["table", f"to={paper}", "style=paper", "columns=method,fd_digits"]) == 0
+    assert (paper / "small-steps.pdf").read_bytes().startswith(b"%PDF")
+    assert (paper / "small.csv").read_text().startswith("method,fd_digits,fd_digits_se\n")
+    for word, told in (("style=papper", "did you mean 'paper'"), ("columns=fd_digit", "mean 'fd_digits'")):
+        assert main(["table", word]) == 2
+        assert told in capsys.readouterr().err
+    capsys.readouterr()
     assert main(["table", "correction=none", "correction.w_stiff=0"]) == 0
     assert "1 of 1 rows reproduced" in capsys.readouterr().out  # equal rows are one row
     path = sorted(reference.glob("*.json"))[0]

@@ -12,8 +12,9 @@ from erk_bench.composing import run_spec
 from erk_bench.errors import UserError
 from erk_bench.fields import to_dict
 from erk_bench.published import MINIMUM_BELOW_MEAN, PublishedRow, compare, over_sets, unfair
+from erk_bench.reporting.latex import latex
 from erk_bench.reporting.records import MetricRecord, Record
-from erk_bench.reporting.views import latex, markdown, to_csv
+from erk_bench.reporting.views import markdown, to_csv
 from erk_bench.spec import CorrectionSpec
 from erk_bench.table_command import shifted
 from erk_bench.tables import build_view

@@ -18,8 +18,9 @@ from erk_bench.computing import read_folder
 from erk_bench.errors import UserError
 from erk_bench.evaluation.metrics import METRICS, jackknife_error
 from erk_bench.fields import to_dict
+from erk_bench.reporting.latex import latex
 from erk_bench.reporting.records import MetricRecord, Record, write_record
-from erk_bench.reporting.views import TableRow, TableView, latex, markdown, to_csv
+from erk_bench.reporting.views import TableRow, TableView, markdown, to_csv
 from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.tables import (
     build_view,

@@ -49,7 +49,8 @@ def test_the_best_of_equal_cost_is_bold() -> None:
     assert not any(r"\textbf" in cell for cell in alone)
     assert "Bold: the best" in latex(view)
     costs = tuple(row("no guidance", steps, "a", float(steps)) for steps in (4, 8))
-    assert [r"\textbf" in line[-1] for line in cells_of(latex(TableView("t", "c", costs, chosen=("fd_digits",))))] == [
+    shown = cells_of(latex(TableView("t", "c", costs, chosen=("fd_digits",))))
+    assert [r"\textbf" in line[-1] for line in shown] == [
         False, True, False,
     ]  # fmt: skip
 
@@ -90,14 +91,15 @@ def nasty_view() -> TableView:
     rows = []
     for guidance in ("no guidance", "CFG λ_1"):
         for number in range(40):
-            made = row(guidance, 4 + number, f"{NASTY[:24]} {number}", 1.0 + number, difference=(-1.0, 0.1), verdict="better",
+            name = f"{NASTY[:24]} {number}"
+            made = row(guidance, 4 + number, name, 1.0, difference=(-1.0, 0.1), verdict="better",
                        overhead=(-0.01, 0.1))  # fmt: skip
             rows.append(
                 replace(
                     made,
                     published={"fd_digits": PublishedValue(1.0, -1e-5, True)},
                     sets={name: SetSummary(0.1, 0.9) for name in made.metrics},
-                )  # fmt: skip
+                )
             )
     return TableView(NASTY, NASTY, tuple(rows), name="n_a%sty 1")
 

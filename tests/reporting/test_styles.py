@@ -44,8 +44,9 @@ def table_of(name: str, title: str) -> TableView:
 def grid_of(title: str, values: tuple[str, ...] = ("0.5", "1", "2")) -> GridView:
     place = {"steps": "4"}
     points = tuple(
-        GridPoint({"w": w, "schedule.num_steps": "4", "solver": s}, f"{w}{s}", 7, 0, {"fd": (1.0 + i + j, 0.1)},
-                  {"fd": (2.0, 0.1)}, {"fd": (-1.0, 0.1)}, "better" if i + j < 1 else "worse")
+        GridPoint({"w": w, "schedule.num_steps": "4", "solver": s}, f"{w}{s}", 7, 0,
+                  {"fd": (1.0 + i + j, 0.1)}, {"fd": (2.0, 0.1)}, {"fd": (-1.0, 0.1)},
+                  "better" if i + j < 1 else "worse")
         for i, w in enumerate(values) for j, s in enumerate(("heun", "euler"))
     )  # fmt: skip
     axes = {"schedule.num_steps": ("4",), "w": values, "solver": ("heun", "euler")}
