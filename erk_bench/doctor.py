@@ -12,12 +12,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 
 import torch
-import yaml
 
 import erk_bench
 from erk_bench.config_files import config_folder
 from erk_bench.errors import UserError
-from erk_bench.presets import preset_files
+from erk_bench.presets import preset_files, preset_weights
 from erk_bench.reporting.records import environment
 from erk_bench.storage.assets import SOURCES, Assets
 
@@ -95,7 +94,7 @@ def _models(assets: Assets) -> list[str]:
     """Load every preset whose weights are here; returns the problems."""
     problems, not_here = [], 0
     for name, file in preset_files().items():
-        if not assets.is_here(yaml.safe_load(file.read_text(encoding="utf-8"))["weights"]["path"]):
+        if not assets.is_here(preset_weights(file)):
             not_here += 1
             continue
         try:
