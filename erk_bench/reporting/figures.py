@@ -16,7 +16,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from erk_bench.reporting.series import Look, looks, series_names
+from erk_bench.reporting.series import COLORS, Look, looks, series_names
 from erk_bench.reporting.styles import (
     MARGIN,
     SCREEN,
@@ -70,17 +70,18 @@ def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
 
 
 def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
-    """The headline metric against evaluations of the networks, one panel a guidance, one colour a solver.
+    """The headline metric against evaluations of the networks, one panel a guidance, one colour a series (a
+    solver, where there are more series than colours).
 
     Dashed lines are corrected rows; bars are standard errors; the gray band is the Pareto front, of rows that
     none of the same or lower cost beats. Below, the rows from 8 evaluations on beside each other.
     """
     guidances = list(dict.fromkeys(row.guidance for row in view.rows))
     names = series_names(view.rows, lambda row: row.cost)
-    look = looks(
-        names,
-        {name: row.solver.partition(",")[0] or name for name, row in zip(names, view.rows, strict=True)},
-    )
+    solvers = {name: row.solver.partition(",")[0] or name for name, row in zip(names, view.rows, strict=True)}
+    look = looks(names, solvers if len(solvers) > len(COLORS) else None)
+    dashed = {name for name, row in zip(names, view.rows, strict=True) if row.method != row.solver}
+    look = {name: each._replace(line="--" if name in dashed else "-") for name, each in look.items()}
     of = {guidance: [pair for pair in zip(names, view.rows, strict=True) if pair[1].guidance == guidance]
           for guidance in guidances}  # fmt: skip
     crowded = {
@@ -90,14 +91,16 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
     with typeset(style):
         across = len(guidances) if style.width is None else 1
         rows = (1 + below) * (1 if style.width is None else len(guidances))
-        size = (7.0, 4.0) if style.width is None else (0.0, 2.2)
+        # Wide alone, narrower beside others, so that the type stays readable where the whole is shrunk.
+        screen = max(3.8, 7.0 - 1.6 * (len(guidances) - 1))
+        size = (screen, 3.8) if style.width is None else (0.0, 2.2)
         made = panels(rows, across, size, ["Pareto front", *look], style)
         handles: dict[str, object] = {}
         for index, guidance in enumerate(guidances):
             first, column = (0, index) if style.width is None else (index * (1 + below), 0)
             over = made.axes[first][column]
-            handles |= _overview(over, view, of[guidance], look, style)
-            _panel_title(over, guidance, len(guidances), 6.5, style)
+            handles |= _overview(over, view, of[guidance], look, screen - 0.7, style)
+            _panel_title(over, guidance, len(guidances), screen - 0.5, style)
             over.set_ylabel(_better(view, style))
             if below:
                 axis = made.axes[first + 1][column]
@@ -109,9 +112,14 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
 
 
 def _overview(
-    axis: Axes, view: TableView, pairs: Sequence[tuple[str, TableRow]], look: Mapping[str, Look], style: Style
+    axis: Axes,
+    view: TableView,
+    pairs: Sequence[tuple[str, TableRow]],
+    look: Mapping[str, Look],
+    width: float,
+    style: Style,
 ) -> dict[str, object]:
-    """All rows over their cost; returns what the legend shows of each series."""
+    """All rows over their cost, `width` inches wide; returns what the legend shows of each series."""
     front = pareto_front([row for _, row in pairs], view.lower)
     (band,) = axis.plot(
         [row.cost for row in front], [_headline(row)[0] for row in front],
@@ -125,7 +133,7 @@ def _overview(
         beside = 1 + DODGE * (number - len(names) / 2)
         at = [row.cost * beside for row in points]
         handles[name] = _bars(axis, at, points, look[name], name, style, line=not several)
-    _axes(axis, [row for _, row in pairs], "network evaluations an image (NFE)", 6.3, style)
+    _axes(axis, [row for _, row in pairs], "network evaluations an image (NFE)", width, style)
     return handles
 
 
@@ -152,7 +160,7 @@ def _side_by_side(
     axis.set_xlim(-0.5, len(costs) - 0.5)
     axis.set_xticks(range(len(costs)), [str(cost) for cost in costs])
     _value_axis(axis, [_headline(row)[0] for _, row in pairs])
-    axis.set_xlabel(f"NFE, from {costs[0]} on: each solver beside the others")
+    axis.set_xlabel(f"NFE, from {costs[0]} on, side by side")
     axis.tick_params(labelsize=style.size)
     axis.grid(alpha=0.3, axis="y")
 

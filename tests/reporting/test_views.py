@@ -287,8 +287,8 @@ def test_steps_figure_draws_every_method_and_says_which_values_are_better() -> N
     assert figure.axes[0].get_ylabel() == "FD-digits (higher is better)"
 
 
-def test_nfe_figure_has_a_color_a_solver_and_the_pareto_front() -> None:
-    """Cost against quality: plain and corrected rows of a solver share a color, the front runs below all."""
+def test_nfe_figure_has_a_color_a_series_and_the_pareto_front() -> None:
+    """Cost against quality: corrected rows are dashed, the front runs below all."""
     rows = []
     for solver, factor, cost in (("Heun", 4.0, 2), ("DEIS", 1.0, 1)):
         for steps in (3, 5, 9):
@@ -304,7 +304,8 @@ def test_nfe_figure_has_a_color_a_solver_and_the_pareto_front() -> None:
     axis, crowded = figure.axes
     lines = {container.get_label(): container.lines[0] for container in axis.containers}
     assert list(lines) == ["Heun", "ERK-Guid on Heun", "DEIS", "ERK-Guid on DEIS"]
-    assert lines["Heun"].get_color() == lines["ERK-Guid on Heun"].get_color() != lines["DEIS"].get_color()
+    assert len({line.get_color() for line in lines.values()}) == 4
+    assert [line.get_linestyle() for line in lines.values()] == ["-", "--", "-", "--"]
     assert np.asarray(lines["ERK-Guid on Heun"].get_xdata()).tolist() == pytest.approx([4, 8, 16], rel=0.02)
     assert axis.get_xscale() == axis.get_yscale() == "log"
     front = pareto_front(view.rows)
@@ -318,6 +319,18 @@ def test_nfe_figure_has_a_color_a_solver_and_the_pareto_front() -> None:
     assert len(at) == 6 and np.diff(sorted(at)).min() > 0.1
     assert [tick.get_text() for tick in crowded.get_xticklabels()] == ["8", "16"]
     assert tuple(FIGURES) == table_files.FIGURES
+
+
+def test_many_series_have_a_color_a_solver() -> None:
+    rows = [
+        row("no guidance", 4, method, 1.0, solver=solver)
+        for solver in ("Heun", "Euler", "DEIS", "iPNDM")
+        for method in (solver, f"ERK-Guid on {solver} (1, 0)")
+    ]
+    (axis,) = nfe_figure(TableView("many", "", tuple(rows))).axes
+    colors = {str(each.get_label()): each.lines[0].get_color() for each in axis.containers}
+    assert len(colors) == 8 and len(set(colors.values())) == 4
+    assert colors["DEIS"] == colors["ERK-Guid on DEIS"]
 
 
 def test_nfe_figure_draws_no_line_through_rows_of_one_cost() -> None:
