@@ -3,13 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import erk_bench.platforms  # noqa: F401 - first: it refuses systems on which other imports fail
+import erk_bench.base.platforms  # noqa: F401 - first: it refuses systems on which other imports fail
 
 if TYPE_CHECKING:
     from erk_bench.evaluation.frechet import frechet_distance
-    from erk_bench.presets import load_denoiser
-    from erk_bench.sampling.grid import sample_grid
+    from erk_bench.networks.presets import load_denoiser
     from erk_bench.sampling.sample import draw, sample
+    from erk_bench.sampling.shared import sample_grid
     from erk_bench.sampling.steps import Node, Step
 
 __version__ = "0.1.0"
@@ -30,9 +30,9 @@ _HOMES = {
     "Step": "sampling.steps",
     "draw": "sampling.sample",
     "frechet_distance": "evaluation.frechet",
-    "load_denoiser": "presets",
+    "load_denoiser": "networks.presets",
     "sample": "sampling.sample",
-    "sample_grid": "sampling.grid",
+    "sample_grid": "sampling.shared",
 }
 
 

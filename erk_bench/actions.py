@@ -12,13 +12,13 @@ from erk_bench import (
     analyze_command,
     commands,
     grid_command,
-    launch,
-    manifests,
     preparing,
     qualitative,
     search_command,
     table_command,
 )
+from erk_bench.base.config_files import config_folder
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.composing import (
     grid_cells,
     grid_file,
@@ -28,12 +28,12 @@ from erk_bench.composing import (
     table_specs,
     tracker_spec,
 )
-from erk_bench.config_files import config_folder
-from erk_bench.errors import UserError, unknown_name
-from erk_bench.grids import trees
-from erk_bench.reporting.tracker import Launch, Tracker, TrackerSpec, open_tracker
+from erk_bench.reporting.trackers.tracker import Launch, Tracker, TrackerSpec, open_tracker
+from erk_bench.runs import launch
 from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
+from erk_bench.studies import manifest as manifests
+from erk_bench.studies.grid_file import trees
 
 SWEEP = "ERK_BENCH_SWEEP"  # in the environment of a task: the name of the table or grid it belongs to
 

@@ -13,21 +13,22 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as RichTable
 
-from erk_bench import launch, stages
-from erk_bench.analysis.figures import to_csv
-from erk_bench.analysis.trajectories import Found, observe
-from erk_bench.analysis.trajectory_figures import by_step, correlation, quantile, trajectory_figure
-from erk_bench.block_sampling import draw_block
-from erk_bench.console import wide_console
-from erk_bench.equations import equation_of
-from erk_bench.errors import UserError
-from erk_bench.files import write_atomic
-from erk_bench.reporting.figures import to_bytes
+from erk_bench.base.console import wide_console
+from erk_bench.base.errors import UserError
+from erk_bench.base.files import write_atomic
+from erk_bench.reporting.table_figures import to_bytes
+from erk_bench.runs import generate as stages
+from erk_bench.runs import launch
+from erk_bench.runs.blocks import Worker
+from erk_bench.runs.device import check_draws, memory_guard, pick_device
+from erk_bench.runs.equation import equation_of
+from erk_bench.runs.sample_block import draw_block
 from erk_bench.sampling.equation import correction_part
 from erk_bench.settings import whole_number
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Worker
-from erk_bench.worker import check_draws, memory_guard, pick_device
+from erk_bench.studies.analysis.figures import to_csv
+from erk_bench.studies.analysis.trajectories import Found, observe
+from erk_bench.studies.analysis.trajectory_figures import by_step, correlation, quantile, trajectory_figure
 
 
 def analyze(spec: RunSpec, options: Mapping[str, str]) -> int:

@@ -15,15 +15,10 @@ from erk_bench import entry as program
 if __name__ == "__main__":  # before the imports below, which take seconds
     program.prepare()
 
-from erk_bench import (
-    actions,
-    commands,
-    doctor,
-    manifests,
-    preparing,
-    stopping,
-    terminal,
-)
+from erk_bench import actions, commands, doctor, preparing
+from erk_bench.base import stopping, terminal
+from erk_bench.base.errors import DamagedError, UserError, unknown_name
+from erk_bench.base.files import check_path
 from erk_bench.composing import (
     compose_config,
     grid_cells,
@@ -31,10 +26,9 @@ from erk_bench.composing import (
     groups,
     run_spec,
 )
-from erk_bench.errors import DamagedError, UserError, unknown_name
-from erk_bench.files import check_path
 from erk_bench.help import command_help, main_help
 from erk_bench.settings import is_whole
+from erk_bench.studies import manifest as manifests
 
 
 class Command(NamedTuple):

@@ -11,22 +11,23 @@ from typing import Any
 from rich.table import Table as RichTable
 
 import erk_bench
-from erk_bench import launch, stages
-from erk_bench.checking import check_networks
-from erk_bench.computing import compute_records, prepare
-from erk_bench.console import wide_console
+from erk_bench.base.console import wide_console
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.fields import build
 from erk_bench.digits.train import DenoiserRecipe, FeaturesRecipe, Recipe, train_all
-from erk_bench.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.fields import build
 from erk_bench.networks import checkpoint
-from erk_bench.reporting import views
-from erk_bench.reporting.records import Record
-from erk_bench.reporting.tracker import Tracker
+from erk_bench.reporting import table_views
+from erk_bench.reporting.trackers.tracker import Tracker
+from erk_bench.runs import generate as stages
+from erk_bench.runs import launch
+from erk_bench.runs.blocks import blocks_of
+from erk_bench.runs.checks import check_networks
+from erk_bench.runs.export import export as export_images
+from erk_bench.runs.records import Record
+from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import blocks_of
-from erk_bench.storage.export import export as export_images
-from erk_bench.storage.store import RunStore
+from erk_bench.studies.records import compute_records, prepare
 
 MANY = 10_000  # images whose metrics take minutes
 
@@ -100,7 +101,7 @@ def _show_record(record: Record, path: Path) -> None:
     table.add_column("value ± standard error", justify="right")
     for name, metric in record.metrics.items():
         title = METRICS[name].title if name in METRICS else name
-        table.add_row(title, views.rounded((metric.value, metric.standard_error)))
+        table.add_row(title, table_views.rounded((metric.value, metric.standard_error)))
     guide = f" + {record.nfe_guide} of the guiding network" if record.nfe_guide else ""
     table.add_row("NFE per image", f"{record.nfe}{guide}")
     if record.seconds_per_1000 is not None:

@@ -17,15 +17,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from erk_bench import plugins
-from erk_bench.checking import check_names
-from erk_bench.config_files import config_folder
-from erk_bench.errors import UserError, unknown_name
-from erk_bench.fields import build
-from erk_bench.grids import Cell, Grid, check_cells, read_grid
-from erk_bench.interpolations import check_name, check_value
-from erk_bench.presets import preset_files, read_preset
-from erk_bench.reporting.tracker import TrackerSpec
+from erk_bench.base.assets import Assets
+from erk_bench.base.config_files import config_folder
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.fields import build
+from erk_bench.base.interpolations import check_name, check_value
+from erk_bench.base.yaml_files import is_line, read_yaml
+from erk_bench.networks.presets import preset_files, read_preset
+from erk_bench.reporting.trackers.tracker import TrackerSpec
+from erk_bench.runs import plugins
+from erk_bench.runs.checks import check_names
 from erk_bench.sampling.corrections import CORRECTIONS
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.options import Row, defaults_of
@@ -33,9 +34,8 @@ from erk_bench.sampling.schedules import SCHEDULES, check_levels
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.settings import is_whole
 from erk_bench.spec import CorrectionSpec, GuidanceSpec, RunSpec, ScheduleSpec, SolverSpec
-from erk_bench.storage.assets import Assets
-from erk_bench.table_files import check_rows, read_table, without_published
-from erk_bench.yaml_files import is_line, read_yaml
+from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid
+from erk_bench.studies.table_file import check_rows, read_table, without_published
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 

@@ -24,7 +24,7 @@ from diffusers import SchedulerMixin as SchedulerMixin  # looked for here when a
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from erk_bench.errors import UserError, unknown_name
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.sampling.corrections import W_CON, erk_guid
 from erk_bench.sampling.steps import Node, Step
 

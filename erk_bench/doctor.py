@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 import erk_bench
-from erk_bench.config_files import config_folder
-from erk_bench.errors import UserError
-from erk_bench.presets import preset_files, preset_weights
-from erk_bench.reporting.records import environment
-from erk_bench.storage.assets import SOURCES, Assets
+from erk_bench.base.assets import SOURCES, Assets
+from erk_bench.base.config_files import config_folder
+from erk_bench.base.errors import UserError
+from erk_bench.networks.presets import preset_files, preset_weights
+from erk_bench.runs.records import environment
 
 REACH_S = 3.0  # seconds that a source has to answer
 

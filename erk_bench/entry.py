@@ -6,7 +6,7 @@ import functools
 import os
 from pathlib import Path
 
-from erk_bench import processes, stopping, terminal
+from erk_bench.base import processes, stopping, terminal
 
 NO_HOME = "/nonexistent"
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from erk_bench.computing import compute_records, prepare, read_records
-from erk_bench.console import wide_console
-from erk_bench.files import write_atomic
-from erk_bench.grid_results import build_grid_view, summary
-from erk_bench.grids import Cell, Grid, label, short, trees
-from erk_bench.reporting import figures, grid_figures
+from erk_bench.base.console import wide_console
+from erk_bench.base.files import write_atomic
+from erk_bench.reporting import grid_figures, table_figures
 from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown
-from erk_bench.reporting.records import Record, write_record
 from erk_bench.reporting.styles import SCREEN, Style, style_named
-from erk_bench.reporting.tracker import Curve, CurvePoint, Tracker
-from erk_bench.reporting.views import DASH, rounded
+from erk_bench.reporting.table_views import DASH, rounded
+from erk_bench.reporting.trackers.tracker import Curve, CurvePoint, Tracker
+from erk_bench.runs.records import Record, write_record
+from erk_bench.runs.store import RunStore
 from erk_bench.settings import flag
-from erk_bench.storage.store import RunStore
+from erk_bench.studies.grid import build_grid_view, summary
+from erk_bench.studies.grid_file import Cell, Grid, label, short, trees
+from erk_bench.studies.records import compute_records, prepare, read_records
 from erk_bench.table_command import SHEET_COLUMNS, first_images
 
 SHOWN = 5  # cells of a panel that a terminal shows
@@ -69,7 +69,7 @@ def write_views(view: GridView, notes: list[str], to: Path, name: str, style: St
     for kind, draw in grid_figures.FIGURES.items():
         for form in style.forms:
             path = to / f"{name}-{kind}.{form}"
-            write_atomic(path, figures.to_bytes(draw(view, style), form))
+            write_atomic(path, table_figures.to_bytes(draw(view, style), form))
             pictures.append(path)
     return pictures
 

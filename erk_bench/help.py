@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from erk_bench.config_files import config_folder
+from erk_bench.base.config_files import config_folder
 
 if TYPE_CHECKING:
     from erk_bench.cli import Command

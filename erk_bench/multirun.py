@@ -12,11 +12,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from erk_bench import commands, launch, stopping
+from erk_bench import commands
+from erk_bench.base import stopping
+from erk_bench.base.config_files import config_folder
+from erk_bench.base.errors import UserError
 from erk_bench.composing import run_spec, tracker_spec
-from erk_bench.config_files import config_folder
-from erk_bench.errors import UserError
-from erk_bench.reporting.tracker import Launch, TrackerSpec, open_tracker
+from erk_bench.reporting.trackers.tracker import Launch, TrackerSpec, open_tracker
+from erk_bench.runs import launch
 
 
 @hydra.main(config_path=str(config_folder().resolve()), config_name="run", version_base="1.3")

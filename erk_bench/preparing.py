@@ -9,20 +9,23 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from erk_bench import launch, planning, simulating, stages
-from erk_bench.console import wide_console
-from erk_bench.errors import UserError, unknown_name
-from erk_bench.evaluation.build_reference import make_reference
+from erk_bench.base.assets import SOURCES, Assets
+from erk_bench.base.console import wide_console
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.files import file_sha256
+from erk_bench.base.progress import progress_bar
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
+from erk_bench.evaluation.make_reference import make_reference
 from erk_bench.evaluation.real_images import open_images
-from erk_bench.files import file_sha256
-from erk_bench.reporting.progress import progress_bar
-from erk_bench.reporting.views import DASH
+from erk_bench.reporting.table_views import DASH
+from erk_bench.runs import cost as planning
+from erk_bench.runs import generate as stages
+from erk_bench.runs import launch
+from erk_bench.runs.blocks import Worker, blocks_of
+from erk_bench.runs.device import assets_of, set_up_device
 from erk_bench.settings import flag, is_whole, whole_number
 from erk_bench.spec import RunSpec
-from erk_bench.storage.assets import SOURCES, Assets
-from erk_bench.storage.blocks import Worker, blocks_of
-from erk_bench.worker import assets_of, set_up_device
+from erk_bench.studies import simulate as simulating
 
 MOST_WORKERS = 100_000  # that a simulation takes
 

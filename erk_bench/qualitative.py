@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from erk_bench.errors import UserError, unknown_name
-from erk_bench.files import write_atomic
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.files import write_atomic
+from erk_bench.runs.device import set_up_device
 from erk_bench.settings import is_whole, number, whole_number
-from erk_bench.worker import set_up_device
 
 GAP, HEAD = 6, 22  # pixels between pictures, and above them for a line of text
 CROP, ZOOM = 4, 4  # a crop has 1/CROP of the side, and is enlarged by ZOOM

@@ -10,26 +10,26 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from erk_bench import launch
-from erk_bench.checking import check_names
-from erk_bench.computing import compute_records, prepare
-from erk_bench.console import wide_console
-from erk_bench.errors import UserError
+from erk_bench.base.console import wide_console
+from erk_bench.base.errors import UserError
+from erk_bench.base.files import write_atomic
 from erk_bench.evaluation.metrics import METRICS, check_count
-from erk_bench.files import write_atomic
-from erk_bench.grid_results import evaluations_of
-from erk_bench.planning import count_evaluations
-from erk_bench.reporting import figures
-from erk_bench.reporting.records import Record
+from erk_bench.reporting import table_figures
 from erk_bench.reporting.search_figures import search_figure
-from erk_bench.reporting.tracker import Tracker
-from erk_bench.reporting.views import DASH, rounded
-from erk_bench.sampling.grid import Cell
-from erk_bench.searching import STEP, Found, Measured, Plan, Space, make_rungs, search
+from erk_bench.reporting.table_views import DASH, rounded
+from erk_bench.reporting.trackers.tracker import Tracker
+from erk_bench.runs import launch
+from erk_bench.runs.checks import check_names
+from erk_bench.runs.cost import count_evaluations
+from erk_bench.runs.records import Record
+from erk_bench.runs.store import RunStore
+from erk_bench.sampling.shared import Cell
 from erk_bench.settings import whole_number
 from erk_bench.spec import CorrectionSpec, RunSpec
-from erk_bench.storage.store import RunStore
-from erk_bench.tables import paired_difference, verdict
+from erk_bench.studies.grid import evaluations_of
+from erk_bench.studies.records import compute_records, prepare
+from erk_bench.studies.search import STEP, Found, Measured, Plan, Space, make_rungs, search
+from erk_bench.studies.table import paired_difference, verdict
 
 DEFAULT_RUNS = 12  # full runs that the budget pays for, where none is given
 FIRST = 8  # the first rung has about this part of the images
@@ -110,7 +110,7 @@ def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) 
     title = f"{spec.slug}: search for (w_stiff, w_con)"
     for form in ("png", "svg"):
         figure = search_figure(title, METRICS[bench.headline].title, found.rungs, plain)
-        write_atomic(to.with_name(f"{to.name}.{form}"), figures.to_bytes(figure, form))
+        write_atomic(to.with_name(f"{to.name}.{form}"), table_figures.to_bytes(figure, form))
     _show(bench, found)
     last, ranked = found.rungs[-1]
     for cell in (None, ranked[0][0]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 
 
 def whole_number(name: str, text: str) -> int:

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from erk_bench.errors import UserError, unknown_name
-from erk_bench.fields import execution, extension, identity, identity_fields
-from erk_bench.file_names import check_file_name
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.fields import execution, extension, identity, identity_fields
+from erk_bench.base.file_names import check_file_name
 
 # Raised by every change that alters samples; records of different protocols are never mixed.
 PROTOCOL = 1

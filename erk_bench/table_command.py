@@ -11,21 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from erk_bench import stages, tables
-from erk_bench.computing import compute_records, prepare, read_folder, read_records
-from erk_bench.config_files import config_folder
-from erk_bench.console import wide_console
-from erk_bench.errors import unknown_name
-from erk_bench.files import write_atomic
-from erk_bench.reporting import figures, views
+from erk_bench.base.config_files import config_folder
+from erk_bench.base.console import wide_console
+from erk_bench.base.errors import unknown_name
+from erk_bench.base.files import write_atomic
+from erk_bench.reporting import table_figures, table_views
 from erk_bench.reporting.latex import latex
-from erk_bench.reporting.records import Record, write_record
 from erk_bench.reporting.styles import Style, style_named
-from erk_bench.reporting.tracker import Tracker
+from erk_bench.reporting.trackers.tracker import Tracker
+from erk_bench.runs import generate as stages
+from erk_bench.runs.export import images_of
+from erk_bench.runs.records import Record, write_record
+from erk_bench.runs.store import RunStore
 from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
-from erk_bench.storage.export import images_of
-from erk_bench.storage.store import RunStore
+from erk_bench.studies import table as tables
+from erk_bench.studies.records import compute_records, prepare, read_folder, read_records
 
 SHEET_COLUMNS = 14  # seeds shown on a sample sheet
 
@@ -72,12 +73,12 @@ def table(
     to = Path(options["to"] or Path(specs[0].out) / "tables").expanduser()
     view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
     name = content["name"]
-    for form, text in (("md", views.markdown), ("csv", views.to_csv), ("tex", latex)):
+    for form, text in (("md", table_views.markdown), ("csv", table_views.to_csv), ("tex", latex)):
         write_atomic(to / f"{name}.{form}", text(view).encode())
     figure = content.get("figure", "steps")
     for form in style.forms:
-        drawn = figures.FIGURES[figure](view, style)
-        write_atomic(to / f"{name}-{figure}.{form}", figures.to_bytes(drawn, form))
+        drawn = table_figures.FIGURES[figure](view, style)
+        write_atomic(to / f"{name}-{figure}.{form}", table_figures.to_bytes(drawn, form))
     for record in itertools.chain(*records):
         tracker.record(record, None if options["from"] else RunStore.folder_of(record.run_spec))
     tracker.table(view)
@@ -88,7 +89,7 @@ def table(
         for index, record in ((index, record) for several in records for index, record in enumerate(several)):
             suffix = f"-{record.seeds}" if index else ""
             write_record(Path(options["records"]) / f"{record.run_id}{suffix}.json", record)
-    views.print_table(view, wide_console())
+    table_views.print_table(view, wide_console())
     print(f"table and pictures: {to}/{name}*")
     dropped = content.get("published") and not any(row.get("published") for row in rows)
     if dropped and any(row.get("published") for row in content["rows"]):
@@ -102,7 +103,7 @@ def table(
 def chosen_columns(text: str, headline: str, spec: RunSpec) -> tuple[str, ...]:
     """The keys that `columns=...` names; none for an empty text. Raises UserError for an unknown one."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    known = views.column_keys(list(dict.fromkeys([headline, *spec.metrics.names])))
+    known = table_views.column_keys(list(dict.fromkeys([headline, *spec.metrics.names])))
     for name in names:
         if name not in known:
             raise unknown_name("column", name, known)
@@ -110,7 +111,7 @@ def chosen_columns(text: str, headline: str, spec: RunSpec) -> tuple[str, ...]:
 
 
 def _status(
-    view: views.TableView, folder: Path | None, references: Mapping[str, Record], *, as_published: bool
+    view: table_views.TableView, folder: Path | None, references: Mapping[str, Record], *, as_published: bool
 ) -> int:
     off = [row for row in view.rows if row.off]
     if off:
@@ -176,7 +177,7 @@ def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
 def _sample_sheet(
     content: Mapping[str, Any],
     specs: Sequence[RunSpec],
-    view: views.TableView,
+    view: table_views.TableView,
     path: Path,
     tracker: Tracker,
     style: Style,
@@ -196,6 +197,6 @@ def _sample_sheet(
         seeds = specs[0].seed_range[:SHEET_COLUMNS]
         cost = f" of {only} evaluations" if only else ""
         title = f"{content['name']}: one seed a column, one method{cost} a row"
-        sheet = figures.sample_sheet(shown, title, [str(seed) for seed in seeds], style)
-        write_atomic(path, figures.to_bytes(sheet, "png"))
+        sheet = table_figures.sample_sheet(shown, title, [str(seed) for seed in seeds], style)
+        write_atomic(path, table_figures.to_bytes(sheet, "png"))
         tracker.samples(shown, seeds)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from erk_bench.analysis.figures import guiding_directions
-from erk_bench.analysis.measure import SIGMA_MAX, SIGMA_MIN, cosine, end_points, levels, measure
-from erk_bench.analysis.mixture import GaussianMixture, tree
 from erk_bench.sampling.corrections import CORRECTIONS, Correct, Corrected, erk_guid, no_correction
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.solvers import heun_step
 from erk_bench.sampling.steps import Step
+from erk_bench.studies.analysis.figures import guiding_directions
+from erk_bench.studies.analysis.measure import SIGMA_MAX, SIGMA_MIN, cosine, end_points, levels, measure
+from erk_bench.studies.analysis.mixture import GaussianMixture, tree
 
 OTHERS = (("erk_alpha", 1.0, 0.5), ("erk_gauss", 1.0, 0.0), ("erk_dx", 1.0, 0.0), ("erk_proj", 0.1, 0.0))
 COUNTS = (8, 16, 32)

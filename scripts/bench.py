@@ -24,9 +24,9 @@ import torch
 from bench_gpu import throughput
 from bench_lines import LINES, Line, Scale, digits_nets, erk_share, profile, random_nets
 
-from erk_bench.files import write_atomic
-from erk_bench.reporting.records import device_name
-from erk_bench.worker import set_up_device
+from erk_bench.base.files import write_atomic
+from erk_bench.runs.device import set_up_device
+from erk_bench.runs.records import device_name
 
 
 def timed(run: Any, device: torch.device) -> float:

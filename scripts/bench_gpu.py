@@ -11,7 +11,7 @@ import torch
 
 from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.sizes import architecture
-from erk_bench.planning import evaluation_flops
+from erk_bench.runs.cost import evaluation_flops
 
 SIZES = (
     "edm2-img512-xs",

@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-from erk_bench import block_sampling, finishing, load_denoiser, stages, worker
+from erk_bench import load_denoiser
+from erk_bench.base.assets import Assets
 from erk_bench.composing import grid_cells, grid_file, run_spec, table_file, table_specs
 from erk_bench.evaluation.frechet import (
     FeatureStats,
@@ -33,19 +34,21 @@ from erk_bench.evaluation.frechet import (
 )
 from erk_bench.evaluation.inception import empty_inception
 from erk_bench.evaluation.neighbours import precision_recall_without_groups
-from erk_bench.grids import trees
 from erk_bench.networks.checkpoint import make_network, read_checkpoint
 from erk_bench.networks.denoiser import DenoiserNetwork
 from erk_bench.networks.sizes import architecture
+from erk_bench.runs import device as worker
+from erk_bench.runs import finish_block, sample_block
+from erk_bench.runs import generate as stages
+from erk_bench.runs.blocks import Block, Worker, blocks_of
+from erk_bench.runs.png import write_png
+from erk_bench.runs.store import ImageBlock, RunStore
 from erk_bench.sampling import corrections
 from erk_bench.sampling.corrections import Correct, erk_guid
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.sampling.steps import Node, Step
 from erk_bench.spec import RunSpec
-from erk_bench.storage.assets import Assets
-from erk_bench.storage.blocks import Block, Worker, blocks_of
-from erk_bench.storage.png import write_png
-from erk_bench.storage.store import ImageBlock, RunStore
+from erk_bench.studies.grid_file import trees
 
 Run = Callable[[], object]
 
@@ -561,8 +564,8 @@ def profile(scale: Scale) -> dict[str, float]:
     def timed_correction(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *settings: timed("corrections", function(*settings))
 
-    detector = finishing.load_detector
-    decode = block_sampling.decoder
+    detector = finish_block.load_detector
+    decode = sample_block.decoder
     rows = {
         name: each._replace(make=timed_correction(each.make))
         for name, each in corrections.CORRECTIONS.items()
@@ -570,9 +573,9 @@ def profile(scale: Scale) -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(DenoiserNetwork, "forward", timed("networks", DenoiserNetwork.forward)),
-        patch.object(finishing, "load_detector", lambda *a: timed("detector", detector(*a))),
-        patch.object(block_sampling, "decoder", lambda *a: timed("decoding", decode(*a))),
-        patch.object(block_sampling, "draw_block", timed("drawing", block_sampling.draw_block)),
+        patch.object(finish_block, "load_detector", lambda *a: timed("detector", detector(*a))),
+        patch.object(sample_block, "decoder", lambda *a: timed("decoding", decode(*a))),
+        patch.object(sample_block, "draw_block", timed("drawing", sample_block.draw_block)),
         patch.object(RunStore, "_write", timed("writing (in threads)", RunStore._write)),
         patch.dict(corrections.CORRECTIONS, rows),
     ):

@@ -16,11 +16,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from erk_bench.base.files import write_atomic
 from erk_bench.composing import run_spec
-from erk_bench.files import write_atomic
-from erk_bench.planning import Cost, estimate
-from erk_bench.reporting.figures import to_bytes
-from erk_bench.simulating import RULES, Conditions, shortest, simulate
+from erk_bench.reporting.table_figures import to_bytes
+from erk_bench.runs.cost import Cost, estimate
+from erk_bench.studies.simulate import RULES, Conditions, shortest, simulate
 
 SIZES = ("xs", "s", "m", "l", "xl", "xxl")
 IMAGES, BLOCK, ROWS = 50_000, 50, 10  # of a run, of a block; runs of a table

@@ -16,7 +16,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as workspaces
 
-from erk_bench.reporting.tracker import (
+from erk_bench.reporting.trackers.tracker import (
     FRACTION,
     IMAGES,
     IMAGES_PER_S,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from erk_bench.analysis.figures import FIGURES, draw_all
-from erk_bench.analysis.measure import cosine
+from erk_bench.studies.analysis.figures import FIGURES, draw_all
+from erk_bench.studies.analysis.measure import cosine
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import erk_bench
-from erk_bench.analysis.mixture import tree
+from erk_bench.studies.analysis.mixture import tree
 
 Net = Callable[..., Tensor]
 

@@ -9,8 +9,8 @@ import torch
 from rich.progress import Progress
 from safetensors.torch import save
 
-from erk_bench.analysis.toy_networks import RECIPES, WEIGHTS, train
-from erk_bench.files import write_atomic
+from erk_bench.base.files import write_atomic
+from erk_bench.studies.analysis.toy_networks import RECIPES, WEIGHTS, train
 
 
 def main() -> None:

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from erk_bench import actions, launch
+from erk_bench import actions
 from erk_bench.cli import main
 from erk_bench.composing import run_spec
-from erk_bench.reporting import tracked
 from erk_bench.reporting.grid_views import GridView
-from erk_bench.reporting.records import Record
-from erk_bench.reporting.tracker import Curve, Launch, Tracker, TrackerSpec
+from erk_bench.reporting.trackers import values as tracked
+from erk_bench.reporting.trackers.tracker import Curve, Launch, Tracker, TrackerSpec
+from erk_bench.runs import launch
+from erk_bench.runs.blocks import Block
+from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Block
 
 RUN = ["track=digits", "seeds=0-39", "block_size=8", "workers=1", "device=cpu", "schedule.num_steps=3",
        "metrics.num_groups=5", "metrics.names=[fd_digits,recall_digits]"]  # fmt: skip

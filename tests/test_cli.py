@@ -15,21 +15,22 @@ import pytest
 import torch
 from PIL import Image
 
-from erk_bench import actions, composing, draw, load_denoiser, sample, stopping
+from erk_bench import actions, composing, draw, load_denoiser, sample
+from erk_bench.base import stopping
+from erk_bench.base.config_files import config_folder
+from erk_bench.base.errors import BusyError, DamagedError, UserError, WorkerLostError
+from erk_bench.base.fields import identity_fields
 from erk_bench.cli import COMMANDS, main
 from erk_bench.composing import compose_config, grid_file, groups, run_spec, table_file
-from erk_bench.config_files import config_folder
-from erk_bench.errors import BusyError, DamagedError, UserError, WorkerLostError
-from erk_bench.fields import identity_fields
-from erk_bench.networks.latents import DECODERS
-from erk_bench.planning import count_evaluations
-from erk_bench.reporting.records import read_record
+from erk_bench.networks.decoders import DECODERS
+from erk_bench.runs.cost import count_evaluations
+from erk_bench.runs.export import images_of
+from erk_bench.runs.records import read_record
 from erk_bench.sampling.corrections import CORRECTIONS
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
-from erk_bench.storage.export import images_of
 from tests.conftest import golden_path
 
 SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",

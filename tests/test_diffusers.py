@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from erk_bench import sample
+from erk_bench.base.errors import UserError
 from erk_bench.diffusers import ERKGuidDPMSolverScheduler, ERKGuidHeunScheduler
-from erk_bench.errors import UserError
 
 SHAPE = (3, 4, 8, 8)
 # Two prior solutions: data of standard deviation 0.1 in the first two channels, 1 in the others.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import erk_bench
-from tests.test_launch import SETTINGS, command, environment
+from tests.runs.test_launch import SETTINGS, command, environment
 
 SMALL = [*SETTINGS, "seeds=0-39", "block_size=8", "workers=1", "metrics.names=[fd_digits]"]
 

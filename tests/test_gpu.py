@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from erk_bench import stages
-from erk_bench.block_sampling import sample_block
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
-from erk_bench.planning import measured_rate
+from erk_bench.runs import generate as stages
+from erk_bench.runs.blocks import Worker
+from erk_bench.runs.cost import measured_rate
+from erk_bench.runs.sample_block import sample_block
+from erk_bench.runs.store import RunStore
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Worker
-from erk_bench.storage.store import RunStore
 from tests.conftest import golden_net, golden_path
 
 pytestmark = [
@@ -81,6 +81,6 @@ def test_compiled_network_is_close(small_run: MakeSpec) -> None:
 
 
 def test_rate_is_measured(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("erk_bench.planning.CALIBRATION_S", 1.0)
+    monkeypatch.setattr("erk_bench.runs.cost.CALIBRATION_S", 1.0)
     rate = measured_rate(small_run("device=cuda", "network_dtype=float16"))
     assert rate is not None and rate > 1e9

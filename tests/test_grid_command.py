@@ -14,17 +14,19 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
-from erk_bench import finishing, stages, stopping
+from erk_bench.base import stopping
 from erk_bench.cli import main
 from erk_bench.composing import grid_cells, grid_file
-from erk_bench.grid_results import build_grid_view
-from erk_bench.grids import Cell, Grid, trees
 from erk_bench.reporting.grid_figures import curves_figure
-from erk_bench.reporting.records import Record, read_record
+from erk_bench.runs import finish_block
+from erk_bench.runs import generate as stages
+from erk_bench.runs.blocks import Worker
+from erk_bench.runs.records import Record, read_record
+from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Worker
-from erk_bench.storage.store import RunStore
-from tests.test_stages import contents, ignore
+from erk_bench.studies.grid import build_grid_view
+from erk_bench.studies.grid_file import Cell, Grid, trees
+from tests.runs.test_generate import contents, ignore
 
 STEPS, W_STIFF, W_CON = "schedule.num_steps", "correction.w_stiff", "correction.w_con"
 METRICS = ["fd_digits", "recall_digits"]
@@ -220,8 +222,8 @@ def test_a_stopped_grid_goes_on(
             os.kill(os.getpid(), signal.SIGUSR2)
         return original(*args)  # type: ignore[arg-type]
 
-    original = finishing.sample_tree
-    monkeypatch.setattr(finishing, "sample_tree", sample_tree)
+    original = finish_block.sample_tree
+    monkeypatch.setattr(finish_block, "sample_tree", sample_tree)
     words = [*small.words, "views=false"]
     assert main(words) == stopping.STATUS
     assert "stopped as SIGUSR2 asked; finished blocks are kept" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from erk_bench.reporting.records import Record, read_record
+from erk_bench.runs.records import Record, read_record
 from tests.assets import write_dinov2, write_inception, write_vae, write_vgg16
 from tests.conftest import golden_path
 from tests.http_server import FileServer, serving

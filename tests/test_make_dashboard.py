@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.reporting import tracked
-from erk_bench.reporting.tracker import (
+from erk_bench.reporting.trackers import values as tracked
+from erk_bench.reporting.trackers.tracker import (
     FRACTION,
     IMAGES,
     IMAGES_PER_S,
@@ -24,7 +24,7 @@ from erk_bench.reporting.tracker import (
     table_key,
 )
 from erk_bench.spec import RunSpec
-from tests.reporting.test_records import record_of
+from tests.runs.test_records import record_of
 
 pytest.importorskip("wandb_workspaces")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from erk_bench.reporting.records import read_record
+from erk_bench.runs.records import read_record
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = ["track=digits", "seeds=0-39", "block_size=20", "metrics.num_groups=5", "metrics.names=[fd_digits]",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.errors import UserError
-from erk_bench.plugins import code_sha256, row_of
+from erk_bench.runs.plugins import code_sha256, row_of
 from erk_bench.sampling.steps import Node, Step
 from tests.test_cli import SMALL
 

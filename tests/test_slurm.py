@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import pytest
 
-from erk_bench import stages
-from erk_bench.reporting.records import Record, read_record
+from erk_bench.runs import generate as stages
+from erk_bench.runs.blocks import Worker
+from erk_bench.runs.records import Record, read_record
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Worker
-from tests.test_launch import environment
-from tests.test_stages import contents, ignore
+from tests.runs.test_generate import contents, ignore
+from tests.runs.test_launch import environment
 
 MakeSpec = Callable[..., RunSpec]
 

@@ -12,14 +12,14 @@ import pytest
 
 import erk_bench
 from erk_bench import spec as spec_module
+from erk_bench.base.errors import UserError
+from erk_bench.base.fields import build, identity_fields, to_dict
 from erk_bench.cli import COMMANDS
 from erk_bench.composing import run_spec
 from erk_bench.diffusers import ERKGuidDPMSolverScheduler, ERKGuidHeunScheduler
-from erk_bench.equations import equation_of
-from erk_bench.errors import UserError
-from erk_bench.fields import build, identity_fields, to_dict
+from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.corrections import CORRECTIONS
-from erk_bench.sampling.grid import Cell
+from erk_bench.sampling.shared import Cell
 from erk_bench.spec import CorrectionSpec, RunSpec
 
 SHA = "a" * 64

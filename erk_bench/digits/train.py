@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from erk_bench.base.errors import UserError
+from erk_bench.base.files import write_atomic
+from erk_bench.base.processes import end_with_parent
 from erk_bench.digits import data
-from erk_bench.digits.features import DigitsClassifier
-from erk_bench.errors import UserError
-from erk_bench.files import write_atomic
+from erk_bench.digits.classifier import DigitsClassifier
 from erk_bench.networks.checkpoint import Checkpoint, write_checkpoint
 from erk_bench.networks.edm2 import Precond
-from erk_bench.processes import end_with_parent
 
 
 @dataclass(frozen=True)

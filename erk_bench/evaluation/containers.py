@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.evaluation.image_files import HEAD, Entry, hidden_part, is_image_name
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}

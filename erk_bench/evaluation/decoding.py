@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 
 EIGHT_BIT_MODES = (
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB",

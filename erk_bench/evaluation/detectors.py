@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError
+from erk_bench.digits.classifier import DigitsClassifier
 from erk_bench.digits.data import RESOLUTION
-from erk_bench.digits.features import DigitsClassifier
-from erk_bench.errors import UserError
-from erk_bench.storage.assets import Assets
 
 DIGITS_WEIGHTS = "package:digits/weights/features.safetensors"
 

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
+from erk_bench.base.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 from erk_bench.evaluation.detectors import Extract, rgb_images
-from erk_bench.networks.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 
 RESOLUTION = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

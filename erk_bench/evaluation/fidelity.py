@@ -15,9 +15,9 @@ from torch import Tensor
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from erk_bench.errors import unknown_name
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import unknown_name
 from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, detector_key, digits_network, grey_digits
-from erk_bench.storage.assets import Assets
 
 NAME = "erk-bench-digits"
 LAYERS = ("64", "logits")

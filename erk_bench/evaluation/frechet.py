@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 
 NUM_SIZES = 5  # subsets for the distance at infinity
 SMALLEST_PART = 0.1  # of all images, in the smallest of them: 5,000 of 50,000 (arXiv 1911.07023)

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
+from erk_bench.base.state_dicts import fitting_tensors, read_state_dict
 from erk_bench.evaluation.detectors import Extract, rgb_images
-from erk_bench.networks.state_dicts import fitting_tensors, read_state_dict
 
 INCEPTION_LAYERS = ("2048", "logits_unbiased")  # those of FID and of the Inception Score
 VGG16_LAYER = "fc2_relu"  # torch-fidelity's default for precision and recall; 4096-d

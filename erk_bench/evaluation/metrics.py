@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erk_bench.errors import UserError, unknown_name
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.evaluation.frechet import (
     FeatureSums,
     FrechetTarget,
@@ -38,7 +38,7 @@ from erk_bench.evaluation.needs import (
     subsets_lack,
 )
 from erk_bench.evaluation.neighbours import precision_recall_without_groups, unbiased_kernel_distances
-from erk_bench.evaluation.references import Real
+from erk_bench.evaluation.reference_files import Real
 from erk_bench.spec import MetricsSpec
 
 

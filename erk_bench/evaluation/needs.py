@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.evaluation.frechet import nested_subsets
 from erk_bench.spec import MetricsSpec
 

@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
+from erk_bench.base.files import write_atomic, writing
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.image_files import SHOWN, visible
 from erk_bench.evaluation.real_images import ImageSource
-from erk_bench.evaluation.references import Real
-from erk_bench.files import write_atomic, writing
+from erk_bench.evaluation.reference_files import Real
 
 MAX_THREADS = 8  # of decoding; more do not help, Pillow holds the interpreter for part of the work
 # Beside the features in a part file; no detector has such a name.

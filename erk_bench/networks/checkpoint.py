@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from erk_bench.errors import UnknownNameError, UserError, unknown_name
-from erk_bench.files import file_sha256
+from erk_bench.base.errors import UnknownNameError, UserError, unknown_name
+from erk_bench.base.files import file_sha256
+from erk_bench.base.pickles import Container, PersistentObject, load_pickle
+from erk_bench.base.tensor_files import METADATA_KEY, TYPES, read_tensors, write_tensors
 from erk_bench.networks import edm1, edm2
 from erk_bench.networks.denoiser import DenoiserNetwork
-from erk_bench.networks.pickles import Container, PersistentObject, load_pickle
-from erk_bench.tensor_files import METADATA_KEY, TYPES, read_tensors, write_tensors
 
 FORMAT = "erk-bench checkpoint 1"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from erk_bench.errors import unknown_name
+from erk_bench.base.errors import unknown_name
 
 CHANNELS = {"xs": 128, "s": 192, "m": 256, "l": 320, "xl": 384, "xxl": 448}
 

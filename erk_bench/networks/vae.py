@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erk_bench.errors import UserError
-from erk_bench.networks.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
-from erk_bench.untrusted import parse_json
+from erk_bench.base.errors import UserError
+from erk_bench.base.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
+from erk_bench.base.untrusted import parse_json
 
 # Sampler latents [B, 4, h, w], float -> uint8 images [B, 3, 8h, 8w] on the decoder's device.
 Decode = Callable[[Tensor], Tensor]

@@ -17,8 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
-from erk_bench.grids import label, short
-from erk_bench.reporting.figures import WIDE, logarithmic
 from erk_bench.reporting.grid_views import GridPanel, GridPoint, GridView
 from erk_bench.reporting.series import Look, looks
 from erk_bench.reporting.styles import (
@@ -34,7 +32,9 @@ from erk_bench.reporting.styles import (
     typeset,
     wrapped,
 )
-from erk_bench.reporting.views import Estimate
+from erk_bench.reporting.table_figures import WIDE, logarithmic
+from erk_bench.reporting.table_views import Estimate
+from erk_bench.studies.grid_file import label, short
 
 SCALE = plt.get_cmap("viridis")
 PLAIN = "without ERK-Guid"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from erk_bench.reporting.views import DASH, Estimate, rounded
+from erk_bench.reporting.table_views import DASH, Estimate, rounded
 
 
 @dataclass(frozen=True)

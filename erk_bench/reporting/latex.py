@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from erk_bench.reporting.views import WRAPPED, Column, TableRow, TableView, columns_of, fitting
+from erk_bench.reporting.table_views import WRAPPED, Column, TableRow, TableView, columns_of, fitting
 
 PAGE = 112  # characters of a line of \footnotesize in 6.5 inches, a gap between columns counted as GAP
 GAP = 2.0

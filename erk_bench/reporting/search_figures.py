@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from erk_bench.reporting.series import looks
 from erk_bench.reporting.styles import SCREEN, set_panel_title
-from erk_bench.sampling.grid import Cell
+from erk_bench.sampling.shared import Cell
 
 
 def search_figure(

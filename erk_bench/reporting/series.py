@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from erk_bench.reporting.views import TableRow
+from erk_bench.reporting.table_views import TableRow
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), without yellow, which is faint on white.
 BLACK, BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = COLORS = (

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from erk_bench.errors import unknown_name
+from erk_bench.base.errors import unknown_name
 
 INCH = 72.0  # points
 MARGIN = 0.15  # inches left free beside wrapped text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.sampling.steps import Node, Slope, Step
 
 SAFETY, SHRINK_MOST, GROW_MOST = 0.9, 0.2, 5.0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.sampling.corrections import CORRECTIONS, W_CON, Correct, Correction, correcting
 from erk_bench.sampling.guidance import (
     EVERYWHERE,

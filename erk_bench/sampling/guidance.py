@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.sampling.options import LEVELS, Allowed, Numbers
 
 # denoiser(x, sigma, condition) -> denoised. The noise level is a number, or a tensor [B] where each sample

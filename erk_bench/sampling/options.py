@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from erk_bench.errors import UserError, unknown_name
+from erk_bench.base.errors import UserError, unknown_name
 
 LEVELS = "levels"  # a keyword-only argument of this name is given all noise levels of the run
 

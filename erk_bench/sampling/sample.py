@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol
 import torch
 from torch import Tensor
 
-from erk_bench.errors import unknown_name
+from erk_bench.base.errors import unknown_name
 from erk_bench.sampling.corrections import W_CON, Correction
 from erk_bench.sampling.equation import (
     Equation,

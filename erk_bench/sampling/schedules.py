@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.sampling.options import Allowed
 
 # levels(num_steps, sigma_min, sigma_max, rho, dtype, **options): num_steps falling sigmas, float [num_steps].

@@ -8,7 +8,7 @@ import torch
 from sklearn import datasets
 
 from erk_bench.digits.data import MAX_PIXEL, PIXEL_MEAN, PIXEL_STD, decode, encode, load_digits
-from erk_bench.networks.latents import DECODERS
+from erk_bench.networks.decoders import DECODERS
 
 
 def test_pixel_statistics_are_those_of_the_data() -> None:

@@ -13,6 +13,9 @@ import torch
 from safetensors import safe_open
 
 import erk_bench
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError
+from erk_bench.base.fields import build
 from erk_bench.composing import compose_config
 from erk_bench.digits.data import encode, load_digits
 from erk_bench.digits.train import (
@@ -23,12 +26,9 @@ from erk_bench.digits.train import (
     train_denoiser,
     train_one,
 )
-from erk_bench.errors import UserError
 from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, digits_network
-from erk_bench.fields import build
 from erk_bench.networks.checkpoint import read_checkpoint
 from erk_bench.networks.edm2 import MPConv
-from erk_bench.storage.assets import Assets
 
 WEIGHTS = Path(erk_bench.__file__).parent / "digits" / "weights"
 NAMES = ("denoiser", "features", "unconditional", "weaker")

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from erk_bench.base.assets import Assets, LockFile
+from erk_bench.base.errors import UserError
+from erk_bench.base.files import file_sha256
 from erk_bench.digits.data import load_digits
-from erk_bench.errors import UserError
 from erk_bench.evaluation.detectors import (
     DETECTORS,
     DIGITS_WEIGHTS,
@@ -20,9 +22,7 @@ from erk_bench.evaluation.detectors import (
     load_detector,
     rgb_images,
 )
-from erk_bench.evaluation.reference_sets import digits_reference
-from erk_bench.files import file_sha256
-from erk_bench.storage.assets import Assets, LockFile
+from erk_bench.evaluation.reference import digits_reference
 
 ASSETS = Assets.from_environment()
 

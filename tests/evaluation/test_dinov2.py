@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.evaluation.detectors import Extract
 from erk_bench.evaluation.dinov2 import (
     build_dinov2,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 import erk_bench
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.evaluation import frechet
 from erk_bench.evaluation.frechet import (
     FeatureStats,

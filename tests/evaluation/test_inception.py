@@ -18,18 +18,18 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
-from erk_bench import stages
+from erk_bench.base.errors import UserError
+from erk_bench.base.state_dicts import read_state_dict
 from erk_bench.cli import main
-from erk_bench.errors import UserError
 from erk_bench.evaluation.detectors import DETECTORS, Extract
 from erk_bench.evaluation.dinov2 import load_dinov2_pil, load_dinov2_torch
 from erk_bench.evaluation.frechet import frechet_distance
 from erk_bench.evaluation.inception import empty_inception, empty_vgg16, load_inception, load_vgg16
-from erk_bench.evaluation.references import read_reference
-from erk_bench.networks.state_dicts import read_state_dict
+from erk_bench.evaluation.reference_files import read_reference
+from erk_bench.runs import generate as stages
+from erk_bench.runs.blocks import Worker
+from erk_bench.runs.export import export
 from erk_bench.spec import RunSpec
-from erk_bench.storage.blocks import Worker
-from erk_bench.storage.export import export
 from tests.assets import inception_weights, write_dinov2, write_inception, write_vgg16
 
 LOADERS = [load_inception, load_vgg16, load_dinov2_torch, load_dinov2_pil]

@@ -21,8 +21,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from erk_bench import finishing, stages
-from erk_bench.errors import UserError
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError
 from erk_bench.evaluation import fidelity
 from erk_bench.evaluation.detectors import DETECTORS, Extract, detector_key, load_detector
 from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_distance
@@ -41,11 +41,12 @@ from erk_bench.evaluation.metrics import (
     precision_recall,
     split_groups,
 )
-from erk_bench.evaluation.reference_sets import digits_reference
-from erk_bench.evaluation.references import Real
+from erk_bench.evaluation.reference import digits_reference
+from erk_bench.evaluation.reference_files import Real
+from erk_bench.runs import finish_block
+from erk_bench.runs import generate as stages
+from erk_bench.runs.blocks import Worker
 from erk_bench.spec import MetricsSpec, RunSpec
-from erk_bench.storage.assets import Assets
-from erk_bench.storage.blocks import Worker
 
 SEED = 2020  # torch-fidelity's own default
 DIGITS = tuple(name for name, metric in METRICS.items() if metric.detector == "digits")
@@ -670,7 +671,7 @@ def test_five_metrics_take_one_feature_pass(
         passes[len(images)] += 1
         return digits_extract()(images)
 
-    monkeypatch.setattr(finishing, "load_detector", lambda name, assets, device: extract)
+    monkeypatch.setattr(finish_block, "load_detector", lambda name, assets, device: extract)
     spec = small_run()
     assert len(spec.metrics.names) == 5
     stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)

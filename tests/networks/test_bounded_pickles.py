@@ -17,11 +17,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
+from erk_bench.base.pickle_machine import MAX_OPERATIONS
+from erk_bench.base.pickles import load_pickle
+from erk_bench.base.state_dicts import read_state_dict
 from erk_bench.networks.checkpoint import read_checkpoint
-from erk_bench.networks.pickle_machine import MAX_OPERATIONS
-from erk_bench.networks.pickles import load_pickle
-from erk_bench.networks.state_dicts import read_state_dict
 from tests.conftest import DATA, golden_path
 
 PROTO = b"\x80\x04"
@@ -107,9 +107,9 @@ def limit() -> None:
 MANY = """
 import resource, sys, time
 from pathlib import Path
-from erk_bench.errors import UserError
-from erk_bench.networks.pickles import load_pickle
-from erk_bench.networks.state_dicts import read_state_dict
+from erk_bench.base.errors import UserError
+from erk_bench.base.pickles import load_pickle
+from erk_bench.base.state_dicts import read_state_dict
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in map(Path, sys.argv[1:]):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as safetensors_bytes
 
 import erk_bench
-from erk_bench.errors import UnknownNameError, UserError
+from erk_bench.base.errors import UnknownNameError, UserError
 from erk_bench.networks.checkpoint import (
     FORMAT,
     METADATA_KEY,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import erk_bench
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.networks.checkpoint import build_denoiser, convert, make_network, read_checkpoint
 from erk_bench.networks.edm1 import EDMPrecond
 from erk_bench.networks.edm1_layers import UNetBlock

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.networks.vae import Decode, load_vae, to_vae_latents, vae_to_uint8
 from tests.assets import VAE_CONFIG, VAE_FACTOR, write_vae
 from tests.conftest import golden

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from erk_bench.reporting.records import write_record
-from erk_bench.reporting.tracker import IMAGES, Launch, TrackerSpec, open_tracker
+from erk_bench.reporting.trackers.tracker import IMAGES, Launch, TrackerSpec, open_tracker
+from erk_bench.runs.records import write_record
 from erk_bench.spec import RunSpec
-from tests.reporting.test_records import record_of
+from tests.runs.test_records import record_of
 from tests.wandb_log import read_runs
 
 pytest.importorskip("wandb")
@@ -33,11 +33,11 @@ ROOT = Path(__file__).parents[2]  # where the script finds tests
 SCRIPT = """
 import dataclasses, sys, time
 from pathlib import Path
-from erk_bench.reporting.records import read_record
-from erk_bench.reporting.tracker import Launch
-from erk_bench.reporting.wandb_runs import Patience
-from erk_bench.reporting.wandb_tracker import TrackerSpec, WandbTracker
-from tests.reporting.test_views import make_view
+from erk_bench.runs.records import read_record
+from erk_bench.reporting.trackers.tracker import Launch
+from erk_bench.reporting.trackers.wandb.runs import Patience
+from erk_bench.reporting.trackers.wandb.tracker import TrackerSpec, WandbTracker
+from tests.reporting.test_table_views import make_view
 
 record = read_record(Path(sys.argv[2]))
 spec = record.run_spec
@@ -203,7 +203,7 @@ def test_service_that_dies_midway(end: str, small_run: Callable[..., RunSpec], t
 def test_refused_upload_is_noticed_though_the_status_of_wandb_sync_is_0(
     small_run: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from erk_bench.reporting.wandb_runs import upload
+    from erk_bench.reporting.trackers.wandb.runs import upload
 
     class Refuses(Answers):
         def do_POST(self) -> None:

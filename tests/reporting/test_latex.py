@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from erk_bench.reporting.latex import escaped, latex
-from erk_bench.reporting.views import PublishedValue, SetSummary, TableView
-from tests.reporting.test_views import GUIDANCES, make_view, row
+from erk_bench.reporting.table_views import PublishedValue, SetSummary, TableView
+from tests.reporting.test_table_views import GUIDANCES, make_view, row
 
 NASTY = r"a_b%c&d#e$f{g}h~i^j\k [0] *x* <y> |z| λ ± → ∞ Δσ é ü ç 中 –-1.5 ≤ 'q' Ω ΑΒ µ"
 

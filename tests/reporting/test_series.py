@@ -13,13 +13,13 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from erk_bench.composing import table_file
-from erk_bench.computing import read_folder
-from erk_bench.reporting.figures import FIGURES
 from erk_bench.reporting.series import COLORS, MARKERS, looks, series_names
 from erk_bench.reporting.styles import STYLES
-from erk_bench.reporting.views import TableRow, TableView
-from erk_bench.tables import build_view
-from tests.reporting.test_views import row
+from erk_bench.reporting.table_figures import FIGURES
+from erk_bench.reporting.table_views import TableRow, TableView
+from erk_bench.studies.records import read_folder
+from erk_bench.studies.table import build_view
+from tests.reporting.test_table_views import row
 
 RECORDS = Path(__file__).parents[2] / "results" / "records"
 

@@ -12,13 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from erk_bench.errors import UserError
-from erk_bench.reporting.figures import nfe_figure, sample_sheet, steps_figure, to_bytes
+from erk_bench.base.errors import UserError
 from erk_bench.reporting.grid_figures import FIGURES
 from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView
 from erk_bench.reporting.styles import STYLES, Style, style_named, thinned, wrapped
-from erk_bench.reporting.views import TableView
-from tests.reporting.test_views import make_view, row
+from erk_bench.reporting.table_figures import nfe_figure, sample_sheet, steps_figure, to_bytes
+from erk_bench.reporting.table_views import TableView
+from tests.reporting.test_table_views import make_view, row
 
 LONG = "my_solver.step with_a_very_long_name_that_never_ends_or_so_it_seems, share 0.123456789, $kind$ of_it"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import erk_bench.sampling.corrections as corrections_module
 from erk_bench import sample
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.sampling.corrections import (
     CORRECTIONS,
     alpha,
@@ -19,8 +19,8 @@ from erk_bench.sampling.corrections import (
     erk_guid,
     gaussian_factor,
 )
-from erk_bench.sampling.grid import Cell, integrate_grid
 from erk_bench.sampling.loop import Run, integrate
+from erk_bench.sampling.shared import Cell, integrate_grid
 from erk_bench.sampling.solvers import heun_step
 from erk_bench.sampling.steps import Node, Step
 from tests.conftest import golden, golden_net

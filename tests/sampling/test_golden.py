@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erk_bench import sample
-from erk_bench.networks.latents import rgb_to_uint8
+from erk_bench.networks.decoders import rgb_to_uint8
 from erk_bench.sampling.loop import TracePoint
 from erk_bench.sampling.seeds import SeededDraws, initial
 from tests.conftest import golden, golden_facts, golden_net

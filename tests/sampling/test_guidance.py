@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from erk_bench import sample
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.sampling.corrections import no_correction
 from erk_bench.sampling.equation import Equation, guidance_part
 from erk_bench.sampling.guidance import EVERYWHERE, GUIDANCES, Denoiser, apg, cfgpp, guided, keeps_state

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from erk_bench import sample
-from erk_bench.errors import UserError
+from erk_bench.base.errors import UserError
 from erk_bench.sampling.equation import solver_part
 from erk_bench.sampling.loop import CountedDenoiser
 from erk_bench.sampling.sample import sample_counted

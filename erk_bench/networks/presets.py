@@ -1,0 +1,55 @@
+"""`load_denoiser`: a network from a file or from a preset's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erk_bench.base.assets import Assets
+from erk_bench.base.config_files import config_folder
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.yaml_files import read_yaml
+from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
+from erk_bench.networks.denoiser import DenoiserNetwork
+
+
+def preset_files() -> dict[str, Path]:
+    """The files of configs/model by preset name."""
+    return {file.stem: file for file in sorted((config_folder() / "model").glob("*.yaml"))}
+
+
+def read_preset(file: Path) -> dict[str, Any]:
+    """The content of a file of configs/model. Raises UserError for what is no mapping."""
+    content = read_yaml(file, "model preset")
+    if not isinstance(content, dict):
+        raise UserError(f"the model preset '{file}' is no mapping of names to values")
+    return content
+
+
+def preset_weights(file: Path) -> str:
+    """The address of a preset's main network."""
+    weights = read_preset(file).get("weights")
+    path = weights.get("path") if isinstance(weights, dict) else None
+    if not isinstance(path, str):
+        raise UserError(f"the model preset '{file}' has no weights.path; see configs/model/digits.yaml")
+    return path
+
+
+def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu") -> DenoiserNetwork:
+    """A denoiser ready for inference: `net(x, sigma, labels) -> denoised`, float32 NCHW.
+
+    path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', the name of a file in
+    configs/model (its main network), or an address that is fetched into the cache (see storage/assets).
+    Weights are normalised once, here; nothing in a pickle is run.
+    Raises UserError for an unknown name, a missing, damaged or hostile file.
+    """
+    text = str(path_or_preset)
+    assets = Assets.from_environment()
+    presets = preset_files()
+    if text in presets:
+        text = preset_weights(presets[text])
+    elif assets.url(text) is None and not Path(text).suffix and not Path(text).exists():
+        raise unknown_name("model preset", text, presets)
+    return build_denoiser(read_checkpoint(assets.locate(text)), device)

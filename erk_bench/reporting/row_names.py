@@ -1,0 +1,92 @@
+"""What a table calls its rows: guidance, solver with its options, correction with its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from erk_bench.base.fields import identity_fields
+from erk_bench.sampling.solvers import SOLVERS
+from erk_bench.spec import RunSpec
+
+CORRECTION_TITLES = {
+    "erk_guid": "ERK-Guid", "erk_alpha": "ERK-alpha", "erk_gauss": "ERK-Gauss", "erk_dx": "ERK-dx",
+    "erk_proj": "ERK-proj",
+}  # fmt: skip
+
+
+class RowName(NamedTuple):
+    """method: all of it. solver: without the correction; equal to `method` of a plain row."""
+
+    method: str
+    solver: str
+
+
+def row_names(specs: Sequence[RunSpec]) -> list[RowName]:
+    """The names of a table's rows.
+
+    The solver of a correction is named where the table has more than Heun. Settings that no name has (such as
+    schedule.rho) are added where two rows of one guidance and number of steps differ in nothing else.
+    """
+    several = len({spec.solver.name for spec in specs}) > 1
+    names = [_method(spec, _solver(spec), several) for spec in specs]
+    fields = [dict(_flat(identity_fields(spec))) for spec in specs]
+    by_place: dict[tuple[str, str, int], list[int]] = {}
+    for number, (name, spec) in enumerate(zip(names, specs, strict=True)):
+        by_place.setdefault((name, guidance_name(spec), spec.schedule.num_steps), []).append(number)
+    telling: dict[str, list[str]] = {name: [] for name in names}  # settings by name, in order
+    for (name, _, _), numbers in by_place.items():
+        for key in dict.fromkeys(key for number in numbers for key in fields[number]):
+            values = {repr(fields[number].get(key)) for number in numbers}
+            if len(values) > 1 and key not in telling[name]:
+                telling[name].append(key)
+    found = []
+    for name, spec, content in zip(names, specs, fields, strict=True):
+        extra = "".join(f", {_short(key)} {_text(content.get(key))}" for key in telling[name])
+        solver = _solver(spec) + extra
+        found.append(RowName(_method(spec, solver, several or bool(extra)), solver))
+    return found
+
+
+def guidance_name(spec: RunSpec) -> str:
+    """'CFG 1.25', with the guidance's own options."""
+    if not spec.guidance.active:
+        return "no guidance"
+    title = {"cfg": "CFG", "cfgpp": "CFG++", "apg": "APG"}.get(spec.guidance.name, spec.guidance.name)
+    options = "".join(f", {name} {value}" for name, value in spec.guidance.all_options.items())
+    return f"{title} {spec.guidance.weight:g}{options}"
+
+
+def _solver(spec: RunSpec) -> str:
+    row = SOLVERS.get(spec.solver.name)
+    options = "".join(f", {key} {value}" for key, value in spec.solver.options)
+    return f"{(row and row.title) or spec.solver.name}{options}"
+
+
+def _method(spec: RunSpec, solver: str, several: bool) -> str:
+    """several: whether the corrected solver must be named."""
+    if not spec.correction.w_stiff:
+        return solver
+    on = f" on {solver}" if several or spec.solver.name != "heun" else ""
+    title = CORRECTION_TITLES.get(spec.correction.name, spec.correction.name)
+    return f"{title}{on} ({spec.correction.w_stiff:g}, {spec.correction.w_con:g})"
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _short(key: str) -> str:
+    """The last part of a setting's name; a file's hash by what it is of."""
+    *before, last = key.split(".")
+    return f"{before[-1]} file" if last == "sha256" and before else last
+
+
+def _text(value: object) -> str:
+    """As in settings; of hashes the first figures."""
+    text = "default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text[:8] if len(text) == 64 else text

@@ -1,0 +1,295 @@
+"""Pictures drawn from table rows and from samples."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from erk_bench.reporting.series import COLORS, Look, looks, series_names
+from erk_bench.reporting.styles import (
+    MARGIN,
+    SCREEN,
+    Style,
+    literal,
+    panels,
+    place_legend,
+    set_panel_title,
+    set_title,
+    text_width,
+    thinned,
+    typeset,
+    wrapped,
+)
+from erk_bench.reporting.table_views import Estimate, TableRow, TableView
+
+DODGE = 0.004  # of the cost, between neighbouring error bars
+CROWDED = 7.5  # evaluations from which the solvers are close, and have a panel where none hides another
+WIDE = 4.0  # ratio of values from which an axis is logarithmic
+PAPER_SHEET = 6  # images a row that fit a column of a paper
+
+
+def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
+    """The headline metric against steps, one panel a guidance, one line a series, with error bars."""
+    guidances = list(dict.fromkeys(row.guidance for row in view.rows))
+    names = series_names(view.rows, lambda row: row.steps)
+    look = looks(names)
+    with typeset(style):
+        shape = (1, len(guidances)) if style.width is None else (len(guidances), 1)
+        size = (3.6, 3.2) if style.width is None else (0.0, 1.9)
+        made = panels(*shape, size, list(look), style, sharey=True)
+        handles: dict[str, ErrorbarContainer] = {}
+        for axis, guidance in zip(itertools.chain(*made.axes), guidances, strict=True):
+            here = [
+                (name, row) for name, row in zip(names, view.rows, strict=True) if row.guidance == guidance
+            ]
+            for name in dict.fromkeys(name for name, _ in here):
+                points = [row for other, row in here if other == name]
+                # Rows of one step count have no line through them.
+                several = len({row.steps for row in points}) < len(points)
+                handles[name] = _bars(
+                    axis, [row.steps for row in points], points, look[name], name, style, line=not several
+                )
+            _axes(axis, [row for _, row in here], "steps", 3.0, style)
+            _panel_title(axis, guidance, len(guidances), 3.6, style)
+        for line in made.axes:
+            line[0].set_ylabel(_better(view, style))
+        place_legend(made, [handles[name] for name in look], style)
+        set_title(made.figure, view.title, style, made.beside)
+    return made.figure
+
+
+def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
+    """The headline metric against evaluations of the networks, one panel a guidance, one colour a series (a
+    solver, where there are more series than colours).
+
+    Dashed lines are corrected rows; bars are standard errors; the gray band is the Pareto front, of rows that
+    none of the same or lower cost beats. Below, the rows from 8 evaluations on beside each other.
+    """
+    guidances = list(dict.fromkeys(row.guidance for row in view.rows))
+    names = series_names(view.rows, lambda row: row.cost)
+    solvers = {name: row.solver.partition(",")[0] or name for name, row in zip(names, view.rows, strict=True)}
+    look = looks(names, solvers if len(solvers) > len(COLORS) else None)
+    dashed = {name for name, row in zip(names, view.rows, strict=True) if row.method != row.solver}
+    look = {name: each._replace(line="--" if name in dashed else "-") for name, each in look.items()}
+    of = {guidance: [pair for pair in zip(names, view.rows, strict=True) if pair[1].guidance == guidance]
+          for guidance in guidances}  # fmt: skip
+    crowded = {
+        guidance: [pair for pair in pairs if pair[1].cost >= CROWDED] for guidance, pairs in of.items()
+    }
+    below = any(len(pairs) > 1 for pairs in crowded.values())
+    with typeset(style):
+        across = len(guidances) if style.width is None else 1
+        rows = (1 + below) * (1 if style.width is None else len(guidances))
+        # Wide alone, narrower beside others, so that the type stays readable where the whole is shrunk.
+        screen = max(3.8, 7.0 - 1.6 * (len(guidances) - 1))
+        size = (screen, 3.8) if style.width is None else (0.0, 2.2)
+        made = panels(rows, across, size, ["Pareto front", *look], style)
+        handles: dict[str, object] = {}
+        for index, guidance in enumerate(guidances):
+            first, column = (0, index) if style.width is None else (index * (1 + below), 0)
+            over = made.axes[first][column]
+            handles |= _overview(over, view, of[guidance], look, screen - 0.7, style)
+            _panel_title(over, guidance, len(guidances), screen - 0.5, style)
+            over.set_ylabel(_better(view, style))
+            if below:
+                axis = made.axes[first + 1][column]
+                _side_by_side(axis, view, crowded[guidance], look, style)
+                axis.set_ylabel(_better(view, style))
+        place_legend(made, [handles[name] for name in ("Pareto front", *look)], style)
+        set_title(made.figure, view.title, style, made.beside)
+    return made.figure
+
+
+def _overview(
+    axis: Axes,
+    view: TableView,
+    pairs: Sequence[tuple[str, TableRow]],
+    look: Mapping[str, Look],
+    width: float,
+    style: Style,
+) -> dict[str, object]:
+    """All rows over their cost, `width` inches wide; returns what the legend shows of each series."""
+    front = pareto_front([row for _, row in pairs], view.lower)
+    (band,) = axis.plot(
+        [row.cost for row in front], [_headline(row)[0] for row in front],
+        color="0.85", linewidth=1.8 * style.marker, solid_capstyle="round", zorder=0,
+    )  # fmt: skip
+    handles: dict[str, object] = {"Pareto front": band}
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    for number, name in enumerate(names):
+        points = sorted((row for other, row in pairs if other == name), key=lambda row: row.cost)
+        several = len({row.cost for row in points}) < len(points)  # of one cost: no line through them
+        beside = 1 + DODGE * (number - len(names) / 2)
+        at = [row.cost * beside for row in points]
+        handles[name] = _bars(axis, at, points, look[name], name, style, line=not several)
+    _axes(axis, [row for _, row in pairs], "network evaluations an image (NFE)", width, style)
+    return handles
+
+
+def _side_by_side(
+    axis: Axes, view: TableView, pairs: Sequence[tuple[str, TableRow]], look: Mapping[str, Look], style: Style
+) -> None:
+    """The rows of each cost beside each other, so that none hides another."""
+    if not pairs:
+        axis.set_axis_off()
+        return
+    costs = sorted({round(row.cost) for _, row in pairs})
+    front = pareto_front([row for _, row in pairs], view.lower)
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    for position, cost in enumerate(costs):
+        here = [pair for pair in pairs if round(pair[1].cost) == cost]
+        here.sort(key=lambda pair: names.index(pair[0]))
+        for slot, (name, row) in enumerate(here):
+            x = position + 0.86 * ((slot + 0.5) / len(here) - 0.5)
+            _bars(axis, [x], [row], look[name], name, style, line=False)
+            if row in front:
+                axis.plot(x, _headline(row)[0], "o", color="0.85", markersize=2.6 * style.marker, zorder=0)
+        if position:
+            axis.axvline(position - 0.5, color="0.8", linewidth=0.8)
+    axis.set_xlim(-0.5, len(costs) - 0.5)
+    axis.set_xticks(range(len(costs)), [str(cost) for cost in costs])
+    _value_axis(axis, [_headline(row)[0] for _, row in pairs])
+    axis.set_xlabel(f"NFE, from {costs[0]} on, side by side")
+    axis.tick_params(labelsize=style.size)
+    axis.grid(alpha=0.3, axis="y")
+
+
+def _bars(
+    axis: Axes,
+    x: Sequence[float],
+    rows: Sequence[TableRow],
+    look: Look,
+    name: str,
+    style: Style,
+    *,
+    line: bool,
+) -> ErrorbarContainer:
+    return axis.errorbar(
+        x, [_headline(row)[0] for row in rows], yerr=[_headline(row)[1] for row in rows],
+        color=look.color, marker=look.marker, linestyle=look.line if line else "none", label=literal(name),
+        markersize=style.marker, capsize=0.45 * style.marker, elinewidth=0.8,
+    )  # fmt: skip
+
+
+def _axes(axis: Axes, rows: Sequence[TableRow], xlabel: str, wide: float, style: Style) -> None:
+    """A logarithmic abscissa with its values as plain numbers, `wide` inches; values logarithmic where they
+    can be."""
+    every = sorted({row.steps if xlabel == "steps" else round(row.cost) for row in rows})
+    axis.set(xlabel=xlabel, xscale="log")
+    ticks = thinned(every, wide if style.width is None else style.width - 0.7, style)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    _value_axis(axis, [_headline(row)[0] for row in rows], wide=1.0)
+    axis.tick_params(labelsize=style.size)
+    axis.grid(alpha=0.3)
+
+
+def _value_axis(axis: Axes, values: Sequence[float], wide: float = WIDE) -> None:
+    """Logarithmic with plain numbers for positive values that differ by `wide` or more."""
+    if min(values) > 0 and max(values) >= wide * min(values):
+        logarithmic(axis)
+
+
+def logarithmic(axis: Axes) -> None:
+    """A logarithmic ordinate with plain numbers: 1, 2, 5 and their decades."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _panel_title(axis: Axes, guidance: str, count: int, width: float, style: Style) -> None:
+    """On paper a single panel has no title."""
+    if style.titled or count > 1:
+        set_panel_title(axis, guidance, width if style.width is None else style.width - 0.6, style)
+
+
+def _better(view: TableView, style: Style) -> str:
+    title = next(iter(view.rows[0].metrics.values()))[0]
+    text = f"{title} ({'lower' if view.lower else 'higher'} is better)"
+    return literal(wrapped(text, 3.2 if style.width is None else 1.6, style.size))
+
+
+def pareto_front(rows: Sequence[TableRow], lower: bool = True) -> list[TableRow]:
+    """The rows that no other of the same or lower cost beats in the headline metric, by cost."""
+    front: list[TableRow] = []
+    for row in sorted(rows, key=lambda row: (row.cost, _headline(row)[0] if lower else -_headline(row)[0])):
+        if not front or (_headline(row)[0] < _headline(front[-1])[0]) == lower:
+            front.append(row)
+    return front
+
+
+def _headline(row: TableRow) -> Estimate:
+    return next(iter(row.metrics.values()))[1]
+
+
+def sample_sheet(
+    rows: Mapping[str, np.ndarray], title: str, columns: Sequence[str], style: Style = SCREEN
+) -> Figure:
+    """One row of images a method, same seeds side by side. rows: label -> uint8 [N, H, W, C].
+
+    The sheet is as wide as its images and labels need; on paper a column wide, with the first images only.
+    """
+    count = max(len(images) for images in rows.values())
+    small = style.small
+    labels = {label: wrapped(label, 3.0 if style.width is None else 1.0, small) for label in rows}
+    across = max(text_width(line, small) for label in labels.values() for line in label.split("\n")) + MARGIN
+    cell = max([0.62, *(text_width(text, small - 1) + 0.08 for text in columns[:count])])
+    if style.width is not None:
+        count = min(count, PAPER_SHEET)
+        cell = (style.width - across - 0.05) / count
+    line_height = 1.35 * small / 72
+    tall = max(cell, *(line_height * (label.count("\n") + 1) for label in labels.values()))
+    width = across + cell * count + 0.05
+    heading = wrapped(title, width - 2 * MARGIN, small + 2) if style.titled else ""
+    top = 0.1 + (heading.count("\n") + 1) * 1.3 * (small + 2) / 72 * bool(heading) + line_height
+    height = top + tall * len(rows) + 0.05
+    figure = plt.figure(figsize=(width, height))
+    for number, (label, images) in enumerate(rows.items()):
+        for column in range(count):
+            bottom = height - top - tall * (number + 0.5) - 0.475 * cell
+            axis = figure.add_axes(
+                (
+                    (across + cell * (column + 0.025)) / width, bottom / height,
+                    0.95 * cell / width, 0.95 * cell / height,
+                )
+            )  # fmt: skip
+            axis.set(xticks=[], yticks=[])
+            if column < len(images):
+                gray = images.shape[-1] == 1
+                image = images[column, ..., 0] if gray else images[column]
+                axis.imshow(image, cmap="gray" if gray else None, vmin=0, vmax=255)
+            if column == 0:
+                axis.set_ylabel(literal(labels[label]), rotation=0, ha="right", va="center", fontsize=small)
+            if number == 0 and column < len(columns):
+                fits = text_width(columns[column], small - 1) <= cell
+                axis.set_title(literal(columns[column]) if fits else "", fontsize=max(small - 1, 7), pad=2)
+    if heading:
+        figure.suptitle(literal(heading), fontsize=small + 2, y=1 - 0.06 / height, va="top")
+    return figure
+
+
+# Pictures of a table by name, as table files name them.
+FIGURES: dict[str, Callable[[TableView, Style], Figure]] = {"steps": steps_figure, "nfe": nfe_figure}
+
+
+def to_bytes(figure: Figure, form: str) -> bytes:
+    """The figure as a PNG, SVG or PDF file; the same bytes each time it is drawn with one matplotlib."""
+    buffer = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {"Software": None})
+    dpi = 150 if figure.get_figwidth() > 3.5 else 300
+    with matplotlib.rc_context({"svg.hashsalt": "erk-bench", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
+    plt.close(figure)
+    return buffer.getvalue()

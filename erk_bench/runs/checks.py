@@ -1,0 +1,102 @@
+"""What a run's settings mean together: every name in its table, and every combination that works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.files import check_path
+from erk_bench.evaluation.detectors import DETECTORS
+from erk_bench.evaluation.metrics import METRICS, detectors_of
+from erk_bench.evaluation.reference import REFERENCES
+from erk_bench.networks.decoders import DECODERS
+from erk_bench.runs.device import assets_of, network_init
+from erk_bench.runs.equation import equation_of
+from erk_bench.sampling.options import defaults_of
+from erk_bench.spec import RunSpec, WeightsSpec
+
+
+def check_names(spec: RunSpec) -> None:
+    """Refuse a spec that names what no table has, or what cannot work together, before any work.
+
+    No code of a user's own is run.
+    """
+    check_path("out", Path(spec.out).expanduser())
+    if spec.model.decoder not in DECODERS:
+        raise unknown_name("decoder", spec.model.decoder, DECODERS)
+    if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
+        raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
+    detectors_of(spec.metrics.names)
+    equation = equation_of(spec, imported=False)
+    own = {**defaults_of(equation.solver.row), **equation.solver.options}
+    latents = DECODERS[spec.model.decoder].factor > 1
+    if own.get("thresholding") and own.get("predict") == "denoised" and latents:
+        raise UserError(
+            f"solver '{spec.solver.name}' thresholds denoised images to [-1, 1], and model "
+            f"'{spec.model.name}' works on latents; add solver.thresholding=false"
+        )
+
+
+class Shape(NamedTuple):
+    """Of a network: channels and side of its states, and how many classes it knows."""
+
+    channels: int
+    resolution: int
+    num_labels: int
+
+
+def check_networks(spec: RunSpec) -> None:
+    """Refuse networks that do not fit each other, the decoder or the class label, from their sizes alone."""
+    guide = spec.guidance.guide if spec.guidance.active else None
+    check_shapes(spec, _shape_of(spec, spec.model.weights), None if guide is None else _shape_of(spec, guide))
+
+
+def check_images(spec: RunSpec) -> int:
+    """Refuse metrics whose detectors do not take the model's images; returns the side of an image."""
+    decoder, shape = DECODERS[spec.model.decoder], _shape_of(spec, spec.model.weights)
+    resolution = shape.resolution * decoder.factor
+    for name in spec.metrics.names:
+        row = DETECTORS[METRICS[name].detector]
+        if decoder.image_channels in row.channels and row.resolution in (None, resolution):
+            continue
+        fitting = [
+            other
+            for other, metric in METRICS.items()
+            if decoder.image_channels in DETECTORS[metric.detector].channels
+            and DETECTORS[metric.detector].resolution in (None, resolution)
+        ]
+        side = "any size" if row.resolution is None else f"{row.resolution}x{row.resolution} pixels"
+        raise UserError(
+            f"metric '{name}' takes images of {' or '.join(map(str, row.channels))} channels and {side}, and "
+            f"model '{spec.model.name}' makes {decoder.image_channels} and {resolution}x{resolution} pixels; "
+            f"set metrics.names to some of: {', '.join(fitting) or 'none fits'}"
+        )
+    return resolution
+
+
+def check_shapes(spec: RunSpec, main: Shape, guide: Shape | None) -> None:
+    """Refuse networks of these shapes that do not fit each other, the decoder or the class label."""
+    channels = DECODERS[spec.model.decoder].channels
+    if main.channels != channels:
+        fitting = [name for name, row in DECODERS.items() if row.channels == main.channels]
+        raise UserError(
+            f"decoder '{spec.model.decoder}' takes {channels} channels, the model has {main.channels}; "
+            f"set model.decoder to the model's own{': ' if fitting else ''}{' or '.join(fitting)}"
+        )
+    if guide is not None and main[:2] != guide[:2]:
+        raise UserError(
+            f"main and guiding network differ in (channels, resolution): {main[:2]} and {guide[:2]}; give "
+            "networks of the same images"
+        )
+    if spec.class_label is not None and not 0 <= spec.class_label < main.num_labels:
+        raise UserError(
+            f"class_label is {spec.class_label}; this model has labels 0 to {main.num_labels - 1}"
+            if main.num_labels
+            else "class_label is set but the model is unconditional; use class_label=null"
+        )
+
+
+def _shape_of(spec: RunSpec, weights: WeightsSpec) -> Shape:
+    init = network_init(weights, assets_of(spec))
+    return Shape(init["img_channels"], init["img_resolution"], init.get("label_dim", 0))

@@ -1,0 +1,100 @@
+"""What a run would cost: counted evaluations, FLOPs of the architecture, disk, and a measured rate."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from erk_bench.evaluation.detectors import DETECTORS, PUBLISHED_DIM
+from erk_bench.evaluation.metrics import detectors_of
+from erk_bench.networks.checkpoint import make_network
+from erk_bench.networks.decoders import DECODERS
+from erk_bench.runs.blocks import Worker
+from erk_bench.runs.device import assets_of, memory_guard, network_init, pick_device
+from erk_bench.runs.equation import equation_of
+from erk_bench.spec import RunSpec
+
+CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
+CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing them here would say nothing
+
+
+def count_evaluations(spec: RunSpec) -> tuple[float, float]:
+    """Evaluations of the main and of the guiding network for one image, counted on a one-pixel stand-in."""
+    return equation_of(spec).count_evaluations(guided=spec.guidance.guide is not None)
+
+
+class Cost(NamedTuple):
+    """Of one image: evaluations of the main and the guiding network, their FLOPs (a multiply-add is two), and
+    bytes of its features and of its pixels.
+
+    Evaluations and FLOPs are NaN for code of a user's own: only running it would tell.
+    """
+
+    nfe: float
+    nfe_guide: float
+    flops: float
+    feature_bytes: int
+    image_bytes: int
+
+
+def estimate(spec: RunSpec) -> Cost:
+    """The cost of an image; of files that are not here, the published architecture is taken.
+
+    Runs no code of a user's own.
+    """
+    assets = assets_of(spec)
+    nfe, nfe_guide = (math.nan, math.nan) if spec.own_code else count_evaluations(spec)
+    init = network_init(spec.model.weights, assets)
+    flops = nfe * evaluation_flops(json.dumps(init))
+    if nfe_guide and spec.guidance.guide is not None:
+        flops += nfe_guide * evaluation_flops(json.dumps(network_init(spec.guidance.guide, assets)))
+    rows = [DETECTORS[name] for name in detectors_of(spec.metrics.names)]
+    features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
+    decoder = DECODERS[spec.model.decoder]
+    side = init["img_resolution"] * decoder.factor
+    return Cost(nfe, nfe_guide, flops, features, decoder.image_channels * side * side)
+
+
+@functools.cache
+def evaluation_flops(init: str) -> int:
+    """FLOPs of one evaluation of one image, counted on shapes alone. init: JSON of a network's arguments."""
+    arguments = json.loads(init)
+    with torch.device("meta"):
+        net = make_network(arguments).fold(torch.float32)
+        size = arguments["img_resolution"]
+        x = torch.empty(1, arguments["img_channels"], size, size)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            net(x, torch.tensor(1.0), None)
+    return int(counter.get_total_flops())
+
+
+def measured_rate(spec: RunSpec) -> float | None:
+    """FLOPs a second of one worker on this machine, timed on random weights of the run's architecture.
+
+    None where there is no GPU and the network is too large for a CPU.
+    """
+    device = pick_device(spec, Worker())
+    init = network_init(spec.model.weights, assets_of(spec))
+    per_image = evaluation_flops(json.dumps(init))
+    if device.type == "cpu" and per_image > CPU_FLOPS:
+        return None
+    net = make_network(init).fold(getattr(torch, spec.network_dtype)).to(device)
+    net.to(memory_format=torch.channels_last)
+    x = torch.zeros(
+        spec.block_size, init["img_channels"], init["img_resolution"], init["img_resolution"], device=device
+    )
+    limit = CALIBRATION_S if device.type == "cuda" else 0.5
+    start = last = time.perf_counter()
+    best = float("inf")
+    with torch.inference_mode(), memory_guard(spec):
+        while last - start < limit:
+            net(x, torch.tensor(1.0, device=device), None).sum().item()
+            now = time.perf_counter()
+            best, last = min(best, now - last), now
+    return per_image * spec.block_size / best

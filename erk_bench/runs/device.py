@@ -1,0 +1,127 @@
+"""What a worker computes: its device, its networks, and the images of one block of seeds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError
+from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
+from erk_bench.networks.decoders import DECODERS, Decode
+from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.sizes import architecture
+from erk_bench.runs.blocks import Worker
+from erk_bench.spec import ModelSpec, RunSpec, WeightsSpec
+
+
+def assets_of(spec: RunSpec) -> Assets:
+    """The cache as the environment and the spec have it."""
+    return Assets.from_environment(spec.offline)
+
+
+def pick_device(spec: RunSpec, worker: Worker) -> torch.device:
+    """The worker's device: its own GPU if there are any and the spec allows, else the CPU."""
+    return set_up_device(spec.device, worker.local_rank)
+
+
+def set_up_device(choice: str, local_rank: int) -> torch.device:
+    """The device of `choice` (auto, cpu or cuda), set up so that all of a run's arithmetic is alike."""
+    available = torch.cuda.is_available()
+    if choice == "cuda" and not available:
+        raise UserError("device is 'cuda' but torch sees no GPU; use device=cpu, or see 'erk-bench doctor'")
+    if choice == "cpu" or not available:
+        # One thread a worker: bytes must not depend on the number of cores. Use more workers instead.
+        torch.set_num_threads(1)
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # for streams and events, which follow the current device
+    return device
+
+
+def check_draws(spec: RunSpec) -> None:
+    """Refuse to draw a GPU's random numbers on a CPU, whose generators give others."""
+    if spec.draw_device == "cuda" and (spec.device == "cpu" or not torch.cuda.is_available()):
+        raise UserError(
+            "draw_device is 'cuda' but the device is a CPU, whose generators draw other numbers; use "
+            "draw_device=cpu (other images of the same distribution)"
+        )
+
+
+@contextmanager
+def memory_guard(spec: RunSpec) -> Iterator[None]:
+    """Turns a GPU's lack of memory into one error that names the batch to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of GPU memory with block_size {spec.block_size}, which is also the network's batch; "
+            f"nothing is lost. Try block_size={max(spec.block_size // 2, 1)} (with another out=..., if this "
+            "run has blocks already)"
+        ) from error
+
+
+def network_init(weights: WeightsSpec, assets: Assets) -> Mapping[str, Any]:
+    """Constructor arguments of a network: of its file where that is here, else of its published size.
+
+    Raises UserError where neither is known.
+    """
+    if assets.is_here(weights.path):
+        return _init_of(assets.locate(weights.path))
+    if weights.architecture is None:
+        raise UserError(
+            f"'{weights.path}' is not here and its architecture is not given; run 'erk-bench fetch' first"
+        )
+    return architecture(weights.architecture)
+
+
+@functools.lru_cache(maxsize=16)
+def _init_of(path: Path) -> Mapping[str, Any]:
+    checkpoint = read_checkpoint(path)
+    named = {"model_type": "DhariwalUNet"} if checkpoint.class_name == "EDMPrecond" else {}
+    return {**named, **checkpoint.init}
+
+
+def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
+    """The file of weights. Raises UserError if its sha256 is not the one that the run is named after."""
+    path = assets.locate(weights.path)
+    found = assets.sha256(weights.path)
+    if found != weights.sha256:
+        raise UserError(
+            f"'{path}' has sha256 {found}, not {weights.sha256}; the file changed or is damaged: "
+            "fetch it again, or clear the sha256 in its config to accept the new file"
+        )
+    return path
+
+
+@functools.lru_cache(maxsize=4)
+def network(
+    weights: WeightsSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
+) -> DenoiserNetwork:
+    """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
+    path = checked_file(weights, assets)
+    net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))
+    if compiled:
+        net.compile(dynamic=False)  # blocks are always whole, so shapes never change
+    return net
+
+
+@functools.lru_cache(maxsize=2)
+def decoder(model: ModelSpec, device: torch.device, assets: Assets) -> Decode:
+    """The model's way from final state to uint8 images, kept for the next block."""
+    row = DECODERS[model.decoder]
+    if row.decode is not None:
+        return row.decode
+    assert row.load is not None
+    if model.vae is None or model.vae_config is None:
+        raise UserError(
+            f"decoder '{model.decoder}' needs weights; set model.vae.path=FILE (with its config.json beside)"
+        )
+    return row.load(checked_file(model.vae, assets), checked_file(model.vae_config, assets), device)

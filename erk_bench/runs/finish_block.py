@@ -1,0 +1,171 @@
+"""What a block of a run still lacks, and its completion: images, features, files."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from erk_bench.base.errors import DamagedError, UserError
+from erk_bench.evaluation.detectors import detector_key, load_detector
+from erk_bench.evaluation.metrics import detectors_of
+from erk_bench.runs.blocks import Block, Worker
+from erk_bench.runs.device import assets_of, memory_guard
+from erk_bench.runs.records import device_name
+from erk_bench.runs.sample_block import sample_block, sample_tree
+from erk_bench.runs.store import ImageBlock, RunStore, Timing
+from erk_bench.spec import RunSpec
+
+
+def detector_keys(spec: RunSpec) -> dict[str, str]:
+    """Name and key of the detectors that the spec's metrics need."""
+    return {name: detector_key(name, assets_of(spec)) for name in detectors_of(spec.metrics.names)}
+
+
+def npz_path(spec: RunSpec) -> Path:
+    """Where samples=npz puts the images of the spec's seeds."""
+    return RunStore.folder_of(spec) / f"samples-{spec.seeds}.npz"
+
+
+def wants_images(spec: RunSpec) -> bool:
+    """Whether images are asked for; block files are only means to features, and may have been deleted."""
+    return spec.samples == "png" or (spec.samples == "npz" and not npz_path(spec).is_file())
+
+
+def is_kept(spec: RunSpec, store: RunStore, block: Block) -> bool:
+    """Whether the block's images are there in a form that `samples` accepts."""
+    return store.has_images(block, png=True if spec.samples == "png" else None)
+
+
+class Job(NamedTuple):
+    """A block of a run. keys: name and key of the detectors whose features are asked for."""
+
+    spec: RunSpec
+    store: RunStore
+    block: Block
+    worker: Worker
+    keys: dict[str, str]
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """The detectors whose features are not there."""
+        return {name: key for name, key in self.keys.items() if not self.store.has_features(key, self.block)}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the block's images are to be written."""
+        return self.spec.samples != "none" and not is_kept(self.spec, self.store, self.block)
+
+    @property
+    def is_done(self) -> bool:
+        wanted = wants_images(self.spec) or not self.keys or self.store.lost_images(self.block)
+        return not self.lacking and not (self.keeps and wanted)
+
+    def kept_images(self) -> ImageBlock | None:
+        """The block's images, if they are there and whole; damaged ones are set aside and told."""
+        if not self.store.has_images(self.block):
+            return None
+        try:
+            return self.store.read_images(self.block)
+        except DamagedError as error:
+            print(f"warning: {error}", file=sys.stderr)
+            return None
+
+
+# A job with the function that writes its files, or with the reason why there is nothing to write.
+Outcome = tuple[Job, Callable[[], None] | UserError]
+
+
+def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcome]:
+    """Compute what a block lacks; yields each job that lacked something.
+
+    jobs: several are the same block of runs that share their trajectories.
+    """
+    to_sample = []
+    for job in jobs:
+        if job.is_done:
+            continue
+        kept = job.kept_images()
+        if kept is None:
+            to_sample.append(job)
+        else:
+            yield job, _finish(job, kept, device)
+    if len(to_sample) > 1:
+        yield from _finished_tree(to_sample, device)
+    else:
+        for job in to_sample:
+            yield job, _finish(job, None, device)
+
+
+def _finish(job: Job, kept: ImageBlock | None, device: torch.device) -> Callable[[], None]:
+    """One read of an image, kept or sampled, serves all detectors."""
+    timing: Timing | None = None
+    host: Callable[[], ImageBlock]
+    if kept is not None:
+        found = kept
+        images, host, counts = found.images, lambda: found, (found.nfe, found.nfe_guide)
+    else:
+        sampled = sample_block(job.spec, job.block.seeds, device)
+        images, host, counts = sampled.on_device, sampled.host, (sampled.nfe, sampled.nfe_guide)
+        timing = Timing(sampled.seconds, device_name(device))
+    features = {key: _features(job, name, images, device) for name, key in job.lacking.items()}
+    return _writer(job, host, counts, features, timing)
+
+
+def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcome]:
+    """Sample the jobs' block together; each distinct image goes through each detector once."""
+    first = jobs[0]
+    tree = sample_tree([job.spec for job in jobs], first.block.seeds, device)
+    timing = Timing(tree.seconds / len(jobs), device_name(device), len(jobs), tree.evaluations / len(jobs))
+    extracted: dict[str, dict[str, Tensor]] = {}
+    for name in dict.fromkeys(name for job in jobs for name in job.lacking):
+        parts = [_features(first, name, part, device) for part in tree.images.split(first.spec.block_size)]
+        extracted[name] = {item: torch.cat([part[item].cpu() for part in parts]) for item in parts[0]}
+    for number, job in enumerate(jobs):
+        error = tree.errors[number]
+        if error is not None:
+            yield job, error
+            continue
+        features = {
+            key: {item: values[tree.rows[number]] for item, values in extracted[name].items()}
+            for name, key in job.lacking.items()
+        }
+        host = functools.partial(tree.block, number)
+        yield job, _writer(job, host, (tree.nfe, tree.nfe_guide), features, timing)
+
+
+def _features(job: Job, name: str, images: Tensor, device: torch.device) -> dict[str, Tensor]:
+    with memory_guard(job.spec):
+        found = load_detector(name, assets_of(job.spec), device)(images)
+    if not all(value.isfinite().all() for value in found.values()):
+        raise UserError(
+            f"features of {job.spec.run_id}, {job.block}, by '{name}' are not finite; check its weights"
+        )
+    return found
+
+
+def _writer(
+    job: Job,
+    host: Callable[[], ImageBlock],
+    counts: tuple[float, float],
+    features: dict[str, dict[str, Tensor]],
+    timing: Timing | None,
+) -> Callable[[], None]:
+    """The function that writes a block's images (from `host`, where they are kept), timing and features."""
+    keep = job.keeps
+    meta = {"nfe": counts[0], "nfe_guide": counts[1]}
+
+    def write() -> None:
+        if keep:
+            job.store.write_images(job.block, host(), png=job.spec.samples == "png")
+        if timing is not None:
+            job.store.note_timing(job.worker, job.block, timing)
+        for key, tensors in features.items():
+            job.store.write_features(key, job.block, tensors, meta)
+
+    return write

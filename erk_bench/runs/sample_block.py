@@ -1,0 +1,196 @@
+"""The images of one block of seeds: of one run, or of a tree of runs that differ in ERK-Guid alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from erk_bench.base.errors import UserError
+from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.runs.checks import Shape, check_shapes
+from erk_bench.runs.device import assets_of, check_draws, decoder, memory_guard, network
+from erk_bench.runs.equation import equation_of
+from erk_bench.runs.store import ImageBlock
+from erk_bench.sampling.sample import solve
+from erk_bench.sampling.seeds import SeededDraws, initial
+from erk_bench.sampling.shared import solve_grid
+from erk_bench.spec import CorrectionSpec, RunSpec
+
+
+class SampledBlock(NamedTuple):
+    """Images of a block where they were made; `host` waits for their copy in host memory.
+
+    nfe, nfe_guide: counted calls of the networks. seconds: wall time of drawing and sampling, without
+    decoding.
+    """
+
+    on_device: Tensor
+    host: Callable[[], ImageBlock]
+    nfe: float
+    nfe_guide: float
+    seconds: float
+
+
+class SampledTree(NamedTuple):
+    """A block's images of several runs, each distinct one once.
+
+    images: uint8 [R, C, H, W] where they were made. rows: int64 on the CPU, the block's images of each run.
+    classes: int64 [B]. nfe, nfe_guide: of a separate run. seconds: of drawing and sampling. evaluations: of
+    single images by all networks, counted. errors: of each run, why its result is of no use, if it is not.
+    """
+
+    images: Tensor
+    rows: list[Tensor]
+    classes: Tensor
+    nfe: float
+    nfe_guide: float
+    seconds: float
+    evaluations: int
+    errors: list[UserError | None]
+
+    def block(self, number: int) -> ImageBlock:
+        """The images of the run of that number, in host memory."""
+        images = self.images[self.rows[number].to(self.images.device)].cpu()
+        return ImageBlock(images, self.classes, self.nfe, self.nfe_guide)
+
+
+def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> SampledBlock:
+    """Draw, sample and decode the images of `seeds`; the same for whoever calls.
+
+    Raises UserError naming the seeds whose result is not finite, or a batch that fits into the GPU's memory.
+    """
+    check_draws(spec)
+    with memory_guard(spec):
+        start = time.perf_counter()
+        drawn = draw_block(spec, seeds, device)
+        sampled = solve(
+            equation_of(spec), drawn.net, drawn.noise, drawn.labels,
+            guide=drawn.guide, fresh_noise=drawn.draws.normal_like,
+        )  # fmt: skip
+        error = _not_finite(spec, seeds, sampled.x)
+        if error:
+            raise error
+        seconds = time.perf_counter() - start  # the check waited for the device
+        images = decoder(spec.model, device, assets_of(spec))(sampled.x)
+        copied = _to_host(images)
+        counts = (sampled.nfe, sampled.nfe_guide)
+        return SampledBlock(images, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds)
+
+
+def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.device) -> SampledTree:
+    """The images of `seeds` of runs that differ in ERK-Guid alone, sharing what they have in common.
+
+    A network call holds block_size images, as in a run alone. Raises UserError as `sample_block` does, but
+    keeps results that are not finite apart: the other runs are as good as ever.
+    """
+    spec = specs[0]
+    check_draws(spec)
+    with memory_guard(spec):
+        start = time.perf_counter()
+        drawn = draw_block(spec, seeds, device)
+        # The plain run may come first, and names no correction.
+        corrected = next((each for each in specs if each.correction.w_stiff), spec)
+        sampled = solve_grid(
+            equation_of(corrected),
+            drawn.net,
+            drawn.noise,
+            drawn.labels,
+            cells=[(each.correction.w_stiff, each.correction.w_con) for each in specs],
+            guide=drawn.guide,
+            branch_limit=spec.block_size,
+        )
+        errors = [
+            _not_finite(each, seeds, sampled.states[rows])
+            for each, rows in zip(specs, sampled.rows, strict=True)
+        ]
+        seconds = time.perf_counter() - start
+        decode = decoder(spec.model, device, assets_of(spec))
+        states = sampled.states.nan_to_num()  # what is not finite is never shown
+        images = torch.cat([decode(part) for part in states.split(spec.block_size)])
+    return SampledTree(
+        images, list(sampled.rows.cpu()), drawn.classes, sampled.nfe, sampled.nfe_guide, seconds,
+        sampled.evaluations, errors,
+    )  # fmt: skip
+
+
+def is_tree(specs: Sequence[RunSpec]) -> bool:
+    """Whether runs on the same seeds differ in one correction's settings alone and can share trajectories."""
+    return (
+        len({spec.baseline.digest for spec in specs}) == 1
+        and len({_method(spec.correction) for spec in specs if spec.correction.w_stiff}) <= 1
+        and all(equation_of(spec).shares for spec in specs)
+    )
+
+
+def _method(correction: CorrectionSpec) -> CorrectionSpec:
+    return dataclasses.replace(correction, w_stiff=0.0, w_con=0.0)
+
+
+class Drawn(NamedTuple):
+    """What a block starts from: networks, seeded draws, unit noise and one-hot labels (None without classes)
+    on the device, class numbers (-1 without) on the CPU."""
+
+    net: DenoiserNetwork
+    guide: DenoiserNetwork | None
+    draws: SeededDraws
+    noise: Tensor
+    labels: Tensor | None
+    classes: Tensor
+
+
+def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Drawn:
+    """The networks, and noise and labels of the seeds on the device."""
+    assets = assets_of(spec)
+    net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
+    guide = None
+    if spec.guidance.guide is not None and spec.guidance.active:
+        guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
+    shapes = [Shape(each.img_channels, each.img_resolution, each.label_dim) for each in (net, guide) if each]
+    check_shapes(spec, shapes[0], shapes[1] if guide else None)
+    draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
+    shape = (net.img_channels, net.img_resolution, net.img_resolution)
+    noise, labels = initial(draws, shape, net.label_dim, spec.class_label)
+    classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
+    moved = None if labels is None else _to_device(labels, device)
+    return Drawn(net, guide, draws, _to_device(noise, device), moved, classes)
+
+
+def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | None:
+    """The error that names the seeds whose result is not finite, if there are any."""
+    finite = x.isfinite().flatten(1).all(dim=1).tolist()
+    bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
+    if not bad:
+        return None
+    own = f"another solver than that of '{spec.solver.path}', " if spec.solver.path else ""
+    return UserError(
+        f"the sampler's result is not finite for seeds {', '.join(map(str, bad[:5]))}"
+        f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
+        f"was written for this block. Try {own}network_dtype=float32 or a smaller w_stiff"
+    )
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start copying to host memory; the function returned waits until the copy is complete."""
+    if not tensor.is_cuda:
+        return lambda: tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Tensor:
+        done.synchronize()
+        return host
+
+    return wait

@@ -1,0 +1,293 @@
+"""The files of one run: a manifest, one file a block of images, one a block of features.
+
+A file under its final name is complete. Every block file carries its seeds and a checksum, and holds the
+same bytes for every world size, range and restart. Damaged files are renamed, and computed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from erk_bench.base.errors import DamagedError, UserError
+from erk_bench.base.fields import identity_fields
+from erk_bench.base.files import sweep, write_atomic, writing
+from erk_bench.runs.block_files import DamagedFile, block_bytes, block_facts, parse_block
+from erk_bench.runs.blocks import Block, Worker
+from erk_bench.runs.png import read_png_block, write_png_block
+from erk_bench.spec import RunSpec, digest_of
+
+FORMAT = "erk-bench store 1"
+DAMAGED = ".damaged"  # ending of files that were set aside
+READERS = 4  # threads that check files
+
+
+class ImageBlock(NamedTuple):
+    """uint8 images NCHW of a block's seeds in order, their classes int64 [B] (-1: none), and the counted
+    network evaluations of the block (main, guiding)."""
+
+    images: Tensor
+    classes: Tensor
+    nfe: float
+    nfe_guide: float
+
+
+class Timing(NamedTuple):
+    """Wall seconds of a block's sampling, and the name of the device that did it.
+
+    cells: runs that shared the work; both seconds and evaluations (of single images, counted) are then this
+    run's equal part of it. evaluations: None where the run was alone.
+    """
+
+    seconds: float
+    device: str
+    cells: int = 1
+    evaluations: float | None = None
+
+
+class RunStore:
+    """The folder of one run, OUT/RUN_ID."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], seeds: str) -> None:
+        self.folder = folder
+        self.seeds = seeds
+        self.is_damaged = False  # its manifest is
+        self._manifest = manifest
+
+    @staticmethod
+    def folder_of(spec: RunSpec) -> Path:
+        return Path(spec.out).expanduser() / spec.run_id
+
+    @classmethod
+    def open(cls, spec: RunSpec) -> RunStore:
+        """The store of `spec`; nothing is written before `create`.
+
+        A damaged manifest is no obstacle. Raises UserError when the folder was made with another spec or
+        block size.
+        """
+        folder = cls.folder_of(spec)
+        manifest = folder / "run.json"
+        wanted = {
+            "format": FORMAT,
+            "digest": spec.digest,
+            "block_size": spec.block_size,
+            "identity": identity_fields(spec),
+        }
+        store = cls(folder, wanted, spec.seeds)
+        if not manifest.is_file():
+            return store
+        found = _intact(manifest, wanted)
+        different = [key for key in ("format", "digest", "block_size") if found and found[key] != wanted[key]]
+        if found is None:
+            store.is_damaged = True
+            size = store._size_of_files()
+            if size not in (None, spec.block_size):
+                found, different = {"block_size": size}, ["block_size"]
+        if found and different:
+            key = different[0]
+            raise UserError(
+                f"'{folder}' was made with {key} {found[key]}, not {wanted[key]}; use {key}={found[key]} "
+                "if that is what you meant, or another folder with out=..."
+            )
+        return store
+
+    def create(self) -> None:
+        """Write the manifest, unless it is there; a damaged one is written again."""
+        manifest = self.folder / "run.json"
+        if self.is_damaged and manifest.is_file():
+            print(f"warning: '{manifest}' was damaged; it is written again", file=sys.stderr)
+            set_aside(manifest)
+        self.is_damaged = False
+        if not manifest.is_file():
+            content = {**self._manifest, "sha256": _sha256(self._manifest)}
+            write_atomic(manifest, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _size_of_files(self) -> int | None:
+        """The block size of the files that are there, by the header of the first readable one."""
+        for path in sorted(self.folder.glob("images/*.safetensors")) + sorted(
+            self.folder.glob("features/*/*.safetensors")
+        ):
+            with suppress(DamagedFile, OSError, KeyError):
+                return int(block_facts(path.read_bytes())["num_seeds"])
+        return None
+
+    def has_images(self, block: Block, png: bool | None = None) -> bool:
+        """Whether the block's images are kept, as PNG files or not; None: either way."""
+        files = {True: self._png_index(block), False: self._images(block)}
+        return any(path.is_file() for form, path in files.items() if png in (None, form))
+
+    def write_images(self, block: Block, content: ImageBlock, png: bool = False) -> None:
+        counts = {"nfe": content.nfe, "nfe_guide": content.nfe_guide}
+        if png:
+            facts = {**counts, "classes": content.classes.tolist()}
+            write_png_block(self.folder / "png", self._png_index(block), block, content.images, facts)
+            return
+        tensors = {"images": content.images, "classes": content.classes}
+        self._write(self._images(block), block, tensors, counts)
+
+    def read_images(self, block: Block) -> ImageBlock:
+        if self.has_images(block, png=True) and not self.has_images(block, png=False):
+            images, facts = read_png_block(self.folder / "png", self._png_index(block), block)
+            return ImageBlock(images, torch.tensor(facts["classes"]), facts["nfe"], facts["nfe_guide"])
+        tensors, meta = self._read_kept(self._images(block), block)
+        return ImageBlock(tensors["images"], tensors["classes"], meta["nfe"], meta["nfe_guide"])
+
+    def has_features(self, detector: str, block: Block) -> bool:
+        return self._features(detector, block).is_file()
+
+    def write_features(
+        self,
+        detector: str,
+        block: Block,
+        features: Mapping[str, Tensor],
+        counts: Mapping[str, float],
+    ) -> None:
+        """detector: its key. features: float32 [B, ...] by name. counts: of the block's evaluations."""
+        self._write(self._features(detector, block), block, features, counts)
+
+    def read_features(self, detector: str, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Features by name and the block's metadata, with the counted evaluations."""
+        return self._read_kept(self._features(detector, block), block)
+
+    def note_timing(self, worker: Worker, block: Block, timing: Timing) -> None:
+        """Append how a block was sampled; kept apart, since block files must repeat exactly."""
+        path = self.folder / "seconds" / f"{worker.rank}-of-{worker.world_size}.jsonl"
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a") as file:  # a new line first: the last one may be torn
+                file.write("\n" + json.dumps({"block": block.index, **timing._asdict()}))
+
+    def timings(self) -> dict[int, Timing]:
+        """How the blocks that were timed were sampled, by block number; damaged lines are skipped."""
+        found = {}
+        for path in sorted((self.folder / "seconds").glob("*.jsonl")):
+            with suppress(OSError):
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                    entry = _timing(line)
+                    if entry is not None:
+                        found[entry[0]] = entry[1]
+        return found
+
+    def set_aside_damaged(self, blocks: Sequence[Block], detectors: Sequence[str]) -> list[Path]:
+        """Read the files of these blocks, images and features, and rename those that are damaged.
+
+        PNG files are not looked at: decoding them takes long, and whoever reads them finds out.
+        """
+        files = [(self._images(block), block) for block in blocks]
+        files += [(self._features(detector, block), block) for detector in detectors for block in blocks]
+
+        def damaged(path: Path, block: Block) -> bool:
+            try:
+                self._read(path, block)
+            except DamagedError:
+                return True
+            except OSError:  # missing, most likely
+                pass
+            return False
+
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda each: damaged(*each), files)
+            return [path for (path, _), bad in zip(files, found, strict=True) if bad]
+
+    def sweep(self) -> None:
+        """Remove what killed writers have left in the run's folders."""
+        for folder, _, _ in os.walk(self.folder):
+            sweep(Path(folder))
+
+    def lost_images(self, block: Block) -> bool:
+        """Whether the block's images were damaged and have not been made anew."""
+        return self._images(block).with_suffix(DAMAGED).is_file() and not self.has_images(block)
+
+    def _images(self, block: Block) -> Path:
+        return self.folder / "images" / f"{block.index:08d}.safetensors"
+
+    def _png_index(self, block: Block) -> Path:
+        return self.folder / "png-blocks" / f"{block.index:08d}.json"
+
+    def _features(self, detector: str, block: Block) -> Path:
+        return self.folder / "features" / detector / f"{block.index:08d}.safetensors"
+
+    def _facts(self, block: Block) -> dict[str, Any]:
+        return {"run": self.folder.name, "first_seed": block.seeds[0], "num_seeds": len(block.seeds)}
+
+    def _read_kept(self, path: Path, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As `_read`; raises UserError where the file is missing."""
+        try:
+            return self._read(path, block)
+        except OSError as error:
+            raise UserError(
+                f"block file '{path}' ({block}) is missing; run 'erk-bench generate' again with the same "
+                "arguments: finished blocks are kept"
+            ) from error
+
+    def _write(
+        self, path: Path, block: Block, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]
+    ) -> None:
+        write_atomic(path, block_bytes(tensors, {**self._facts(block), **extra}))
+
+    def _read(self, path: Path, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata of a block file; a damaged one is set aside. Raises FileNotFoundError."""
+        raw = path.read_bytes()
+        try:
+            return parse_block(raw, self._facts(block))
+        except DamagedFile as error:
+            aside = set_aside(path)
+            raise DamagedError(
+                f"block file '{path}' ({block}) is damaged: {error}. It was renamed to '{aside.name}'; "
+                "run the same command again to compute it anew"
+            ) from error
+
+
+def _intact(manifest: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The content of a manifest; None for a damaged one."""
+    try:
+        found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        if "sha256" in found:
+            intact = found.pop("sha256") == _sha256(found)
+        else:  # of an earlier version
+            intact = digest_of(found["identity"]) == found["digest"]
+        return found if intact and set(found) == set(wanted) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _timing(line: str) -> tuple[int, Timing] | None:
+    """Block number and timing of a line; None for what a killed worker or a bad disk left."""
+    try:
+        entry = json.loads(line)
+        block, seconds, cells = entry["block"], entry["seconds"], entry["cells"]
+        evaluations = entry["evaluations"]
+        numbers = [seconds, *([] if evaluations is None else [evaluations])]
+        good = (
+            set(entry) == {"block", *Timing._fields}
+            and type(block) is int and block >= 0
+            and type(cells) is int and cells >= 1
+            and isinstance(entry["device"], str)
+            and all(type(each) in (int, float) and 0 <= each < math.inf for each in numbers)
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return (block, Timing(float(seconds), entry["device"], cells, evaluations)) if good else None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it is made anew; its new path."""
+    aside = path.with_suffix(DAMAGED)
+    with writing(aside), suppress(FileNotFoundError):  # another reader may have been faster
+        path.replace(aside)
+    return aside

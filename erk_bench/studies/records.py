@@ -1,0 +1,142 @@
+"""Records of many runs: those of earlier launches, and what is missing computed and scored."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from erk_bench.base import stopping
+from erk_bench.base.errors import UserError
+from erk_bench.base.progress import progress_bar
+from erk_bench.reporting.trackers.tracker import Tracker
+from erk_bench.runs import generate as stages
+from erk_bench.runs import launch
+from erk_bench.runs.blocks import Worker, blocks_of
+from erk_bench.runs.device import pick_device
+from erk_bench.runs.records import Record, read_record
+from erk_bench.runs.store import RunStore
+from erk_bench.spec import RunSpec
+
+MANY, FEW = 10_000, 4  # images whose features take gigabytes, and records that may do so at a time
+
+
+def prepare(specs: Sequence[RunSpec]) -> None:
+    """Everything that can fail before an image is made; fetches what is missing."""
+    for spec in specs:
+        stages.check_enough(spec)
+    for spec in specs:
+        stages.fetch(spec, features=True)
+    if launch.reports():
+        for spec in specs:
+            stages.check_reference(spec)
+
+
+def compute_records(
+    groups: Sequence[Sequence[RunSpec]],
+    *,
+    title: str,
+    tracker: Tracker,
+    shared: bool = False,
+    sampling: bool = True,
+) -> dict[str, Record] | None:
+    """The record of every run by run_id, computed where it is missing; None on a rank that shows nothing.
+
+    groups: see `stages.generate`; of each, the runs that lack something are computed.
+    sampling: without it, images or features that are missing are an error.
+    """
+    start = time.monotonic()
+    done = {spec.run_id: stages.finished_record(spec) for spec in itertools.chain(*groups)}
+    lacking = [
+        [spec for spec in group if done[spec.run_id] is None or stages.unfinished(spec, features=True)]
+        for group in groups
+    ]
+    lacking = [group for group in lacking if group]
+    todo = [spec for group in lacking for spec in group]
+    if not todo and not launch.reports():
+        return None
+    if todo:
+        if not sampling:
+            _check_sampled(todo)
+        complete = launch.compute(
+            lacking, features=True, title=title, shared=shared, watch=tracker.advance, expect=tracker.expect
+        )
+        if not complete:
+            return None
+        with _scored(todo) as records:
+            for spec, record in zip(todo, records, strict=True):
+                done[spec.run_id] = record
+        print(f"computed {len(todo)} of {len(done)} runs in {time.monotonic() - start:.0f} s")
+    for spec in itertools.chain(*groups):
+        stages.finish_samples(spec)
+    return {run_id: record for run_id, record in done.items() if record is not None}
+
+
+def _check_sampled(specs: Sequence[RunSpec]) -> None:
+    missing = []
+    for spec in specs:
+        store = RunStore.open(spec)
+        blocks = [block for block in stages.unfinished(spec, features=True) if not store.has_images(block)]
+        if blocks:
+            missing.append((spec, blocks))
+    if missing:
+        spec, blocks = missing[0]
+        total = len(blocks_of(spec.seed_range, spec.block_size))
+        raise UserError(
+            f"{len(missing)} runs are not complete (first: {spec.run_id}, {len(blocks)} of {total} blocks), "
+            "and sampling is false; see the logs of the jobs that compute them, or run this without "
+            "sampling=false"
+        )
+
+
+@contextmanager
+def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
+    """The records of the runs one after the other, as they are scored."""
+    # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile. Beside GPUs
+    # each record has all CPU cores to itself, and needs gigabytes.
+    on_cpu = pick_device(specs[0], Worker()).type == "cpu"
+    images = [len(spec.seed_range) for spec in specs]
+    threads = launch.default_workers(specs[0]) if on_cpu else 1
+    pool = ThreadPoolExecutor(min(threads, FEW) if max(images) >= MANY else threads)
+    try:
+        with progress_bar(f"scoring {len(specs)} runs", sum(images), sum(images), shown=True) as bar:
+
+            def records() -> Iterator[Record]:
+                for record, count in zip(pool.map(stages.score, specs), images, strict=True):
+                    bar(count, count)
+                    yield record
+                    stopping.check()
+
+            yield records()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_records(specs: Sequence[RunSpec], folders: str) -> list[Record]:
+    """The record of each run from one or several folders of records, for what needs no computing."""
+    found: dict[tuple[str, str], Record] = {}
+    for folder in folders.split(","):
+        found |= read_folder(Path(folder).expanduser())
+    lacking = [spec for spec in specs if (spec.run_id, spec.seeds) not in found]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} of {len(specs)} runs have no record in '{folders}' (first: "
+            f"{lacking[0].run_id}, seeds {lacking[0].seeds}); leave out from=... to compute them"
+        )
+    for spec in specs:
+        reference = found[(spec.run_id, spec.seeds)].run_spec.metrics.reference
+        if reference != spec.metrics.reference:
+            raise UserError(
+                f"the record of {spec.run_id} in '{folders}' was measured against '{reference}', not "
+                f"'{spec.metrics.reference}'; show it with metrics.reference={reference}"
+            )
+    return [found[(spec.run_id, spec.seeds)] for spec in specs]
+
+
+def read_folder(folder: Path) -> dict[tuple[str, str], Record]:
+    """All records of a folder by run_id and seeds; empty if there is no such folder."""
+    records = (read_record(path) for path in sorted(folder.glob("*.json")))
+    return {(record.run_id, record.seeds): record for record in records}

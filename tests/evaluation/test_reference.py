@@ -1,0 +1,130 @@
+"""Which reference serves which metrics, and what is said where it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError
+from erk_bench.base.files import file_sha256
+from erk_bench.composing import run_spec
+from erk_bench.evaluation.frechet import FeatureSums
+from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real, reference_facts
+from erk_bench.evaluation.reference_files import Real, write_reference
+from erk_bench.spec import MetricsSpec
+
+ASSETS = Assets.from_environment()
+
+
+def digits_metrics(**changes: object) -> MetricsSpec:
+    return dataclasses.replace(run_spec([]).metrics, **changes)  # type: ignore[arg-type]  # fields by name
+
+
+def written(
+    path: Path, *, features: bool, detector: str = "digits", dim: int = 64, resolution: int = 8
+) -> Path:
+    """A reference of random features."""
+    values = torch.randn(300, dim, generator=torch.Generator().manual_seed(dim))
+    real = Real(FeatureSums.of(values).stats(), values if features else None)
+    write_reference(path, {detector: real}, {"resolution": resolution})
+    return path
+
+
+def test_shipped_digits() -> None:
+    images = REFERENCES["digits"]()
+    assert images.dtype == torch.uint8 and images.shape == (1797, 1, 8, 8) and images.max() == 255
+    real = load_real(digits_metrics(), ASSETS)["digits"]
+    assert real.features is not None and real.features.shape == (1797, 64)
+    facts = reference_facts(digits_metrics(), ASSETS)
+    assert facts["name"] == "digits" and len(facts["sha256"]) == 64
+
+
+def test_statistics_and_features_of_different_files(tmp_path: Path) -> None:
+    """FID's statistics are of the training set, precision's features of the validation set."""
+    stats = written(tmp_path / "stats.safetensors", features=False)
+    features = written(tmp_path / "features.safetensors", features=True)
+    spec = digits_metrics(reference=str(stats), real_features=str(features))
+    real = load_real(spec, ASSETS)["digits"]
+    assert real.stats is not None and real.features is not None and real.features.shape == (300, 64)
+    facts = reference_facts(spec, ASSETS)
+    assert facts["sha256"] == file_sha256(stats) and facts["features_sha256"] == file_sha256(features)
+
+
+def test_statistics_alone_serve_the_distance_only(tmp_path: Path) -> None:
+    stats = written(tmp_path / "stats.safetensors", features=False)
+    assert load_real(digits_metrics(names=("fd_digits", "is_digits"), reference=str(stats)), ASSETS)
+    for name in ("precision_digits", "recall_digits", "kid_digits"):
+        with pytest.raises(
+            UserError, match=f"metric '{name}' needs features.*keep_features=true.*leave '{name}'"
+        ):
+            load_real(digits_metrics(names=(name,), reference=str(stats)), ASSETS)
+
+
+def test_reference_of_another_detector(tmp_path: Path) -> None:
+    file = written(tmp_path / "other.safetensors", features=True, detector="vgg16", dim=4096)
+    with pytest.raises(
+        UserError, match="metric 'fd_digits' needs statistics of real images by detector 'digits'.*vgg16 only"
+    ):
+        load_real(digits_metrics(names=("fd_digits",), reference=str(file)), ASSETS)
+    assert load_real(digits_metrics(names=("is_digits",), reference=str(file)), ASSETS)
+
+
+def test_reference_of_another_dimension(tmp_path: Path) -> None:
+    file = written(tmp_path / "narrow.safetensors", features=True, dim=32)
+    with pytest.raises(UserError, match="statistics of 32 dimensions for 'digits', whose features have 64"):
+        load_real(digits_metrics(names=("fd_digits",), reference=str(file)), ASSETS)
+
+
+def test_reference_of_another_resolution(tmp_path: Path) -> None:
+    file = written(tmp_path / "small.safetensors", features=True)
+    spec = digits_metrics(reference=str(file))
+    check_resolution(spec, ASSETS, 8)
+    with pytest.raises(UserError, match="made from images of 8x8 pixels, and the model makes 512x512"):
+        check_resolution(spec, ASSETS, 512)
+
+
+def test_missing_reference() -> None:
+    with pytest.raises(UserError, match="no file at 'absent.npz'"):
+        load_real(digits_metrics(reference="absent.npz"), ASSETS)
+    with pytest.raises(UserError, match="img512.pkl' is not in the cache, and offline=true"):
+        load_real(digits_metrics(reference="edm2:dataset-refs/img512.pkl"), ASSETS)
+
+
+def test_statistics_never_come_from_the_features_of_another_set(tmp_path: Path) -> None:
+    other = written(tmp_path / "other.safetensors", features=False, detector="vgg16", dim=4096)
+    features = written(tmp_path / "features.safetensors", features=True)
+    spec = digits_metrics(names=("fd_digits",), reference=str(other), real_features=str(features))
+    with pytest.raises(UserError, match="metric 'fd_digits' needs statistics.*but .*other.safetensors"):
+        load_real(spec, ASSETS)
+    shipped = load_real(digits_metrics(), ASSETS)["digits"].stats
+    mixed = load_real(digits_metrics(real_features=str(features)), ASSETS)["digits"]
+    assert shipped is not None and mixed.stats is shipped and mixed.features is not None
+    assert len(mixed.features) == 300  # of the file, while the statistics are of the 1,797 digits
+    both = digits_metrics(names=("precision_digits",), reference=str(other), real_features=str(features))
+    real = load_real(both, ASSETS)["digits"]
+    assert real.stats is None and real.features is not None
+
+
+def test_reference_by_other_weights_of_the_detector(tmp_path: Path) -> None:
+    file = tmp_path / "foreign.safetensors"
+    values = torch.randn(100, 64)
+    facts = {"detectors": {"digits": "digits-deadbeef"}}
+    write_reference(file, {"digits": Real(FeatureSums.of(values).stats(), values)}, facts)
+    for setting in ("reference", "real_features"):
+        with pytest.raises(
+            UserError, match="made by detector digits-deadbeef, this run has digits-.*other weights"
+        ):
+            load_real(digits_metrics(names=("fd_digits",), **{setting: str(file)}), ASSETS)
+
+
+def test_published_statistics_are_of_a_known_resolution() -> None:
+    spec = digits_metrics(reference="edm2:dataset-refs/img64.pkl")
+    check_resolution(spec, ASSETS, 64)
+    with pytest.raises(
+        UserError, match="img64.pkl' was made from images of 64x64 pixels, and the model makes 512x512"
+    ):
+        check_resolution(spec, ASSETS, 512)

@@ -1,0 +1,23 @@
+"""Rows that differ in a setting have names that differ."""
+
+from __future__ import annotations
+
+from erk_bench.reporting.row_names import row_names
+from tests.studies.test_table import corrected, plain_spec
+
+
+def test_names_have_what_tells_rows_apart() -> None:
+    specs = [plain_spec(), plain_spec("schedule.rho=5"), plain_spec("schedule.num_steps=16")]
+    assert [name.method for name in row_names(specs)] == ["Heun, rho 7.0", "Heun, rho 5.0", "Heun, rho 7.0"]
+    assert [name.method for name in row_names(specs[::2])] == ["Heun", "Heun"]  # the steps have a column
+    guided = [plain_spec("guidance=cfg"), plain_spec("guidance=cfg", "guidance.interval=[0.2,2]")]
+    first, second = row_names(guided)
+    assert first.method != second.method and "interval [0.2, 2.0]" in second.method
+
+
+def test_a_corrected_row_names_its_solver_then() -> None:
+    other = plain_spec("solver.denoise_to_zero=false")
+    names = row_names([corrected(plain_spec()), corrected(other)])
+    assert names[1].method == "ERK-Guid on Heun, denoise_to_zero false (0.5, 0.25)"
+    assert names[0].method == "ERK-Guid on Heun, denoise_to_zero default (0.5, 0.25)"
+    assert [name.solver for name in row_names([other])] == ["Heun"]

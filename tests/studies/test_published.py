@@ -1,0 +1,149 @@
+"""Published values and several seed sets beside measured ones, and the warnings of unfair comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from erk_bench.base.errors import UserError
+from erk_bench.base.fields import to_dict
+from erk_bench.composing import run_spec
+from erk_bench.reporting.latex import latex
+from erk_bench.reporting.table_views import markdown, to_csv
+from erk_bench.runs.records import MetricRecord, Record
+from erk_bench.spec import CorrectionSpec
+from erk_bench.studies.published import MINIMUM_BELOW_MEAN, PublishedRow, compare, over_sets, unfair
+from erk_bench.studies.table import build_view
+from erk_bench.table_command import shifted
+
+TABLE = {
+    "name": "made",
+    "title": "A made table",
+    "caption": "Made here.",
+    "headline": "fd_digits",
+    "published": {"source": "a paper", "sets": 3, "images": 400, "tolerance": 0.02},
+}
+
+
+def records(*values: float, w_stiff: float = 0.0, error: float = 0.1) -> list[Record]:
+    """The records of one run on following seed sets of 400 images, with jackknife values of that error."""
+    spec = run_spec(["seeds=0-399", "schedule.num_steps=8"])
+    if w_stiff:
+        spec = dataclasses.replace(spec, correction=CorrectionSpec(name="erk_guid", w_stiff=w_stiff))
+    made = []
+    for index, value in enumerate(values):
+        here = shifted(spec, index)
+        around = np.array([-1.0, 1.0] * 10) * error / math.sqrt(19)
+        metric = MetricRecord(value, error, tuple(value + around))
+        made.append(
+            Record(
+                run_id=here.run_id, spec=to_dict(here), seeds=here.seeds, num_images=400, nfe=15, nfe_guide=0,
+                metrics={"fd_digits": metric}, seconds_per_block={}, reference={}, detectors=(),
+                environment={"device": "d"},
+            )
+        )  # fmt: skip
+    return made
+
+
+def row(sets: int = 3, images: int = 400, tolerance: float = 0.02) -> PublishedRow:
+    return PublishedRow({"fd_digits": 5.0}, sets, images, tolerance, "a paper")
+
+
+def test_sets_follow_each_other() -> None:
+    spec = run_spec(["seeds=100-199"])
+    assert [shifted(spec, index).seeds for index in range(3)] == ["100-199", "200-299", "300-399"]
+    assert shifted(spec, 2).run_id == spec.run_id
+
+
+def test_mean_spread_and_minimum() -> None:
+    measured = over_sets(records(5.0, 5.3, 5.6), "fd_digits")
+    assert measured.mean == (pytest.approx(5.3), pytest.approx(0.1 / math.sqrt(3)))
+    assert measured.summary == (pytest.approx(0.3), 5.0)
+
+
+@pytest.mark.parametrize(
+    ("sets", "values", "gap", "within"),
+    [
+        (1, (5.3,), 0.3, True),  # 0.02 * 5 + 3 * 0.1 = 0.4
+        (1, (5.41,), 0.41, False),
+        (3, (5.3, 5.5, 5.6), 0.3, True),  # minimum with minimum; 0.02 * 5 + 3 * 0.1 / sqrt(3) = 0.273
+        (3, (5.2, 6.0, 7.0), 0.2, True),
+        (1, (5.0, 5.2, 5.4), 0.2, True),  # a single published set: the mean
+    ],
+)
+def test_gap_and_tolerance(sets: int, values: tuple[float, ...], gap: float, within: bool) -> None:
+    found = compare(row(sets), "fd_digits", over_sets(records(*values), "fd_digits"), 400)
+    assert found.gap == pytest.approx(gap)
+    limit = 0.02 * 5 + 3 * 0.1 / math.sqrt(len(values))
+    assert found.within == (gap <= limit) and (found.within == within or len(values) == 3)
+
+
+def test_other_number_of_images_is_no_verdict() -> None:
+    found = compare(row(images=50_000), "fd_digits", over_sets(records(300.0), "fd_digits"), 400)
+    assert found.within is None and found.gap == 295.0
+    assert "50,000 images (a paper), these of 400: no verdict" in unfair(row(images=50_000), 1, 400)
+
+
+def test_minimum_of_several_beside_a_single_run_is_warned_of() -> None:
+    assert "minima of 3 sets" in unfair(row(3), 1, 400) and "about 0.85" in unfair(row(3), 1, 400)
+    assert "use sets=3" in unfair(row(3), 2, 400)
+    assert unfair(row(3), 3, 400) == "" and unfair(row(1), 1, 400) == ""
+
+
+@pytest.mark.parametrize("count", sorted(MINIMUM_BELOW_MEAN))
+def test_expected_minimum_of_normal_draws(count: int) -> None:
+    draws = np.random.default_rng(count).normal(size=(200_000, count)).min(axis=1)
+    assert -draws.mean() == pytest.approx(MINIMUM_BELOW_MEAN[count], abs=0.01)
+
+
+def test_table_shows_sets_published_values_and_notes() -> None:
+    plain, better = records(5.0, 5.2, 5.4), records(4.0, 4.2, 4.4, w_stiff=0.5)
+    rows = [{"published": {"fd_digits": 5.1}}, {"published": {"fd_digits": 9.0}, "group": "best8"}]
+    minima = [{"group": "best8", "metric": "fd_digits", "value": 4.5, "source": "a paper, best row"}]
+    view = build_view({**TABLE, "minima": minima, "rows": rows}, rows, [plain, better], {})
+    assert [row.off for row in view.rows] == [False, True]
+    assert view.rows[1].difference == (pytest.approx(-1.0), pytest.approx(0.0, abs=1e-12))
+    text = markdown(view)
+    assert "| FD-digits | FD-digits spread | FD-digits min | published FD-digits |" in text
+    assert "| 5.200 ± 0.058 | 0.200 | 5.000 | 5.1 (-0.1) |" in text
+    assert "9 (-5, OFF)" in text
+    assert "lowest FD-digits of the 1 rows of group best8: 4.200 ± 0.058" in text
+    assert "means of 3 seed sets" in text and "OFF beyond 2% of the published value" in text
+    header, first, _ = to_csv(view).splitlines()
+    values = dict(zip(header.split(","), first.split(","), strict=True))
+    assert float(values["published_fd_digits"]) == 5.1 and float(values["fd_digits_minimum"]) == 5.0
+    assert "published FD-digits" in latex(view)
+
+
+def test_single_run_beside_a_published_minimum_is_noted() -> None:
+    view = build_view(TABLE, [{"published": {"fd_digits": 5.0}}], [records(5.1)], {})
+    assert len(view.notes) == 1 and "0.85 standard deviations higher" in view.notes[0]
+    assert f"Note: {view.notes[0]}." in markdown(view)
+
+
+def test_best_of_a_group_needs_all_of_it() -> None:
+    rows = [{"group": "g"}, {"group": "g"}]
+    minima = [{"group": "g", "metric": "fd_digits", "value": 4.5, "source": "a paper"}]
+    table = {**TABLE, "minima": minima, "rows": rows}
+    plain, better = records(5.0), records(4.0, w_stiff=0.5)
+    assert build_view(table, rows[:1], [plain], {}).notes == ()
+    assert len(build_view(table, rows, [plain, better], {}).notes) == 1
+    other = {**table, "published": {**TABLE["published"], "images": 50_000}}  # type: ignore[dict-item]  # a dict in a dict
+    assert build_view(other, rows, [plain, better], {}).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"reference": {"name": "other", "sha256": "1"}}, "has reference name other, sha256 1"),
+        ({"detectors": ("digits-00000000",)}, "has detectors digits-00000000"),
+        ({"protocol": 0}, "has protocol 0"),
+    ],
+)
+def test_records_measured_differently_are_no_table(change: dict[str, object], told: str) -> None:
+    (plain,), (better,) = records(5.0), records(4.0, w_stiff=0.5)
+    with pytest.raises(UserError, match=f"{told}.*run all rows of a table with the same settings"):
+        build_view(TABLE, [{}, {}], [[plain], [dataclasses.replace(better, **change)]], {})  # type: ignore[arg-type]  # fields by name
