@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from erk_bench.base import own_code
 from erk_bench.base.assets import Assets
 from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build
 from erk_bench.base.interpolations import check_name, check_value
 from erk_bench.base.yaml_files import is_line, read_yaml
+from erk_bench.evaluation.metrics import METRICS
 from erk_bench.networks.presets import preset_files, read_preset
 from erk_bench.reporting.trackers.tracker import TrackerSpec
-from erk_bench.runs import plugins
 from erk_bench.runs.checks import check_names
+from erk_bench.runs.plugins import facts_of
 from erk_bench.sampling.corrections import CORRECTIONS
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.options import Row, defaults_of
@@ -106,12 +109,18 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 BASES = {"guidance": "cfg", "correction": "erk_guid"}
 
 
+# An element of a list with an option of a user's own code, which Hydra takes between quotes only.
+_WITH_OPTION = re.compile(r"(?<=[\[,])\s*([^\[\],'\"=]+=[^\[\],'\"]*)")
+
+
 def _with_code(overrides: Sequence[str]) -> list[str]:
     """The overrides, KIND=FILE.py:NAME as KIND.path=FILE.py:NAME, which begins with the settings of BASES."""
     found = []
     for override in overrides:
         key, _, value = override.partition("=")
-        found.append(f"{key}.path={value}" if key in PARTS and plugins.is_address(value) else override)
+        if key == "metrics.names":
+            override = "metrics.names=" + _WITH_OPTION.sub(r"'\1'", value)
+        found.append(f"{key}.path={value}" if key in PARTS and own_code.is_address(value) else override)
     given = {override.partition("=")[0] for override in found}
     bases = [
         f"{kind}={base}" for kind, base in BASES.items() if f"{kind}.path" in given and kind not in given
@@ -191,6 +200,7 @@ def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     plain = {key: value for key, value in content.items() if key != "tracker"}
     if plain["schedule"].get("sigmas"):
         plain["schedule"], plain["solver"] = _explicit(plain["schedule"], plain["solver"])
+    plain["metrics"] = _metrics(plain["metrics"])
     for kind in ("solver", "schedule", "correction"):
         plain[kind] = _part(kind, plain[kind])
     guidance = _part("guidance", guidance)
@@ -230,11 +240,11 @@ def _part(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     options = {key: value for key, value in content.items() if key not in fields}
     if part.get("path"):
         address = str(part["path"])
-        sha256 = plugins.code_sha256(address, f"{kind}.path")
-        part |= {"name": plugins.short_name(address), "sha256": sha256}
+        sha256 = own_code.code_sha256(address, f"{kind}.path")
+        part |= {"name": own_code.short_name(address), "sha256": sha256}
         # Read, not imported: who plans, fetches or checks a manifest runs nobody's code. Where the text does
         # not tell the defaults, every given option counts.
-        defaults = defaults_of(plugins.facts_of(kind, address))
+        defaults = defaults_of(facts_of(kind, address))
     else:
         row = table.get(str(part["name"]))
         defaults = defaults_of(row) if row else {}
@@ -244,6 +254,14 @@ def _part(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     given = {key: _like(value, defaults.get(key)) for key, value in options.items()}
     part["options"] = [[key, value] for key, value in sorted(given.items()) if value != defaults.get(key)]
     return part
+
+
+def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of metrics, each metric by its one name: fid, which fd@inception is as well."""
+    names = content.get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return dict(content)
+    return {**content, "names": list(dict.fromkeys(METRICS[name].name for name in names))}
 
 
 def _explicit(

@@ -14,7 +14,13 @@ from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import file_sha256
 from erk_bench.base.progress import progress_bar
-from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
+from erk_bench.evaluation.detectors import (
+    DETECTORS,
+    detector_key,
+    detector_of,
+    load_detector,
+    reference_name,
+)
 from erk_bench.evaluation.make_reference import make_reference
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.reporting.table_views import DASH
@@ -38,7 +44,7 @@ def fetch(specs: Sequence[RunSpec], *, every_detector: bool, dry_run: bool) -> i
     assets = assets_of(specs[0])
     needed = [address for spec in specs for address in stages.addresses_of(spec)]
     if every_detector and any(assets.url(address) for address in needed):
-        needed += [row.weights for row in DETECTORS.values()]
+        needed += [row.weights for row in DETECTORS.values() if row.weights is not None]
     addresses = dict.fromkeys(address for address in needed if assets.url(address) is not None)
     print(f"{len(addresses)} files; cache {assets.cache}, lock file {assets.lock}")
     table = RichTable()
@@ -235,9 +241,7 @@ def reference(options: Mapping[str, str]) -> int:
     assert resolution is not None and batch is not None
     names = [name for name in options["detectors"].split(",") if name]
     for name in names:
-        if name not in DETECTORS:
-            raise unknown_name("detector", name, DETECTORS)
-        size = DETECTORS[name].resolution
+        size = detector_of(name).resolution
         if size not in (None, resolution):
             raise UserError(
                 f"detector '{name}' takes images of {size}x{size} pixels, and resolution is {resolution}; "
@@ -258,10 +262,13 @@ def reference(options: Mapping[str, str]) -> int:
     if images.remark:
         print(images.remark, file=sys.stderr)
     count = min(len(images.names), numbers["limit"] or len(images.names))
+    keys, extractors = {}, {}
     for name in names:
-        assets.locate(DETECTORS[name].weights)
-    keys = {name: detector_key(name, assets) for name in names}
-    extractors = {name: load_detector(name, assets, device) for name in names}
+        weights = detector_of(name).weights
+        if weights is not None:
+            assets.locate(weights)
+        keys[reference_name(name)] = key = detector_key(name, assets)
+        extractors[reference_name(name)] = load_detector(name, assets, device, key)
     to = Path(options["to"]).expanduser()
     with progress_bar(f"reference {to.name}", count, count, shown=True) as bar:
         make_reference(

@@ -84,8 +84,8 @@ class SolverSpec:
 
     options: those that differ from the solver's defaults, by name. denoise_to_zero: a last step from
     sigma_min to zero. afs: analytical first step, without an evaluation. path, sha256: here as in schedules,
-    guidances and corrections, FILE.py:NAME or package.module:NAME of code of a user's own (see plugins), and
-    the hash of its file.
+    guidances and corrections, FILE.py:NAME or package.module:NAME of code of a user's own (base/own_code.py),
+    and the hash of its file.
     """
 
     name: str = identity()

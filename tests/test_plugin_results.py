@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.own_code import code_sha256
 from erk_bench.cli import main
-from erk_bench.runs.plugins import code_sha256, row_of
+from erk_bench.runs.plugins import row_of
 from erk_bench.sampling.steps import Node, Step
 from tests.test_cli import SMALL
 

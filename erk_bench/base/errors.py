@@ -48,10 +48,10 @@ class UnknownNameError(UserError, TypeError):
     """A name that is not in its table (also raised for an unknown keyword argument)."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for `name`, which is not one of `known`, suggesting the nearest."""
+def unknown_name(kind: str, name: str, known: Iterable[str], told: str = "") -> UnknownNameError:
+    """The error for `name`, which is not one of `known`, suggesting the nearest. told: how to list them."""
     names = list(known)
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else "."
     shown = name if str(name).isprintable() else repr(name)[1:-1]  # one line, whatever was given
-    return UnknownNameError(f"unknown {kind} '{shown}'{hint} Known: {', '.join(names)}")
+    return UnknownNameError(f"unknown {kind} '{shown}'{hint} Known: {told or ', '.join(names)}")

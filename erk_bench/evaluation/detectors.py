@@ -1,57 +1,26 @@
-"""Feature networks that metrics are computed from."""
+"""Feature networks that metrics are computed from: ours, and those of a user's own."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import importlib
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from erk_bench.base.assets import Assets
-from erk_bench.base.errors import UserError
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.own_code import is_address, split_options
 from erk_bench.digits.classifier import DigitsClassifier
 from erk_bench.digits.data import RESOLUTION
+from erk_bench.evaluation.extract import Detector, Extract
+from erk_bench.evaluation.own_detector import load_own, own_detector, own_key, own_name
 
 DIGITS_WEIGHTS = "package:digits/weights/features.safetensors"
 
 PUBLISHED_DIM = 1024  # DINOv2 ViT-L/14
-
-# uint8 NCHW on any device -> float32 CPU tensors [B, ...] by name: "features", "logits" if there are any.
-Extract = Callable[[Tensor], dict[str, Tensor]]
-
-
-class Detector(NamedTuple):
-    """A row of DETECTORS. weights: their address. dim, num_logits: widths of its features and logits.
-
-    dim is None where the file of weights decides; then published ones have PUBLISHED_DIM. channels: numbers
-    of them that a model's images may have; grey ones get three equal channels where the network takes three
-    (`rgb_images`). resolution: side of its images; None is any.
-    """
-
-    weights: str
-    load: Callable[[Path, torch.device | str], Extract]
-    dim: int | None
-    num_logits: int
-    channels: tuple[int, ...] = (1, 3)
-    resolution: int | None = None
-
-
-def rgb_images(images: Tensor, detector: str) -> Tensor:
-    """uint8 [B, 3, H, W]; grey images [B, 1, H, W] get three equal channels, as the published tools do.
-
-    Raises UserError for anything else.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(
-            f"the {detector} detector takes uint8 images [B, 3, H, W], or [B, 1, H, W] of grey; got "
-            f"{images.dtype} {list(images.shape)}; convert them to RGB, or choose metrics that suit the "
-            "model's images"
-        )
-    return images.expand(-1, 3, -1, -1)
 
 
 def grey_digits(images: Tensor, detector: str) -> Tensor:
@@ -87,57 +56,82 @@ def load_digits_detector(weights: Path, device: torch.device | str = "cpu") -> E
     return extract
 
 
-# These import when they are used: timm and torch-fidelity take seconds.
-def _load_inception(weights: Path, device: torch.device | str) -> Extract:
-    from erk_bench.evaluation.inception import load_inception
-
-    return load_inception(weights, device)
-
-
-def _load_vgg16(weights: Path, device: torch.device | str) -> Extract:
-    from erk_bench.evaluation.inception import load_vgg16
-
-    return load_vgg16(weights, device)
-
-
-def _load_dinov2_torch(weights: Path, device: torch.device | str) -> Extract:
-    from erk_bench.evaluation.dinov2 import load_dinov2_torch
-
-    return load_dinov2_torch(weights, device)
-
-
-def _load_dinov2_pil(weights: Path, device: torch.device | str) -> Extract:
-    from erk_bench.evaluation.dinov2 import load_dinov2_pil
-
-    return load_dinov2_pil(weights, device)
-
-
 _DINOV2 = "dinov2:dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+_HERE = "erk_bench.evaluation"
 
+# timm and torch-fidelity take seconds to import, so loaders are texts.
 DETECTORS: dict[str, Detector] = {
-    "digits": Detector(DIGITS_WEIGHTS, load_digits_detector, 64, 10, channels=(1,), resolution=RESOLUTION),
-    "inception": Detector(
-        "torch_fidelity:v0.2.0/weights-inception-2015-12-05-6726825d.pth", _load_inception, 2048, 1008
+    "digits": Detector(
+        "digits", DIGITS_WEIGHTS, f"{__name__}:load_digits_detector", 64, 10, (1,), RESOLUTION
     ),
-    "vgg16": Detector("pytorch:vgg16-397923af.pth", _load_vgg16, 4096, 0),
-    "dinov2_torch": Detector(_DINOV2, _load_dinov2_torch, None, 0),
-    "dinov2_pil": Detector(_DINOV2, _load_dinov2_pil, None, 0),
+    "inception": Detector(
+        "Inception",
+        "torch_fidelity:v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        f"{_HERE}.inception:load_inception",
+        2048,
+        1008,
+    ),
+    "vgg16": Detector("VGG16", "pytorch:vgg16-397923af.pth", f"{_HERE}.inception:load_vgg16", 4096, 0),
+    "dinov2_torch": Detector("DINOv2", _DINOV2, f"{_HERE}.dinov2:load_dinov2_torch", None, 0),
+    "dinov2_pil": Detector("DINOv2 (PIL)", _DINOV2, f"{_HERE}.dinov2:load_dinov2_pil", None, 0),
 }
 
 
+def is_own(name: str) -> bool:
+    """Whether a detector (or a family of metrics) is code of a user's own, options included."""
+    return is_address(split_options(name)[0])
+
+
+def detector_of(name: str) -> Detector:
+    """The row of a detector: a key of DETECTORS, or FILE.py:NAME[:option=value] of a user's own.
+
+    Runs nobody's code. Raises UserError for a name that is neither.
+    """
+    if name in DETECTORS:
+        return DETECTORS[name]
+    if is_own(name):
+        return own_detector(name)
+    raise unknown_name("detector", name, [*DETECTORS, "FILE.py:NAME"])
+
+
+def reference_name(name: str) -> str:
+    """What references call a detector; its key begins with it."""
+    return name if name in DETECTORS else own_name(name)
+
+
 def detector_key(name: str, assets: Assets) -> str:
-    """Name and hash of the weights; features of different keys never mix.
+    """Name and hash of the weights, or of a user's own code; features of different keys never mix.
 
     Raises UserError while the weights were never here, so that nobody knows their hash.
     """
-    address = DETECTORS[name].weights
+    row = detector_of(name)
+    weights = None if row.weights is None else _sha256(row.weights, assets)
+    return own_key(name, weights) if name not in DETECTORS else f"{name}-{(weights or '')[:8]}"
+
+
+def _sha256(address: str, assets: Assets) -> str:
     expected = assets.expected_sha256(address) or ""
-    digest = expected if len(expected) == 64 else assets.sha256(address)
-    return f"{name}-{digest[:8]}"
+    return expected if len(expected) == 64 else assets.sha256(address)
+
+
+def load_detector(name: str, assets: Assets, device: torch.device | str, key: str | None = None) -> Extract:
+    """The feature network `name`, kept for the next caller; its weights are fetched if missing.
+
+    key: of code of a user's own, which must be that still.
+    """
+    if name not in DETECTORS and key is None:
+        key = detector_key(name, assets)
+    return _loaded(name, assets, device, None if name in DETECTORS else key)
 
 
 @functools.cache
-def load_detector(name: str, assets: Assets, device: torch.device | str) -> Extract:
-    """The feature network `name`, kept for the next caller; its weights are fetched if missing."""
-    row = DETECTORS[name]
-    return row.load(assets.locate(row.weights), device)
+def _loaded(name: str, assets: Assets, device: torch.device | str, key: str | None) -> Extract:
+    row = detector_of(name)
+    weights = None if row.weights is None else assets.locate(row.weights)
+    if name not in DETECTORS:
+        if key != detector_key(name, assets):
+            raise UserError(f"detector '{name}' has changed since this command began; run it again")
+        return load_own(name, weights, device)
+    module, _, function = row.load.partition(":")
+    extract: Extract = getattr(importlib.import_module(module), function)(weights, device)
+    return extract

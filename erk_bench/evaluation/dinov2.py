@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
-from erk_bench.evaluation.detectors import Extract, rgb_images
+from erk_bench.evaluation.extract import Extract, rgb_images
 
 RESOLUTION = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

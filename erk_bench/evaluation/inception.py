@@ -19,7 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
 from erk_bench.base.state_dicts import fitting_tensors, read_state_dict
-from erk_bench.evaluation.detectors import Extract, rgb_images
+from erk_bench.evaluation.extract import Extract, rgb_images
 
 INCEPTION_LAYERS = ("2048", "logits_unbiased")  # those of FID and of the Inception Score
 VGG16_LAYER = "fc2_relu"  # torch-fidelity's default for precision and recall; 4096-d

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic
+from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.image_files import SHOWN, visible
 from erk_bench.evaluation.real_images import ImageSource, center_crop
 from erk_bench.evaluation.reference_files import read_facts, write_reference
@@ -47,8 +48,6 @@ from erk_bench.evaluation.reference_parts import (
 )
 
 CHUNK = 1000  # images a part file
-
-Extract = Callable[[Tensor], dict[str, Tensor]]
 
 
 class _Decoded(NamedTuple):

@@ -1,237 +1,167 @@
-"""Metrics computed from kept features, each with a block-jackknife standard error.
+"""A metric is a family and a detector: `fd@inception`; the familiar names stand for some of them.
 
-The values are torch-fidelity's (but for the Frechet distances, which are ours); the jackknife leaves out one
-of `num_groups` contiguous groups of seeds at a time. Records keep the leave-one-out values, so that two runs
-of the same seeds can be compared as pairs later.
+Either may be code of a user's own. Records keep the leave-one-out values, so that two runs of the same seeds
+can be compared as pairs later.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import NamedTuple
 
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.evaluation.frechet import (
-    FeatureSums,
-    FrechetTarget,
-    distances_without_groups,
-    infinity_without_groups,
-)
-from erk_bench.evaluation.needs import (
-    NEIGHBORHOOD,
-    NUM_SPLITS,
-    SHUFFLE_SEED,
-    Lack,
-    check_sizes,
-    groups_of,
-    kernel_lack,
-    neighbours_lack,
-    refuse_lack,
-    splits_lack,
-    splits_of,
-    subsets_lack,
-)
-from erk_bench.evaluation.neighbours import precision_recall_without_groups, unbiased_kernel_distances
+from erk_bench.base.own_code import short_name, split_options
+from erk_bench.evaluation.detectors import DETECTORS, detector_of, is_own, reference_name
+from erk_bench.evaluation.families import FAMILIES, Compute, Extracted, Family, Measured, split_groups
+from erk_bench.evaluation.needs import check_sizes
+from erk_bench.evaluation.own_family import family_key, own_family
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.spec import MetricsSpec
 
 
-class Extracted(NamedTuple):
-    """Features [N, D] and class logits [N, K] (None if the detector has none) of N images in seed order.
+class Alias(NamedTuple):
+    """A familiar name of a metric: the one in records, tables and configs, and its title there."""
 
-    Both float32, on the CPU, finite.
-    """
-
-    features: Tensor
-    logits: Tensor | None = None
+    of: str
+    title: str
 
 
-class Measured(NamedTuple):
-    """A metric's value and its leave-one-group-out values."""
-
-    value: float
-    replicates: tuple[float, ...]
-
-    @property
-    def standard_error(self) -> float:
-        """Of the value, over the choice of seeds (the reference set is taken as fixed)."""
-        return jackknife_error(self.replicates)
-
-
-def jackknife_error(replicates: Sequence[float]) -> float:
-    """Standard error from leave-one-group-out values of equal groups (Efron and Stein 1981)."""
-    count = len(replicates)
-    mean = math.fsum(replicates) / count
-    return math.sqrt((count - 1) / count * math.fsum((x - mean) ** 2 for x in replicates))
-
-
-def split_groups(count: int, num_groups: int) -> Tensor:
-    """Group number of each of `count` images, int64: contiguous, sizes differing by one at most."""
-    if count < 2 * num_groups:
-        names = MetricsSpec(names=("-",), reference="-", num_groups=num_groups)
-        check_sizes(names, [], count)
-    return groups_of(count, num_groups)
-
-
-def frechet(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec) -> dict[str, Measured]:
-    """Frechet distance of the features' Gaussians."""
-    value, replicates = distances_without_groups(images.features, groups, spec.num_groups, _target(real))
-    return {"frechet": Measured(value, tuple(replicates))}
-
-
-def frechet_infinity(
-    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
-) -> dict[str, Measured]:
-    """Frechet distance extrapolated to infinitely many images (arXiv 1911.07023)."""
-    value, replicates = infinity_without_groups(images.features, groups, spec.num_groups, _target(real))
-    return {"infinity": Measured(value, tuple(replicates))}
-
-
-def precision_recall(
-    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
-) -> dict[str, Measured]:
-    """Improved precision and recall (arXiv 1904.06991), k = 3."""
-    real_features = _features(real)
-    refuse_lack(spec, neighbours_lack, len(groups), len(real_features))
-    found = precision_recall_without_groups(
-        images.features, real_features, groups, spec.num_groups, NEIGHBORHOOD
-    )
-    return {
-        "precision": Measured(found.precision, tuple(found.precisions)),
-        "recall": Measured(found.recall, tuple(found.recalls)),
-    }
-
-
-def kernel_distance(
-    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
-) -> dict[str, Measured]:
-    """KID (arXiv 1801.01401): mean of torch-fidelity's random subsets, cubic polynomial kernel.
-
-    The replicates are of the unbiased estimate over all images, of which the subsets' mean is a noisier copy.
-    """
-    real_features = _features(real)
-    refuse_lack(spec, kernel_lack, len(images.features), len(real_features))
-    from torch_fidelity.metric_kid import kid_features_to_metric  # here: it takes seconds to import
-
-    value = kid_features_to_metric(
-        images.features,
-        real_features,
-        kid_subsets=spec.kid_subsets,
-        kid_subset_size=spec.kid_subset_size,
-        rng_seed=SHUFFLE_SEED,
-        verbose=False,
-    )["kernel_inception_distance_mean"]
-    distances = unbiased_kernel_distances(images.features, real_features, groups, spec.num_groups)
-    return {"kid": Measured(float(value), tuple(distances))}
-
-
-def inception_score(
-    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
-) -> dict[str, Measured]:
-    """Inception Score (arXiv 1606.03498) of the class logits: mean over 10 shuffled splits.
-
-    Without a group, each image stays in the split that it has in the whole set. Needs no real images.
-    """
-    if images.logits is None:
-        raise UserError(
-            "the Inception Score needs class logits, and this metric's detector gives none; leave it out of "
-            "metrics.names"
-        )
-    count = len(images.logits)
-    refuse_lack(spec, splits_lack, count)
-    split = splits_of(count)
-    log_p = images.logits.double().log_softmax(dim=1)
-    p = log_p.exp()
-    cell = split * spec.num_groups + groups
-    cells = NUM_SPLITS * spec.num_groups
-    shape = (NUM_SPLITS, spec.num_groups)
-    number = cell.bincount(minlength=cells).double().reshape(shape)
-    total = torch.zeros(cells, p.shape[1], dtype=torch.float64).index_add_(0, cell, p).reshape(*shape, -1)
-    each = (p * log_p).sum(1)
-    negentropy = torch.zeros(cells, dtype=torch.float64).index_add_(0, cell, each).reshape(shape)
-
-    left = number.sum(1, keepdim=True) - number
-    # Of a class that only the left group has, rounding may leave a little less than nothing.
-    mean = ((total.sum(1, keepdim=True) - total) / left[..., None]).clamp(min=0)
-    kl = (negentropy.sum(1, keepdim=True) - negentropy) / left - torch.xlogy(mean, mean).sum(-1)
-    return {"inception_score": Measured(_score(images.logits), tuple(kl.exp().mean(0).tolist()))}
-
-
-def _score(logits: Tensor) -> float:
-    """torch-fidelity's Inception Score of class logits [N, K], bit for bit where it is a number.
-
-    Where a class has probability 0 in a whole split, theirs is 0 times minus infinity; its limit is 0.
-    """
-    count = len(logits)
-    order = np.random.RandomState(SHUFFLE_SEED).permutation(count)
-    shuffled = logits[order].double()
-    p, log_p = shuffled.softmax(dim=1), shuffled.log_softmax(dim=1)
-    scores = []
-    for index in range(NUM_SPLITS):
-        part = slice(index * count // NUM_SPLITS, (index + 1) * count // NUM_SPLITS)
-        mean = p[part].mean(dim=0)
-        gain = p[part] * (log_p[part] - mean.log())
-        scores.append(gain.where(mean > 0, 0.0).sum(dim=1).mean().exp().item())
-    return float(np.mean(scores))
-
-
-def _features(real: Real | None) -> Tensor:
-    """The real images' features, or the error that says how to get them."""
-    if real is None or real.features is None:
-        raise UserError(
-            "the reference holds statistics only; make features with 'erk-bench reference "
-            "keep_features=true' and set metrics.real_features=FILE, or leave these metrics out of "
-            "metrics.names: precision, recall and KID need features"
-        )
-    return real.features
-
-
-def _target(real: Real | None) -> FrechetTarget:
-    """The real images' statistics, computed from their features where they are not given."""
-    if real is not None and real.stats is not None:
-        return FrechetTarget(real.stats)
-    if real is not None and real.features is not None:
-        return FrechetTarget(FeatureSums.of(real.features).stats())
-    raise UserError("the reference holds no statistics; make some with 'erk-bench reference ...'")
-
-
-Family = Callable[[Extracted, Real | None, Tensor, MetricsSpec], dict[str, Measured]]
-Needs = Literal["statistics", "features", "nothing"]
+ALIASES: dict[str, Alias] = {
+    "fd_digits": Alias("fd@digits", "FD-digits"),
+    "precision_digits": Alias("precision@digits", "precision"),
+    "recall_digits": Alias("recall@digits", "recall"),
+    "kid_digits": Alias("kid@digits", "KID-digits"),
+    "is_digits": Alias("is@digits", "IS-digits"),
+    "fd_infinity_digits": Alias("fd_infinity@digits", "FD∞-digits"),
+    "fid": Alias("fd@inception", "FID"),
+    "fid_infinity": Alias("fd_infinity@inception", "FID∞"),
+    "fd_dinov2": Alias("fd@dinov2_torch", "FD-DINOv2"),
+    "fd_dinov2_infinity": Alias("fd_infinity@dinov2_torch", "FD-DINOv2∞"),
+    "fd_dinov2_pil": Alias("fd@dinov2_pil", "FD-DINOv2 (PIL)"),
+    "precision": Alias("precision@vgg16", "precision"),
+    "recall": Alias("recall@vgg16", "recall"),
+    "kid": Alias("kid@inception", "KID"),
+    "is": Alias("is@inception", "IS"),
+}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of METRICS: the family's result `part` for one detector; `lower` values are better or not.
+    """A family on a detector (a key of DETECTORS, or an address). name: its key in records."""
 
-    needs: of the real images; features give the statistics too.
+    name: str
+    title: str
+    family: Family
+    detector: str
+
+    @property
+    def lower(self) -> bool:
+        """Whether lower values are better."""
+        return self.family.lower
+
+
+class Metrics(Mapping[str, Metric]):
+    """Every metric by name. Iterating gives the familiar names; any FAMILY@DETECTOR is found as well.
+
+    Raises UserError for a name that is none, for a user's own file that is not there, and for a family that
+    needs more than its detector gives. Runs nobody's code.
     """
 
-    title: str
-    detector: str
-    family: Family
-    part: str
-    needs: Needs
-    lower: bool
+    def __getitem__(self, name: str) -> Metric:
+        family, detector = split_name(name)
+        found, row = own_family(family) if is_own(family) else FAMILIES[family], detector_of(detector)
+        if found.logits and not row.num_logits:
+            with_logits = ", ".join(key for key, other in DETECTORS.items() if other.num_logits)
+            raise UserError(
+                f"metric '{name}' needs class logits, and detector '{detector}' gives none; choose one of: "
+                f"{with_logits}, or tell how many yours has (load.num_logits = 10)"
+            )
+        alias = next((key for key, each in ALIASES.items() if each.of == f"{family}@{detector}"), None)
+        title = f"{found.title}-{row.title}" if alias is None else ALIASES[alias].title
+        return Metric(alias or f"{family}@{detector}", title, found, detector)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and bool(self[name])
+        except UserError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ALIASES)
+
+    def __len__(self) -> int:
+        return len(ALIASES)
+
+
+METRICS = Metrics()
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Family and detector of a metric's name, from the text alone. Raises UserError for an unknown name."""
+    text = ALIASES[name].of if name in ALIASES else name
+    places = [index for index, letter in enumerate(text) if letter == "@"]
+    for place in places:  # the path of a user's file may have one, too
+        family, detector = text[:place], text[place + 1 :]
+        if (family in FAMILIES or is_own(family)) and (detector in DETECTORS or is_own(detector)):
+            return family, detector
+    if not places and is_own(text):
+        raise UserError(
+            f"metric '{name}' names no detector; write {name}@DETECTOR, for example {name}@digits"
+        )
+    family, _, detector = text.partition("@")
+    near = [
+        *ALIASES,
+        *(f"{key}@{each}" for key in FAMILIES for each in DETECTORS),
+        *(f"{key}@{detector}" for key in FAMILIES if is_own(detector)),
+        *(f"{family}@{each}" for each in DETECTORS if is_own(family)),
+    ]
+    told = (
+        f"{', '.join(ALIASES)}; or FAMILY@DETECTOR, of the families {', '.join(FAMILIES)} and the detectors "
+        f"{', '.join(DETECTORS)}, where either may be FILE.py:NAME"
+    )
+    raise unknown_name("metric", name, near, told)
+
+
+def check_metric(name: object, where: str) -> None:
+    """Refuse what is no metric. where: what names it."""
+    try:
+        METRICS[str(name)]
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def detectors_of(names: Sequence[str]) -> list[str]:
     """The detectors that the named metrics need, each once."""
-    for name in names:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
-    return list(dict.fromkeys(METRICS[name].detector for name in names))
+    found = list(dict.fromkeys(METRICS[name].detector for name in names))
+    called = {reference_name(detector): detector for detector in found}
+    for detector in found:
+        if called[reference_name(detector)] != detector:
+            raise UserError(
+                f"the detectors '{detector}' and '{called[reference_name(detector)]}' are both called "
+                f"'{reference_name(detector)}'; rename one of the files"
+            )
+    return found
+
+
+def code_keys(names: Sequence[str]) -> list[str]:
+    """Name and hash of the families of a user's own among the named metrics; they stand in the record."""
+    families = dict.fromkeys(split_name(name)[0] for name in names)
+    return [family_key(family) for family in families if family not in FAMILIES]
+
+
+def key_names(names: Sequence[str]) -> set[str]:
+    """What the keys of the metrics' detectors and own families begin with; no file is looked at."""
+    parts = [split_name(name) for name in names]
+    return {reference_name(detector) for _, detector in parts} | {
+        short_name(split_options(family)[0]) for family, _ in parts if family not in FAMILIES
+    }
 
 
 def check_count(spec: MetricsSpec, count: int, more: str = "more seeds, at least {}") -> None:
     """Refuse a number of images that is too small for a metric. more: how to ask for more images."""
-    families = dict.fromkeys(METRICS[name].family for name in spec.names)
-    check_sizes(spec, [(LACKS[family], None) for family in families if family in LACKS], count, more)
+    lacks = dict.fromkeys(METRICS[name].family.lack for name in spec.names)
+    check_sizes(spec, [(lack, None) for lack in lacks if lack is not None], count, more)
 
 
 def check_real(spec: MetricsSpec, count: int, real: Mapping[str, Real]) -> None:
@@ -240,8 +170,8 @@ def check_real(spec: MetricsSpec, count: int, real: Mapping[str, Real]) -> None:
     for metric in (METRICS[name] for name in spec.names):
         found = real.get(metric.detector)
         features = None if found is None else found.features
-        if metric.family in LACKS:
-            lacks.append((LACKS[metric.family], None if features is None else len(features)))
+        if metric.family.lack is not None:
+            lacks.append((metric.family.lack, None if features is None else len(features)))
     check_sizes(spec, list(dict.fromkeys(lacks)), count)
 
 
@@ -264,50 +194,17 @@ def measure(
     `real` may lack detectors of whose metrics none needs real images. Raises UserError where a metric needs
     more of the real images than there is, or their dimensions differ.
     """
-    detectors_of(spec.names)
-    families: dict[tuple[Family, str], dict[str, Measured]] = {}
+    families: dict[tuple[Compute, str], dict[str, Measured]] = {}
     measured = {}
     for name in spec.names:
         metric = METRICS[name]
-        key = (metric.family, metric.detector)
+        key = (metric.family.compute, metric.detector)
         if key not in families:
             extracted = images[metric.detector]
-            target = None if metric.needs == "nothing" else real.get(metric.detector)
+            target = None if metric.family.needs == "nothing" else real.get(metric.detector)
             if target is not None:
                 check_dimensions(metric.detector, extracted, target)
             groups = split_groups(len(extracted.features), spec.num_groups)
-            families[key] = metric.family(extracted, target, groups, spec)
-        measured[name] = families[key][metric.part]
+            families[key] = metric.family.compute(extracted, target, groups, spec)
+        measured[name] = families[key][metric.family.part]
     return measured
-
-
-# What the families lack where there are too few images; every one needs two for each jackknife group.
-LACKS: dict[Family, Lack] = {
-    frechet_infinity: subsets_lack,
-    precision_recall: neighbours_lack,
-    kernel_distance: kernel_lack,
-    inception_score: splits_lack,
-}
-
-# Figures of different detectors are different metrics; the usual names mean their usual detector.
-METRICS: dict[str, Metric] = {
-    "fd_digits": Metric("FD-digits", "digits", frechet, "frechet", "statistics", lower=True),
-    "precision_digits": Metric("precision", "digits", precision_recall, "precision", "features", lower=False),
-    "recall_digits": Metric("recall", "digits", precision_recall, "recall", "features", lower=False),
-    "kid_digits": Metric("KID-digits", "digits", kernel_distance, "kid", "features", lower=True),
-    "is_digits": Metric("IS-digits", "digits", inception_score, "inception_score", "nothing", lower=False),
-    "fd_infinity_digits": Metric(
-        "FD∞-digits", "digits", frechet_infinity, "infinity", "statistics", lower=True
-    ),
-    "fid": Metric("FID", "inception", frechet, "frechet", "statistics", lower=True),
-    "fid_infinity": Metric("FID∞", "inception", frechet_infinity, "infinity", "statistics", lower=True),
-    "fd_dinov2": Metric("FD-DINOv2", "dinov2_torch", frechet, "frechet", "statistics", lower=True),
-    "fd_dinov2_infinity": Metric(
-        "FD-DINOv2∞", "dinov2_torch", frechet_infinity, "infinity", "statistics", lower=True
-    ),
-    "fd_dinov2_pil": Metric("FD-DINOv2 (PIL)", "dinov2_pil", frechet, "frechet", "statistics", lower=True),
-    "precision": Metric("precision", "vgg16", precision_recall, "precision", "features", lower=False),
-    "recall": Metric("recall", "vgg16", precision_recall, "recall", "features", lower=False),
-    "kid": Metric("KID", "inception", kernel_distance, "kid", "features", lower=True),
-    "is": Metric("IS", "inception", inception_score, "inception_score", "nothing", lower=False),
-}

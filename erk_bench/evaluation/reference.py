@@ -13,7 +13,7 @@ from torch import Tensor
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.digits.data import load_digits
-from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
+from erk_bench.evaluation.detectors import detector_key, detector_of, load_detector, reference_name
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.reference_files import Real, read_facts, read_reference
@@ -33,11 +33,12 @@ REFERENCES: dict[str, Callable[[], Tensor]] = {"digits": digits_reference}
 
 
 @functools.lru_cache(maxsize=4)
-def _shipped(name: str, detectors: tuple[str, ...], assets: Assets) -> dict[str, Real]:
+def _shipped(name: str, keys: tuple[tuple[str, str], ...], assets: Assets) -> dict[str, Real]:
+    """keys: of the detectors, by name."""
     images = REFERENCES[name]()
     found = {}
-    for detector in detectors:
-        features = load_detector(detector, assets, torch.device("cpu"))(images)["features"]
+    for detector, key in keys:
+        features = load_detector(detector, assets, torch.device("cpu"), key)(images)["features"]
         found[detector] = Real(FeatureSums.of(features).stats(), features)
     return found
 
@@ -51,14 +52,16 @@ def _from_file(address: str, detectors: tuple[str, ...], assets: Assets) -> dict
     """A file's references, refused where it says that other weights of a wanted detector made them."""
     path = assets.locate(address)
     made_by = read_facts(path).get("detectors", {})
-    for name in detectors:
-        if name in made_by and made_by[name] != detector_key(name, assets):
+    called = {reference_name(detector): detector for detector in detectors}
+    for name, detector in called.items():
+        if name in made_by and made_by[name] != detector_key(detector, assets):
+            what = "weights" if name == detector else "code, weights or options"
             raise UserError(
                 f"'{address}' was made by detector {made_by[name]}, this run has "
-                f"{detector_key(name, assets)}: other weights; make the reference anew with 'erk-bench "
+                f"{detector_key(detector, assets)}: other {what}; make the reference anew with 'erk-bench "
                 "reference'"
             )
-    return _read(path)
+    return {called.get(name, name): real for name, real in _read(path).items()}
 
 
 def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
@@ -69,7 +72,8 @@ def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
     """
     detectors = tuple(detectors_of(spec.names))
     if spec.reference in REFERENCES:
-        found = dict(_shipped(spec.reference, detectors, assets))
+        keys = tuple((name, detector_key(name, assets)) for name in detectors)
+        found = dict(_shipped(spec.reference, keys, assets))
     else:
         found = dict(_from_file(spec.reference, detectors, assets))
     of_reference = set(found)
@@ -79,16 +83,17 @@ def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
             found[name] = Real(found[name].stats if name in found else None, real.features)
     for name in spec.names:
         metric = METRICS[name]
+        needs = metric.family.needs
         real_set = found.get(metric.detector)
-        has_any = metric.detector in (of_reference if metric.needs == "statistics" else found)
-        if metric.needs != "nothing" and not has_any:
-            given = spec.reference if metric.needs == "statistics" else spec.real_features or spec.reference
+        has_any = metric.detector in (of_reference if needs == "statistics" else found)
+        if needs != "nothing" and not has_any:
+            given = spec.reference if needs == "statistics" else spec.real_features or spec.reference
             raise UserError(
-                f"metric '{name}' needs {metric.needs} of real images by detector '{metric.detector}', but "
+                f"metric '{name}' needs {needs} of real images by detector '{metric.detector}', but "
                 f"'{given}' has them for {', '.join(sorted(of_reference))} only; make them with 'erk-bench "
                 f"reference', or leave '{name}' out of metrics.names"
             )
-        if metric.needs == "features" and real_set is not None and real_set.features is None:
+        if needs == "features" and real_set is not None and real_set.features is None:
             raise UserError(
                 f"metric '{name}' needs features of real images, and "
                 f"'{spec.real_features or spec.reference}' holds statistics only; make them with 'erk-bench "
@@ -96,9 +101,9 @@ def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
                 "of metrics.names"
             )
     for name, real in found.items():
-        wanted = DETECTORS[name].dim if name in DETECTORS else None
+        wanted = detector_of(name).dim if name in detectors else None
         width = len(real.stats.mean) if real.stats is not None else None
-        if name in detectors and None not in (wanted, width) and wanted != width:
+        if None not in (wanted, width) and wanted != width:
             raise UserError(
                 f"'{spec.reference}' has statistics of {width} dimensions for '{name}', whose features have "
                 f"{wanted}; give a reference made with the same detector"

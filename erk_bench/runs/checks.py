@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import check_path
-from erk_bench.evaluation.detectors import DETECTORS
+from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import DECODERS
@@ -57,14 +57,14 @@ def check_images(spec: RunSpec) -> int:
     decoder, shape = DECODERS[spec.model.decoder], _shape_of(spec, spec.model.weights)
     resolution = shape.resolution * decoder.factor
     for name in spec.metrics.names:
-        row = DETECTORS[METRICS[name].detector]
+        row = detector_of(METRICS[name].detector)
         if decoder.image_channels in row.channels and row.resolution in (None, resolution):
             continue
         fitting = [
             other
             for other, metric in METRICS.items()
-            if decoder.image_channels in DETECTORS[metric.detector].channels
-            and DETECTORS[metric.detector].resolution in (None, resolution)
+            if decoder.image_channels in detector_of(metric.detector).channels
+            and detector_of(metric.detector).resolution in (None, resolution)
         ]
         side = "any size" if row.resolution is None else f"{row.resolution}x{row.resolution} pixels"
         raise UserError(

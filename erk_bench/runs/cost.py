@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from erk_bench.evaluation.detectors import DETECTORS, PUBLISHED_DIM
+from erk_bench.evaluation.detectors import PUBLISHED_DIM, detector_of
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.decoders import DECODERS
@@ -54,7 +54,7 @@ def estimate(spec: RunSpec) -> Cost:
     flops = nfe * evaluation_flops(json.dumps(init))
     if nfe_guide and spec.guidance.guide is not None:
         flops += nfe_guide * evaluation_flops(json.dumps(network_init(spec.guidance.guide, assets)))
-    rows = [DETECTORS[name] for name in detectors_of(spec.metrics.names)]
+    rows = [detector_of(name) for name in detectors_of(spec.metrics.names)]
     features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
     decoder = DECODERS[spec.model.decoder]
     side = init["img_resolution"] * decoder.factor

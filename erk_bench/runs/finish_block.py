@@ -123,7 +123,7 @@ def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcom
     tree = sample_tree([job.spec for job in jobs], first.block.seeds, device)
     timing = Timing(tree.seconds / len(jobs), device_name(device), len(jobs), tree.evaluations / len(jobs))
     extracted: dict[str, dict[str, Tensor]] = {}
-    for name in dict.fromkeys(name for job in jobs for name in job.lacking):
+    for name in {name: None for job in jobs for name in job.lacking}:
         parts = [_features(first, name, part, device) for part in tree.images.split(first.spec.block_size)]
         extracted[name] = {item: torch.cat([part[item].cpu() for part in parts]) for item in parts[0]}
     for number, job in enumerate(jobs):
@@ -141,7 +141,7 @@ def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcom
 
 def _features(job: Job, name: str, images: Tensor, device: torch.device) -> dict[str, Tensor]:
     with memory_guard(job.spec):
-        found = load_detector(name, assets_of(job.spec), device)(images)
+        found = load_detector(name, assets_of(job.spec), device, job.keys[name])(images)
     if not all(value.isfinite().all() for value in found.values()):
         raise UserError(
             f"features of {job.spec.run_id}, {job.block}, by '{name}' are not finite; check its weights"

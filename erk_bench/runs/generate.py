@@ -23,8 +23,16 @@ import torch
 from erk_bench.base import stopping
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.fields import to_dict
-from erk_bench.evaluation.detectors import DETECTORS, detector_key
-from erk_bench.evaluation.metrics import Extracted, check_count, check_real, detectors_of, measure
+from erk_bench.evaluation.detectors import detector_key, detector_of
+from erk_bench.evaluation.families import Extracted
+from erk_bench.evaluation.metrics import (
+    check_count,
+    check_real,
+    code_keys,
+    detectors_of,
+    key_names,
+    measure,
+)
 from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real, reference_facts
 from erk_bench.runs.blocks import Block, Worker, blocks_of
 from erk_bench.runs.checks import check_images, check_names, check_networks
@@ -51,8 +59,8 @@ def addresses_of(spec: RunSpec, *, features: bool = True) -> list[str]:
     found = [item.path for item in spec.weights]
     if not features:
         return found
-    found += [DETECTORS[name].weights for name in detectors_of(spec.metrics.names)]
-    files = (spec.metrics.reference, spec.metrics.real_features)
+    files = [detector_of(name).weights for name in detectors_of(spec.metrics.names)]
+    files += [spec.metrics.reference, spec.metrics.real_features]
     found += [file for file in files if file is not None and file not in REFERENCES]
     return list(dict.fromkeys(found))
 
@@ -284,7 +292,7 @@ def score(spec: RunSpec) -> Record:
             str(index): round(timing.seconds, 6) for index, timing in timed.items() if timing.cells == 1
         },
         reference=reference_facts(spec.metrics, assets_of(spec)),
-        detectors=tuple(keys.values()),
+        detectors=(*keys.values(), *code_keys(spec.metrics.names)),
         environment={
             **environment(pick_device(spec, Worker())),
             "sampled_on": sorted({timing.device for timing in timed.values()}),
@@ -351,10 +359,11 @@ def _own_record(path: Path, spec: RunSpec) -> Record | None:
 def _measured_alike(record: Record, spec: RunSpec) -> bool:
     """Whether a record, whichever metrics it has, was measured as the spec asks."""
     measured = record.run_spec.metrics
-    shared = detectors_of([name for name in spec.metrics.names if name in record.metrics])
+    shared = [name for name in spec.metrics.names if name in record.metrics]
+    keys = {*(detector_key(name, assets_of(spec)) for name in detectors_of(shared)), *code_keys(shared)}
     return (
         dataclasses.replace(measured, names=spec.metrics.names) == spec.metrics
-        and {detector_key(name, assets_of(spec)) for name in shared} <= set(record.detectors)
+        and keys <= set(record.detectors)
         and record.reference == reference_facts(spec.metrics, assets_of(spec))
         and record.protocol == PROTOCOL
     )
@@ -362,7 +371,7 @@ def _measured_alike(record: Record, spec: RunSpec) -> bool:
 
 def _with_metrics(record: Record, names: Sequence[str]) -> Record:
     """The same record with some of its metrics, and the detectors that they need."""
-    needed = detectors_of(names)
+    needed = key_names(names)
     return dataclasses.replace(
         record,
         spec={**record.spec, "metrics": {**record.spec["metrics"], "names": list(names)}},

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from erk_bench.base.errors import UserError
+from erk_bench.base.own_code import Place, checked, described
 from erk_bench.sampling.corrections import Correction, correcting
 from erk_bench.sampling.equation import stepping
 from erk_bench.sampling.guidance import Guidance, combining
 from erk_bench.sampling.schedules import Schedule
 from erk_bench.sampling.steps import Node, Solver, Step
-
-
-class Place(NamedTuple):
-    """Where a user's code stands."""
-
-    name: str
-    file: Path
 
 
 class Kind(NamedTuple):
@@ -33,47 +23,6 @@ class Kind(NamedTuple):
     arguments: tuple[str, ...]
     row: type[Any]
     of: Callable[[Callable[..., Any], Place], Any]
-
-
-def _checked(
-    function: Callable[..., Any], place: Place, expected: str, problem: Callable[[Any, tuple[Any, ...]], str]
-) -> Callable[..., Any]:
-    """The function, whose result is looked at and whose errors are told where they arose.
-
-    problem(result, arguments): what is wrong with a result, or "".
-    """
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **options: Any) -> Any:
-        try:
-            made = function(*arguments, **options)
-        except (UserError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # whatever the user's code raises is a mistake in it
-            raise UserError(_where(error, place)) from error
-        found = problem(made, arguments)
-        if found:
-            raise UserError(f"{place.name} in '{place.file}' returned {found}; expected {expected}")
-        return made
-
-    return call
-
-
-def _where(error: Exception, place: Place) -> str:
-    """One line: the error, and the last line of the user's own file that it went through."""
-    here = place.file.resolve()
-    frames = [
-        each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).resolve() == here
-    ]
-    at = f" at line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    text = " ".join(str(error).split())
-    return f"{place.name} in '{place.file}' failed{at} ({type(error).__name__}: {text})"
-
-
-def _described(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"a tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
 def _step_problem(made: object, arguments: tuple[Any, ...]) -> str:
@@ -87,14 +36,14 @@ def _step_problem(made: object, arguments: tuple[Any, ...]) -> str:
             return f"a Step whose {part} is a {type(getattr(made, part)).__name__}, not {wanted}"
     span: object = made.span
     if isinstance(span, bool) or not isinstance(span, (int, float)):
-        return f"a Step whose span is {_described(span)}, not a number"
+        return f"a Step whose span is {described(span)}, not a number"
     states = {"x_next": made.x_next}
     for part, node in (("node", made.node), ("partner", made.partner), ("ahead", made.ahead)):
         if node is not None:
             states |= {f"{part}.x": node.x, f"{part}.slope": node.slope}
     for part, state in states.items():
-        if _described(state) != _described(x):
-            return f"a Step whose {part} is {_described(state)}, not {_described(x)}"
+        if described(state) != described(x):
+            return f"a Step whose {part} is {described(state)}, not {described(x)}"
     return ""
 
 
@@ -103,7 +52,7 @@ def _solver(function: Callable[..., Any], place: Place) -> Solver:
         "erk_bench.Step(x_next, node, partner, span, ahead), with states like x (shape, dtype, device), as "
         "in examples/my_solver.py"
     )
-    return stepping(_checked(function, place, expected, _step_problem))
+    return stepping(checked(function, place, expected, _step_problem))
 
 
 def _levels_problem(made: object, arguments: tuple[Any, ...]) -> str:
@@ -116,22 +65,22 @@ def _levels_problem(made: object, arguments: tuple[Any, ...]) -> str:
 
 def _schedule(function: Callable[..., Any], place: Place) -> Schedule:
     expected = "num_steps falling noise levels above zero, as a list or tensor"
-    return Schedule(_checked(function, place, expected, _levels_problem))
+    return Schedule(checked(function, place, expected, _levels_problem))
 
 
 def _state_problem(made: object, like: Tensor) -> str:
-    return "" if _described(made) == _described(like) else f"{_described(made)}, not {_described(like)}"
+    return "" if described(made) == described(like) else f"{described(made)}, not {described(like)}"
 
 
 def _guidance(function: Callable[..., Any], place: Place) -> Guidance:
     expected = "the guided prediction of the denoised image, like x"
-    return combining(_checked(function, place, expected, lambda made, given: _state_problem(made, given[0])))
+    return combining(checked(function, place, expected, lambda made, given: _state_problem(made, given[0])))
 
 
 def _correction(function: Callable[..., Any], place: Place) -> Correction:
     expected = "the corrected next state, like step.x_next"
     return correcting(
-        _checked(function, place, expected, lambda made, given: _state_problem(made, given[0].x_next))
+        checked(function, place, expected, lambda made, given: _state_problem(made, given[0].x_next))
     )
 
 

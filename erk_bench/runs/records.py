@@ -45,7 +45,8 @@ class Record:
     spec: every field of the RunSpec. nfe, nfe_guide: counted evaluations of the main and the guiding network
     per image. seconds_per_block: wall time of each block's sampling by block number, on `device`;
     blocks that an earlier launch finished without a timing, or that shared trajectories with other runs of a
-    grid, are absent. reference: name and sha256. environment: where and with what it ran; its entry "shared"
+    grid, are absent. reference: name and sha256. detectors: name and hash of each, and of each metric of a
+    user's own. environment: where and with what it ran; its entry "shared"
     has the number of runs that shared, and this one's part of the network evaluations (of single images).
     """
 

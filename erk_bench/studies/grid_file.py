@@ -15,7 +15,7 @@ from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import identity_fields
 from erk_bench.base.file_names import check_file_name
 from erk_bench.base.yaml_files import check_text, is_line, read_yaml
-from erk_bench.evaluation.metrics import METRICS
+from erk_bench.evaluation.metrics import METRICS, check_metric
 from erk_bench.spec import RunSpec
 
 NEEDED = ("name", "title", "caption", "base", "axes", "panels")
@@ -122,12 +122,11 @@ def read_grid(file: Path) -> Grid:
     panels = content["panels"]
     check(_is_texts(panels) and bool(panels), f"has panels {panels!r}, not a list of metrics")
     for metric in panels:
-        if metric not in METRICS:
-            raise unknown_name(f"metric in the grid '{file}'", metric, METRICS)
+        check_metric(metric, f"the grid '{file}'")
     drawn = _drawn_axes(list(axes), content.get("x"), content.get("curves"), file)
     grid = Grid(
         content["name"], content["title"], " ".join(content["caption"].split()), tuple(content["base"]), {},
-        tuple(panels), *drawn,
+        tuple(METRICS[metric].name for metric in panels), *drawn,
     )  # fmt: skip
     return grid.with_axes({key: tuple(_text(value) for value in values) for key, values in axes.items()})
 

@@ -8,7 +8,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation.metrics import METRICS, jackknife_error
+from erk_bench.evaluation.families import jackknife_error
+from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.row_names import guidance_name, row_names
 from erk_bench.reporting.table_views import Estimate, TableRow, TableView, rounded
 from erk_bench.runs.records import Record

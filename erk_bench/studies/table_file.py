@@ -9,7 +9,7 @@ from typing import Any
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.file_names import check_file_name
 from erk_bench.base.yaml_files import check_text, is_line, is_number, read_yaml
-from erk_bench.evaluation.metrics import METRICS
+from erk_bench.evaluation.metrics import METRICS, check_metric
 from erk_bench.spec import RunSpec
 
 NEEDED = ("name", "title", "caption", "base", "headline", "rows")
@@ -97,7 +97,8 @@ def read_table(file: Path) -> dict[str, Any]:
         )
         grouped = any(row.get("group") == entry["group"] for row in rows)
         check(grouped, f"has minima of group '{entry['group']}', which no row is in")
-    return {**content, "rows": rows, "minima": minima}
+    headline = METRICS[content["headline"]].name
+    return {**content, "headline": headline, "rows": rows, "minima": minima}
 
 
 def check_rows(table: Mapping[str, Any], specs: Sequence[RunSpec]) -> None:
@@ -135,5 +136,4 @@ def _is_settings(value: object) -> bool:
 
 
 def _check_metric(file: Path, name: object) -> None:
-    if not isinstance(name, str) or name not in METRICS:
-        raise unknown_name(f"metric in the table '{file}'", str(name), METRICS)
+    check_metric(name, f"the table '{file}'")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from erk_bench import sample
+from erk_bench.base import own_code
 from erk_bench.base.errors import UserError
+from erk_bench.base.files import fresh_sha256
 from erk_bench.composing import run_spec
-from erk_bench.runs import plugins
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.sampling.sample import equation_from, solve
@@ -91,10 +92,10 @@ def test_a_module_is_found_without_importing_it(own: Callable[[str], Path], tmp_
     (tmp_path / "erk_bench_test_package" / "steps.py").write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        found = plugins.locate("erk_bench_test_package.steps:step", "solver.path")
+        found = own_code.locate("erk_bench_test_package.steps:step", "solver.path")
         assert found == tmp_path / "erk_bench_test_package" / "steps.py"
         with pytest.raises(UserError, match="cannot be imported: RuntimeError: imported"):
-            plugins.load("erk_bench_test_package.steps:step", plugins.fresh_sha256(found), "solver.path")
+            own_code.load("erk_bench_test_package.steps:step", fresh_sha256(found), "solver.path")
 
 
 # A kind of code, a function that is wrong, and a part of the answer.

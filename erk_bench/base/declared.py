@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.sampling.options import LEVELS
+from erk_bench.base.own_code import check_arguments
 
 
 class Declared:
@@ -37,17 +37,12 @@ class Declared:
         raise AssertionError(f"{self.__name__} was read, not imported")
 
 
-def check_arguments(kind: str, name: str, file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
-    """Refuse a function of these positional arguments where a kind of code takes others."""
-    if len(found) != len(wanted):
-        raise UserError(
-            f"{name} in '{file}' takes ({', '.join(found)}); a {kind} takes ({', '.join(wanted)}), "
-            "and its options as keyword-only arguments with defaults"
-        )
+def declared(
+    file: Path, name: str, kind: str, wanted: Sequence[str], given: Collection[str] = ()
+) -> Declared:
+    """The function `name` as the text of `file` declares it.
 
-
-def declared(file: Path, name: str, kind: str, wanted: Sequence[str]) -> Declared:
-    """The function `name` as the text of `file` declares it. wanted: the arguments that its kind takes.
+    wanted: the arguments that its kind takes. given: options that are no setting, as we give them.
 
     Raises UserError for a file that is no Python, and for a function that it cannot have.
     """
@@ -67,7 +62,7 @@ def declared(file: Path, name: str, kind: str, wanted: Sequence[str]) -> Declare
     constants = _constants(body, bound)
     options: dict[str, object] = {}
     for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        if item.arg == LEVELS:
+        if item.arg in given:
             continue
         if default is None:
             raise UserError(f"option '{item.arg}' of {name} in '{file}' has no default; give it one")
@@ -76,6 +71,27 @@ def declared(file: Path, name: str, kind: str, wanted: Sequence[str]) -> Declare
         except ValueError:
             return Declared(name, None)
     return Declared(name, None if arguments.kwarg else options)
+
+
+def attributes(file: Path, name: str) -> dict[str, object]:
+    """The plain values that the text of `file` sets as attributes of `name`: NAME.title = "energy"."""
+    found: dict[str, object] = {}
+    body = _parsed(file).body
+    constants = _constants(body, list(_bindings(body)))
+    for node in body:
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            continue
+        target = node.targets[0]
+        owner = target.value if isinstance(target, ast.Attribute) else None
+        if isinstance(target, ast.Attribute) and isinstance(owner, ast.Name) and owner.id == name:
+            try:
+                found[target.attr] = _value(node.value, constants)
+            except ValueError as error:
+                raise UserError(
+                    f"{name}.{target.attr} at line {node.lineno} of '{file}' is no plain value; give a text, "
+                    "number, True or False, since the file is read before it runs"
+                ) from error
+    return found
 
 
 def _parsed(file: Path) -> ast.Module:

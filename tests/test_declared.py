@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from erk_bench.base.declared import declared
 from erk_bench.base.errors import UserError
+from erk_bench.base.own_code import load
 from erk_bench.cli import main
 from erk_bench.composing import run_spec
-from erk_bench.runs.declared import declared
 from erk_bench.runs.equation import equation_of
-from erk_bench.runs.plugins import KINDS, load
+from erk_bench.runs.plugin_kinds import KINDS
 from erk_bench.sampling.options import defaults_of
 
 SMALL = ["seeds=0-15", "block_size=8", "workers=1", "device=cpu", "schedule.num_steps=3",
