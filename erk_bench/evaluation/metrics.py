@@ -146,8 +146,8 @@ def detectors_of(names: Sequence[str]) -> list[str]:
 
 def code_keys(names: Sequence[str]) -> list[str]:
     """Name and hash of the families of a user's own among the named metrics; they stand in the record."""
-    families = dict.fromkeys(split_name(name)[0] for name in names)
-    return [family_key(family) for family in families if family not in FAMILIES]
+    families = [split_name(name)[0] for name in names]
+    return list(dict.fromkeys(family_key(family) for family in families if family not in FAMILIES))
 
 
 def key_names(names: Sequence[str]) -> set[str]:

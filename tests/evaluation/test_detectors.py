@@ -17,11 +17,11 @@ from erk_bench.digits.data import load_digits
 from erk_bench.evaluation.detectors import (
     DETECTORS,
     DIGITS_WEIGHTS,
-    Extract,
     detector_key,
     load_detector,
-    rgb_images,
+    load_digits_detector,
 )
+from erk_bench.evaluation.extract import Extract, rgb_images
 from erk_bench.evaluation.reference import digits_reference
 
 ASSETS = Assets.from_environment()
@@ -119,7 +119,7 @@ def test_key_names_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(DETECTORS, "digits", row._replace(weights=str(path)))
     assert detector_key("digits", ASSETS) == f"digits-{file_sha256(path)[:8]}"
     images = digits_reference()[:5]
-    gap = row.load(path, "cpu")(images)["features"] - row.load(shipped, "cpu")(images)["features"]
+    gap = load_digits_detector(path)(images)["features"] - load_digits_detector(shipped)(images)["features"]
     assert gap[:, 0].abs().max() > 1e-3
     assert gap[:, 1:].abs().max() <= 1e-6
 
@@ -129,7 +129,7 @@ def test_key_is_known_from_the_lock_file_alone(tmp_path: Path) -> None:
     assets = Assets(tmp_path / "cache", tmp_path / "lock", offline=True)
     with pytest.raises(UserError, match="is not in the cache; run 'erk-bench fetch'"):
         detector_key("inception", assets)
-    LockFile(assets.lock).record(DETECTORS["inception"].weights, "abcd" * 16)
+    LockFile(assets.lock).record(str(DETECTORS["inception"].weights), "abcd" * 16)
     assert detector_key("inception", assets) == "inception-abcdabcd"
 
 
@@ -138,10 +138,10 @@ def test_missing_weights_say_what_to_do(tmp_path: Path) -> None:
         if name != "digits":
             with pytest.raises(UserError, match="is not in the cache, and offline=true.*erk-bench fetch"):
                 load_detector(name, Assets(tmp_path, tmp_path / "lock", offline=True), "cpu")
-            assert row.weights.partition(":")[0] in ("torch_fidelity", "pytorch", "dinov2")
+            assert str(row.weights).partition(":")[0] in ("torch_fidelity", "pytorch", "dinov2")
 
 
 def test_detectors_of_other_numbers_have_other_names() -> None:
     """dinov2_torch and dinov2_pil share their weights, never their features."""
     assert DETECTORS["dinov2_torch"].weights == DETECTORS["dinov2_pil"].weights
-    assert DETECTORS["dinov2_torch"].load is not DETECTORS["dinov2_pil"].load
+    assert DETECTORS["dinov2_torch"].load != DETECTORS["dinov2_pil"].load

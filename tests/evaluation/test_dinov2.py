@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation.detectors import Extract
 from erk_bench.evaluation.dinov2 import (
     build_dinov2,
     interpolate_positions,
@@ -22,6 +21,7 @@ from erk_bench.evaluation.dinov2 import (
     resize_pil,
     resize_torch,
 )
+from erk_bench.evaluation.extract import Extract
 from tests.assets import dinov2_weights, write_dinov2
 from tests.conftest import golden
 

@@ -21,8 +21,9 @@ from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 from erk_bench.base.errors import UserError
 from erk_bench.base.state_dicts import read_state_dict
 from erk_bench.cli import main
-from erk_bench.evaluation.detectors import DETECTORS, Extract
+from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.evaluation.dinov2 import load_dinov2_pil, load_dinov2_torch
+from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.frechet import frechet_distance
 from erk_bench.evaluation.inception import empty_inception, empty_vgg16, load_inception, load_vgg16
 from erk_bench.evaluation.reference_files import read_reference

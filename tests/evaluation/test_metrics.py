@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import Counter
@@ -23,25 +24,24 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
+from erk_bench.composing import run_spec
 from erk_bench.evaluation import fidelity
-from erk_bench.evaluation.detectors import DETECTORS, Extract, detector_key, load_detector
-from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_distance
-from erk_bench.evaluation.metrics import (
-    METRICS,
+from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
+from erk_bench.evaluation.extract import Extract
+from erk_bench.evaluation.families import (
+    FAMILIES,
     Extracted,
-    check_count,
-    check_real,
-    detectors_of,
     frechet,
     frechet_infinity,
     inception_score,
     jackknife_error,
     kernel_distance,
-    measure,
     precision_recall,
     split_groups,
 )
-from erk_bench.evaluation.reference import digits_reference
+from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_distance
+from erk_bench.evaluation.metrics import ALIASES, METRICS, check_count, check_real, detectors_of, measure
+from erk_bench.evaluation.reference import digits_reference, load_real
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.runs import finish_block
 from erk_bench.runs import generate as stages
@@ -518,12 +518,13 @@ def test_every_metric_needs_what_its_row_says(name: str) -> None:
     images, real = example(120, 2), example(150, 3)
     groups = split_groups(120, 4)
     least = {"nothing": None, "statistics": stats_of(real), "features": real_of(real)}
-    found = metric.family(images, least[metric.needs], groups, metrics_spec(4))
-    assert len(found[metric.part].replicates) == 4
-    if metric.needs != "nothing":
-        lesser = None if metric.needs == "statistics" else stats_of(real)
+    row = metric.family
+    found = row.compute(images, least[row.needs], groups, metrics_spec(4))
+    assert len(found[row.part].replicates) == 4
+    if row.needs != "nothing":
+        lesser = None if row.needs == "statistics" else stats_of(real)
         with pytest.raises(UserError, match="erk-bench reference"):
-            metric.family(images, lesser, groups, metrics_spec(4))
+            row.compute(images, lesser, groups, metrics_spec(4))
 
 
 def test_too_few_images_for_frechet_infinity_are_refused_before_any_work() -> None:
@@ -651,7 +652,74 @@ def test_unknown_metric_suggests_the_nearest() -> None:
 
 
 def test_every_metric_has_a_detector() -> None:
+    """And every combination that has logits where it needs them is a metric, called by its familiar name."""
     assert set(detectors_of(list(METRICS))) <= set(DETECTORS)
+    for family, detector in itertools.product(FAMILIES, DETECTORS):
+        name = f"{family}@{detector}"
+        if FAMILIES[family].logits and not DETECTORS[detector].num_logits:
+            with pytest.raises(UserError, match=f"'{name}' needs class logits.*choose one of: digits, incep"):
+                METRICS[name]
+            continue
+        metric = METRICS[name]
+        assert (metric.family, metric.detector) == (FAMILIES[family], detector)
+        assert METRICS[metric.name] == metric and name in METRICS
+        assert (metric.name == name) == (name not in [alias.of for alias in ALIASES.values()])
+    assert METRICS["fd@inception"].name == "fid" and METRICS["fd@inception"].title == "FID"
+    assert METRICS["recall@dinov2_torch"].title == "recall-DINOv2"
+
+
+def test_a_row_for_a_family_and_one_for_a_detector_give_every_combination(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Through names, checks, extraction, real images and measuring."""
+    row = dataclasses.replace(FAMILIES["fd"], title="FD2")
+    monkeypatch.setitem(FAMILIES, "fd2", row)
+    monkeypatch.setitem(DETECTORS, "digits2", DETECTORS["digits"]._replace(title="digits2"))
+    names = [f"{family}@digits2" for family in FAMILIES] + ["fd2@digits", "fd_digits"]
+    spec = run_spec(
+        [
+            f"metrics.names=[{','.join(names)}]",
+            "seeds=0-119",
+            "metrics.num_groups=4",
+            "metrics.kid_subset_size=50",
+        ]
+    ).metrics
+    assert spec.names == tuple(names)
+    assets, images = Assets.from_environment(), digits_reference()[:120]
+    detectors = detectors_of(spec.names)
+    assert set(detectors) == {"digits", "digits2"}
+    check_count(spec, 120)
+    extracted = {name: Extracted(**load_detector(name, assets, "cpu")(images)) for name in detectors}
+    found = measure(spec, extracted, load_real(spec, assets))
+    assert set(found) == set(names) and found["fd2@digits2"] == found["fd_digits"]
+    assert METRICS["fd2@digits2"].title == "FD2-digits2" and METRICS["fd2@inception"].detector == "inception"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("fdd@inception", "did you mean 'fd@inception'"),
+        ("fd@inceptoin", "did you mean 'fd@inception'"),
+        ("precison@a/my.py:load", "did you mean 'precision@a/my.py:load'"),
+        ("a/my.py:energy@digit", "did you mean 'a/my.py:energy@digits'"),
+        ("fidd", "did you mean 'fid'? Known: fd_digits, "),
+        ("fd@", "or FAMILY@DETECTOR, of the families fd, fd_infinity, precision"),
+        ("", "and the detectors digits, inception, vgg16"),
+        ("a/my.py:energy", "names no detector; write a/my.py:energy@DETECTOR"),
+    ],
+)
+def test_a_name_that_is_no_metric(name: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        detectors_of([name])
+    assert told in str(caught.value)
+
+
+def test_one_metric_has_one_name_in_settings() -> None:
+    def names(text: str) -> tuple[str, ...]:
+        return run_spec([f"metrics.names=[{text}]"]).metrics.names
+
+    assert names("fd@inception,recall@digits,fid") == ("fid", "recall_digits")
+    assert names("precision@dinov2_torch") == ("precision@dinov2_torch",)
 
 
 def test_measure_keeps_the_order_and_computes_only_what_is_named() -> None:
@@ -671,7 +739,7 @@ def test_five_metrics_take_one_feature_pass(
         passes[len(images)] += 1
         return digits_extract()(images)
 
-    monkeypatch.setattr(finish_block, "load_detector", lambda name, assets, device: extract)
+    monkeypatch.setattr(finish_block, "load_detector", lambda name, assets, device, key: extract)
     spec = small_run()
     assert len(spec.metrics.names) == 5
     stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)

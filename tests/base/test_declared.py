@@ -130,7 +130,8 @@ def test_identity_is_that_of_the_imported_function(spy: Path) -> None:
 )  # fmt: skip
 def test_what_the_text_declares(text: str, options: dict[str, object] | None, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(text)
-    assert declared(tmp_path / "a.py", "step", "solver", KINDS["solver"].arguments).options == options
+    found = declared(tmp_path / "a.py", "step", "solver", KINDS["solver"].arguments, ("levels",))
+    assert found.options == options
 
 
 @pytest.mark.parametrize(
