@@ -110,7 +110,7 @@ def test_every_entry_is_needed(name: str, tmp_path: Path) -> None:
         ({"axes": {3: [4]}}, "has axis 3, not the name of a setting"),
         ({"axes": {STEPS: [4, 6, 4]}}, f"axis '{STEPS}' of grid 'small' has 4 more than once"),
         ({"axes": {W_CON: [1, 1.0]}}, "has 1 more than once"),
-        ({"panels": ["fd_digit"]}, "unknown metric in the grid .* 'fd_digit'; did you mean 'fd_digits'?"),
+        ({"panels": ["fd_digit"]}, "the grid .*: unknown metric 'fd_digit'; did you mean 'fd_digits'?"),
         ({"panels": []}, "has panels \\[\\], not a list of metrics"),
         ({"panels": "fd_digits"}, "has panels 'fd_digits', not a list of metrics"),
         ({"x": "correction.wcon"}, f"unknown axis in the grid .*wcon'; did you mean '{W_CON}'?"),
@@ -144,6 +144,11 @@ def test_what_is_no_grid_file(content: bytes | None, told: str, tmp_path: Path) 
 def test_unknown_grid_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown grid 'figure4'; did you mean 'figure4_"):
         grid_file("figure4")
+
+
+def test_panels_have_one_name(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, panels=["fd@digits", "recall@dinov2_torch"])
+    assert grid.panels == ("fd_digits", "recall@dinov2_torch")
 
 
 def test_places_are_in_the_order_of_the_axes(tmp_path: Path) -> None:
