@@ -93,7 +93,7 @@ def _observed(spec: RunSpec, images: int, iterations: int) -> tuple[Found, int]:
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(f"{images} trajectories", total=len(problem.run.steps()))
             found = observe(
-                problem, noise, drawn.labels, equation.correct(), iterations, lambda: bar.advance(task)
+                problem, noise, drawn.condition, equation.correct(), iterations, lambda: bar.advance(task)
             )
     return found, noise[0].numel()
 

@@ -27,7 +27,8 @@ def main() -> None:
     with torch.device("meta"):
         # EDM2's are stored as float16, EDM's as float32.
         networks = {
-            name: (make_network(init), 4 if "model_type" in init else 2) for name, init in SIZES.items()
+            name: (make_network(row), 4 if row.class_name == "EDMPrecond" else 2)
+            for name, row in SIZES.items()
         }
         networks["VAE"] = (AutoencoderKL(**SD_VAE), 4)
         networks["Inception-v3"] = (empty_inception(), 4)

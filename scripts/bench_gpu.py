@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from erk_bench.networks.checkpoint import make_network
+from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import architecture
 from erk_bench.runs.cost import evaluation_flops
 
@@ -61,16 +61,16 @@ def throughput(
     peak = matrix_rate(device, dtype, side, seconds)
     rows = []
     for size in sizes:
-        init = architecture(size)
+        row = architecture(size)
         with torch.device(device):
-            net = make_network(init).fold(dtype).to(memory_format=torch.channels_last)
-        flops = evaluation_flops(json.dumps(init))
+            net = EDMPreconditioned(make_network(row)).fold(dtype).to(memory_format=torch.channels_last)
+        flops = evaluation_flops(row)
         for compiled in (False,) if small else (False, True):
             run_net: Callable[..., torch.Tensor] = torch.compile(net, dynamic=False) if compiled else net
             for batch in batches:
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
-                shape = (batch, init["img_channels"], init["img_resolution"], init["img_resolution"])
+                shape = (batch, row.img_channels, row.img_resolution, row.img_resolution)
                 x = torch.randn(shape, device=device)
                 try:
                     with torch.inference_mode():

@@ -35,7 +35,7 @@ from erk_bench.evaluation.frechet import (
 from erk_bench.evaluation.inception import empty_inception
 from erk_bench.evaluation.neighbours import precision_recall_without_groups
 from erk_bench.networks.checkpoint import make_network, read_checkpoint
-from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import architecture
 from erk_bench.runs import device as worker
 from erk_bench.runs import finish_block, sample_block
@@ -89,8 +89,8 @@ def same(fast: Run, plain: Run) -> Callable[[], str]:
 class Nets(NamedTuple):
     """A network ready for inference, and the same one as it was stored."""
 
-    fast: DenoiserNetwork
-    plain: DenoiserNetwork
+    fast: EDMPreconditioned
+    plain: EDMPreconditioned
 
 
 @functools.cache
@@ -104,12 +104,12 @@ def digits_nets(device: torch.device) -> Nets:
 def random_nets(size: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Nets:
     """A published architecture with random weights."""
     torch.manual_seed(0)
-    plain = make_network(architecture(size)).eval().requires_grad_(False)
+    plain = EDMPreconditioned(make_network(architecture(size))).eval().requires_grad_(False)
     for name, parameter in plain.named_parameters():
         if name.endswith("_gain"):  # zero in an untrained network
             parameter.fill_(0.5)
     fast = copy.deepcopy(plain).fold(dtype).to(device).to(memory_format=torch.channels_last)
-    plain.compute_dtype = dtype
+    plain.network.compute_dtype = dtype
     return Nets(fast, plain.to(device))
 
 
@@ -130,7 +130,7 @@ def networks(scale: Scale) -> Iterator[Line]:
 def _network_lines(title: str, nets: Nets, batch: int, scale: Scale) -> Iterator[Line]:
     net = nets.fast
     x = torch.randn(batch, net.img_channels, net.img_resolution, net.img_resolution, device=scale.device)
-    labels = torch.eye(net.label_dim, device=scale.device)[torch.arange(batch) % net.label_dim]
+    labels = torch.eye(net.num_classes, device=scale.device)[torch.arange(batch) % net.num_classes]
     folded = copy.deepcopy(nets.plain).fold(torch.float32)  # in the default layout
 
     def call(network: Callable[..., Tensor]) -> Callable[[], Tensor]:
@@ -526,7 +526,7 @@ def erk_share(nets: Nets, batch: int, device: torch.device, turns: int) -> list[
     net = nets.fast
     shape = (batch, net.img_channels, net.img_resolution, net.img_resolution)
     step, correct = _step(shape, device), erk_guid(0.5, 0.3)
-    x, labels = step.node.x, torch.eye(net.label_dim, device=device)[torch.arange(batch) % net.label_dim]
+    x, labels = step.node.x, torch.eye(net.num_classes, device=device)[torch.arange(batch) % net.num_classes]
 
     def seconds(run: Run, repeats: int) -> float:
         start = time.perf_counter()
@@ -572,7 +572,7 @@ def profile(scale: Scale) -> dict[str, float]:
     }
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.object(DenoiserNetwork, "forward", timed("networks", DenoiserNetwork.forward)),
+        patch.object(EDMPreconditioned, "forward", timed("networks", EDMPreconditioned.forward)),
         patch.object(finish_block, "load_detector", lambda *a: timed("detector", detector(*a))),
         patch.object(sample_block, "decoder", lambda *a: timed("decoding", decode(*a))),
         patch.object(sample_block, "draw_block", timed("drawing", sample_block.draw_block)),

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def _random(shape: torch.Size) -> torch.Tensor:
     return few.repeat(shape.numel() // len(few) + 1)[: shape.numel()].clone().reshape(shape)
 
 
-def _published(module: nn.Module, init: dict[str, Any] | None = None) -> _Call:
+def _published(module: nn.Module, init: Mapping[str, Any] | None = None, class_name: str = "") -> _Call:
     """A module of random float16 weights, with its children, as a published persistent object."""
 
     def values(tensors: Any) -> dict[str, Any]:
@@ -98,22 +99,23 @@ def _published(module: nn.Module, init: dict[str, Any] | None = None) -> _Call:
         "_parameters": values(module._parameters),
         "_buffers": values(module._buffers),
         "_modules": {name: child and _published(child) for name, child in module._modules.items()},
-        "_init_kwargs": init or {},
+        "_init_kwargs": dict(init or {}),
     }
     meta = {
-        "type": "class", "version": 6, "module_src": "", "class_name": type(module).__name__, "state": state
+        "type": "class", "version": 6, "module_src": "", "state": state,
+        "class_name": class_name or type(module).__name__,
     }  # fmt: skip
     return _Call(_global("torch_utils.persistence", "_reconstruct_persistent_obj"), meta)
 
 
 def write_published(path: Path, size: str) -> None:
     """Write a network of this architecture with random float16 weights as a published .pkl."""
-    init = architecture(size)
+    row = architecture(size)
     with torch.device("meta"):
-        network = make_network(init)
+        network = make_network(row)
     torch.manual_seed(0)
     with path.open("wb") as file:
-        pickle.dump({"ema": _published(network, init)}, file, protocol=4)
+        pickle.dump({"ema": _published(network, row.arguments, row.class_name)}, file, protocol=4)
 
 
 def main(sizes: list[str]) -> None:

@@ -12,8 +12,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from erk_bench.networks.checkpoint import NETWORKS, Checkpoint
-from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.checkpoint import Checkpoint, make_network
+from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.sampling.corrections import Correct, Corrected
 from erk_bench.sampling.steps import Step
 
@@ -33,12 +33,12 @@ def plain_attention() -> Iterator[None]:
 
 def unfolded(
     checkpoint: Checkpoint, device: torch.device | str = "cpu", compute_dtype: torch.dtype = torch.float32
-) -> DenoiserNetwork:
+) -> EDMPreconditioned:
     """The network that normalises its weights at every call, in the default memory layout."""
-    network = NETWORKS[checkpoint.class_name](**checkpoint.init)
+    network = make_network(checkpoint.architecture)
     network.load_state_dict(dict(checkpoint.weights))
     network.compute_dtype = compute_dtype
-    return network.eval().requires_grad_(False).to(device)
+    return EDMPreconditioned(network).eval().requires_grad_(False).to(device)
 
 
 def plain_erk_guid(w_stiff: float, w_con: float) -> Correct:

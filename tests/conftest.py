@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 import erk_bench
 from erk_bench.composing import run_spec
-from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.edm2 import EDM2Network
 from erk_bench.spec import RunSpec
 from tests.isolation import Isolation
 
@@ -46,9 +47,15 @@ def golden_path(letter: str) -> Path:
 
 
 @cache
-def golden_net(letter: str) -> DenoiserNetwork:
+def golden_net(letter: str) -> EDMPreconditioned:
     """Golden network a to i, ready for inference."""
     return erk_bench.load_denoiser(golden_path(letter))
+
+
+def raw_edm2(net: EDMPreconditioned) -> EDM2Network:
+    """The raw network of an EDM2 denoiser."""
+    assert isinstance(net.network, EDM2Network)
+    return net.network
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,7 +29,8 @@ from erk_bench.base.processes import end_with_parent
 from erk_bench.digits import data
 from erk_bench.digits.classifier import DigitsClassifier
 from erk_bench.networks.checkpoint import Checkpoint, write_checkpoint
-from erk_bench.networks.edm2 import Precond
+from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.edm2 import EDM2Network
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ def ema_exponent(relative_std: float) -> float:
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
-def edm2_loss(net: Precond, clean: Tensor, noise: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+def edm2_loss(net: EDM2Network, clean: Tensor, noise: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
     """EDM2's training loss per element, NCHW (eq. 21): weighted error over the learned variance."""
     weight = (sigma**2 + net.sigma_data**2) / (sigma * net.sigma_data) ** 2
     logvar = net.logvar(sigma)
-    error = (net(clean + sigma * noise, sigma, labels) - clean) ** 2
+    error = (EDMPreconditioned(net)(clean + sigma * noise, sigma, labels) - clean) ** 2
     return weight / logvar.exp() * error + logvar
 
 
@@ -115,7 +116,7 @@ def train_denoiser(recipe: DenoiserRecipe, report: Report) -> tuple[Checkpoint, 
     images, classes = data.load_digits()
     clean = data.encode(images)
     labels = F.one_hot(classes, data.NUM_CLASSES).float()
-    net = Precond(**recipe.init_kwargs())
+    net = EDM2Network(**recipe.init_kwargs())
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
     gamma = ema_exponent(recipe.ema_std)

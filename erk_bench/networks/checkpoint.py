@@ -20,12 +20,13 @@ from erk_bench.base.files import file_sha256
 from erk_bench.base.pickles import Container, PersistentObject, load_pickle
 from erk_bench.base.tensor_files import METADATA_KEY, TYPES, read_tensors, write_tensors
 from erk_bench.networks import edm1, edm2
-from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.denoiser import EDMPreconditioned, RawNetwork
+from erk_bench.networks.sizes import Architecture
 
 FORMAT = "erk-bench checkpoint 1"
 
-# Network classes by the name that published checkpoints give them.
-NETWORKS: dict[str, type[DenoiserNetwork]] = {"Precond": edm2.Precond, "EDMPrecond": edm1.EDMPrecond}
+# Raw networks by the name that published checkpoints give their class.
+NETWORKS: dict[str, type[RawNetwork]] = {"Precond": edm2.EDM2Network, "EDMPrecond": edm1.EDM1Network}
 # Other classes of the same programs, and what they are.
 NOT_SERVED = {
     "VPPrecond": "the VP preconditioning of Score SDE (a baseline of EDM)",
@@ -64,7 +65,7 @@ class Checkpoint:
             )
         if self.class_name not in NETWORKS:
             raise unknown_name("network class", self.class_name, NETWORKS)
-        known = argument_names(self.class_name, self.init)
+        known = NETWORKS[self.class_name].argument_names(self.init)
         for name in self.init:
             if name not in known:
                 raise unknown_name(f"constructor argument of {self.class_name}", name, known)
@@ -75,6 +76,11 @@ class Checkpoint:
                     "of them"
                 )
 
+    @property
+    def architecture(self) -> Architecture:
+        """The network without its weights."""
+        return Architecture(self.class_name, self.init)
+
 
 def _is_plain(value: object) -> bool:
     """Whether a value is a number, a text, None, or a short list of such."""
@@ -82,13 +88,6 @@ def _is_plain(value: object) -> bool:
     return len(items) <= MAX_LENGTH and all(
         item is None or isinstance(item, (bool, int, float, str)) for item in items
     )
-
-
-def argument_names(class_name: str, init: Mapping[str, Any]) -> list[str]:
-    """The constructor arguments that a network class has."""
-    if class_name == "EDMPrecond":
-        return edm1.EDMPrecond.argument_names(str(init.get("model_type", "")))
-    return list(inspect.signature(NETWORKS[class_name]).parameters)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -122,17 +121,17 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_tensors(path, checkpoint.weights, {METADATA_KEY: json.dumps(meta, sort_keys=True)})
 
 
-def make_network(init: Mapping[str, Any]) -> DenoiserNetwork:
-    """An untrained network of these constructor arguments; those of EDMPrecond name a model_type."""
-    return NETWORKS["EDMPrecond" if "model_type" in init else "Precond"](**init)
+def make_network(architecture: Architecture) -> RawNetwork:
+    """An untrained network."""
+    return NETWORKS[architecture.class_name](**architecture.arguments)
 
 
 def build_denoiser(
     checkpoint: Checkpoint,
     device: torch.device | str = "cpu",
     compute_dtype: torch.dtype = torch.float32,
-) -> DenoiserNetwork:
-    """The network ready for inference: weights loaded, normalised once, no gradients.
+) -> EDMPreconditioned:
+    """The denoiser ready for inference: weights loaded, normalised once, no gradients.
 
     The network keeps no memory of the checkpoint, so that a file's memory goes with its Checkpoint.
     """
@@ -149,14 +148,15 @@ def build_denoiser(
                 copy = tensor.detach().clone()
                 frozen = nn.Parameter(copy, requires_grad=False)
                 setattr(module, name, frozen if isinstance(tensor, nn.Parameter) else copy)
-    return network.to(device).to(memory_format=torch.channels_last)
+    denoiser = EDMPreconditioned(network).eval()
+    return denoiser.to(device).to(memory_format=torch.channels_last)
 
 
-def _unfilled(checkpoint: Checkpoint) -> DenoiserNetwork:
+def _unfilled(checkpoint: Checkpoint) -> RawNetwork:
     """The network without memory for its weights, once it is sure that the checkpoint's fit."""
     try:
         with torch.device("meta"):
-            network = NETWORKS[checkpoint.class_name](**checkpoint.init)
+            network = make_network(checkpoint.architecture)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise UserError(
             f"cannot build {checkpoint.class_name} from {dict(checkpoint.init)}: {error}"

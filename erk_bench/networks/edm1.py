@@ -1,4 +1,4 @@
-"""The EDM1 denoisers: ADM and DDPM++ / NCSN++ U-Nets with EDM preconditioning (arXiv 2206.00364, table 7).
+"""The raw networks of EDM: ADM and DDPM++ / NCSN++ U-Nets (arXiv 2206.00364, table 7).
 
 Module and parameter names are those of published state dicts, so that weights load by name.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.denoiser import RawNetwork
 from erk_bench.networks.edm1_layers import (
     BlockOptions,
     Conv2d,
@@ -217,8 +217,8 @@ class SongUNet(nn.Module):
 MODELS = {"DhariwalUNet": DhariwalUNet, "SongUNet": SongUNet}
 
 
-class EDMPrecond(DenoiserNetwork):
-    """EDM1 denoiser around one of MODELS; augment_labels [B, augment_dim] may be passed by name."""
+class EDM1Network(RawNetwork):
+    """What a checkpoint of EDM holds: one of MODELS; augment_labels [B, augment_dim] may be passed."""
 
     def __init__(
         self,
@@ -239,16 +239,18 @@ class EDMPrecond(DenoiserNetwork):
             img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
         )
 
-    @staticmethod
-    def argument_names(model_type: str) -> list[str]:
-        """Constructor arguments, those of the wrapped model too; of every model for an unknown type."""
-        own = [name for name in inspect.signature(EDMPrecond).parameters if name != "model_kwargs"]
+    @classmethod
+    def argument_names(cls, init: Mapping[str, Any]) -> list[str]:
+        """Those of the model too; of every model for an unknown type."""
+        own = [name for name in inspect.signature(cls).parameters if name != "model_kwargs"]
+        model_type = str(init.get("model_type", ""))
         models = [MODELS[model_type]] if model_type in MODELS else list(MODELS.values())
         names = [name for model in models for name in inspect.signature(model).parameters]
         return [name for name in dict.fromkeys([*own, *names]) if name not in ("in_channels", "out_channels")]
 
-    def raw(self, x: Tensor, c_noise: Tensor, labels: Tensor | None, **options: Tensor | None) -> Tensor:
-        return self.model(x, c_noise, labels, **options)
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None, **options: Tensor | None) -> Tensor:
+        out: Tensor = self.model(x, c_noise, labels, **options)
+        return out
 
     def fold(
         self,

@@ -1,4 +1,4 @@
-"""The EDM2 denoiser: magnitude-preserving U-Net with EDM preconditioning.
+"""The raw network of EDM2: a magnitude-preserving U-Net.
 
 Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models"
 (arXiv 2312.02696), configuration G of Table 1.
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.denoiser import RawNetwork, c_noise
 from erk_bench.networks.edm2_layers import (
     MPConv,
     MPFourier,
@@ -115,7 +115,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """The raw network F(x; c_noise, label) of EDM2 (figure 21)."""
+    """EDM2's U-Net (figure 21)."""
 
     def __init__(
         self,
@@ -202,8 +202,8 @@ class UNet(nn.Module):
         return self.out_conv(x, gain=self.out_gain)
 
 
-class Precond(DenoiserNetwork):
-    """EDM2 denoiser."""
+class EDM2Network(RawNetwork):
+    """What a checkpoint of EDM2 holds: its U-Net, and the learned variance of its training loss."""
 
     def __init__(
         self,
@@ -248,13 +248,14 @@ class Precond(DenoiserNetwork):
         self.logvar_fourier = MPFourier(logvar_channels)
         self.logvar_linear = MPConv(logvar_channels, 1, ())
 
-    def raw(self, x: Tensor, c_noise: Tensor, labels: Tensor | None, **options: Tensor | None) -> Tensor:
-        return self.unet(x, c_noise, labels, **options)
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None, **options: Tensor | None) -> Tensor:
+        out: Tensor = self.unet(x, c_noise, labels, **options)
+        return out
 
     def logvar(self, sigma: Tensor | float) -> Tensor:
         """The learned log variance of the training loss at sigma, [B, 1, 1, 1]."""
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=self.logvar_linear.weight.device)
-        features = self.logvar_fourier(self.c_noise(sigma.reshape(-1, 1, 1, 1)))
+        features = self.logvar_fourier(c_noise(sigma))
         out: Tensor = self.logvar_linear(features)
         return out.reshape(-1, 1, 1, 1)
 

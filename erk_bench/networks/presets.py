@@ -12,7 +12,7 @@ from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
-from erk_bench.networks.denoiser import DenoiserNetwork
+from erk_bench.networks.denoiser import EDMPreconditioned
 
 
 def preset_files() -> dict[str, Path]:
@@ -37,8 +37,8 @@ def preset_weights(file: Path) -> str:
     return path
 
 
-def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu") -> DenoiserNetwork:
-    """A denoiser ready for inference: `net(x, sigma, labels) -> denoised`, float32 NCHW.
+def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu") -> EDMPreconditioned:
+    """A denoiser ready for inference: `net(x, sigma, condition) -> denoised`, float32 NCHW.
 
     path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', the name of a file in
     configs/model (its main network), or an address that is fetched into the cache (see storage/assets).

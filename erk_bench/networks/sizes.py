@@ -5,26 +5,51 @@ Sources: EDM2 (arXiv 2312.02696, table 6) and EDM (arXiv 2206.00364, table 7).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from erk_bench.base.errors import unknown_name
+
+
+class Architecture(NamedTuple):
+    """What a network is without its weights: a key of NETWORKS (see checkpoint) and constructor arguments."""
+
+    class_name: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def img_channels(self) -> int:
+        """Channels of the state."""
+        return int(self.arguments["img_channels"])
+
+    @property
+    def img_resolution(self) -> int:
+        """Side of the state."""
+        return int(self.arguments["img_resolution"])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the network knows; 0: none."""
+        return int(self.arguments.get("label_dim", 0))
+
 
 CHANNELS = {"xs": 128, "s": 192, "m": 256, "l": 320, "xl": 384, "xxl": 448}
 
 
-def _size(img_channels: int, size: str, label_dim: int = 1000) -> dict[str, Any]:
-    return {
+def _edm2(img_channels: int, size: str, label_dim: int = 1000) -> Architecture:
+    arguments = {
         "img_resolution": 64,
         "img_channels": img_channels,
         "label_dim": label_dim,
         "model_channels": CHANNELS[size],
     }
+    return Architecture("Precond", arguments)
 
 
-def _song(resolution: int, mults: list[int], dropout: float, kind: str, label_dim: int = 0) -> dict[str, Any]:
+def _song(resolution: int, mults: list[int], dropout: float, kind: str, label_dim: int = 0) -> Architecture:
     """DDPM++ ("vp") or NCSN++ ("ve")."""
     ncsnpp = kind == "ve"
-    return {
+    arguments = {
         "img_resolution": resolution, "img_channels": 3, "label_dim": label_dim, "model_type": "SongUNet",
         "channel_mult": mults, "augment_dim": 9, "dropout": dropout,
         "embedding_type": "fourier" if ncsnpp else "positional",
@@ -32,20 +57,17 @@ def _song(resolution: int, mults: list[int], dropout: float, kind: str, label_di
         "channel_mult_noise": 2 if ncsnpp else 1,
         "resample_filter": [1, 3, 3, 1] if ncsnpp else [1, 1],
     }  # fmt: skip
+    return Architecture("EDMPrecond", arguments)
 
 
-_ADM: dict[str, Any] = {
-    "img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True,
-    "model_type": "DhariwalUNet",
-}  # fmt: skip
+_ADM = {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True}
 
-# Constructor arguments by architecture, of EDMPrecond where there is a model_type, else of Precond;
-# everything else is a default.
-SIZES: dict[str, dict[str, Any]] = {
-    **{f"edm2-img512-{size}": _size(4, size) for size in CHANNELS},
-    **{f"edm2-img512-{size}-uncond": _size(4, size, 0) for size in ("xs", "s")},
-    **{f"edm2-img64-{size}": _size(3, size) for size in ("xs", "s", "m", "l", "xl")},
-    "edm-imagenet-64x64-cond-adm": _ADM,
+# Architectures by name; arguments that are not here have their defaults.
+SIZES: dict[str, Architecture] = {
+    **{f"edm2-img512-{size}": _edm2(4, size) for size in CHANNELS},
+    **{f"edm2-img512-{size}-uncond": _edm2(4, size, 0) for size in ("xs", "s")},
+    **{f"edm2-img64-{size}": _edm2(3, size) for size in ("xs", "s", "m", "l", "xl")},
+    "edm-imagenet-64x64-cond-adm": Architecture("EDMPrecond", {**_ADM, "model_type": "DhariwalUNet"}),
     **{
         f"edm-{name}-{kind}": _song(resolution, mults, dropout, kind, label_dim)
         for kind in ("vp", "ve")
@@ -59,8 +81,8 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def architecture(name: str) -> dict[str, Any]:
-    """The constructor arguments of a published size. Raises UserError for an unknown one."""
+def architecture(name: str) -> Architecture:
+    """A published architecture. Raises UserError for an unknown one."""
     if name not in SIZES:
         raise unknown_name("architecture", name, SIZES)
     return SIZES[name]

@@ -11,7 +11,9 @@ from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import DECODERS
-from erk_bench.runs.device import assets_of, network_init
+from erk_bench.networks.denoiser import Denoiser
+from erk_bench.networks.sizes import Architecture
+from erk_bench.runs.device import assets_of, network_architecture
 from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.options import defaults_of
 from erk_bench.spec import RunSpec, WeightsSpec
@@ -43,7 +45,12 @@ class Shape(NamedTuple):
 
     channels: int
     resolution: int
-    num_labels: int
+    num_classes: int
+
+
+def shape_of(network: Denoiser | Architecture) -> Shape:
+    """The shape of a network, or of an architecture."""
+    return Shape(network.img_channels, network.img_resolution, network.num_classes)
 
 
 def check_networks(spec: RunSpec) -> None:
@@ -89,14 +96,13 @@ def check_shapes(spec: RunSpec, main: Shape, guide: Shape | None) -> None:
             f"main and guiding network differ in (channels, resolution): {main[:2]} and {guide[:2]}; give "
             "networks of the same images"
         )
-    if spec.class_label is not None and not 0 <= spec.class_label < main.num_labels:
+    if spec.class_label is not None and not 0 <= spec.class_label < main.num_classes:
         raise UserError(
-            f"class_label is {spec.class_label}; this model has labels 0 to {main.num_labels - 1}"
-            if main.num_labels
+            f"class_label is {spec.class_label}; this model has labels 0 to {main.num_classes - 1}"
+            if main.num_classes
             else "class_label is set but the model is unconditional; use class_label=null"
         )
 
 
 def _shape_of(spec: RunSpec, weights: WeightsSpec) -> Shape:
-    init = network_init(weights, assets_of(spec))
-    return Shape(init["img_channels"], init["img_resolution"], init.get("label_dim", 0))
+    return shape_of(network_architecture(weights, assets_of(spec)))

@@ -15,8 +15,10 @@ from erk_bench.evaluation.detectors import PUBLISHED_DIM, detector_of
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.decoders import DECODERS
+from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.sizes import Architecture
 from erk_bench.runs.blocks import Worker
-from erk_bench.runs.device import assets_of, memory_guard, network_init, pick_device
+from erk_bench.runs.device import assets_of, memory_guard, network_architecture, pick_device
 from erk_bench.runs.equation import equation_of
 from erk_bench.spec import RunSpec
 
@@ -50,25 +52,29 @@ def estimate(spec: RunSpec) -> Cost:
     """
     assets = assets_of(spec)
     nfe, nfe_guide = (math.nan, math.nan) if spec.own_code else count_evaluations(spec)
-    init = network_init(spec.model.weights, assets)
-    flops = nfe * evaluation_flops(json.dumps(init))
+    main = network_architecture(spec.model.weights, assets)
+    flops = nfe * evaluation_flops(main)
     if nfe_guide and spec.guidance.guide is not None:
-        flops += nfe_guide * evaluation_flops(json.dumps(network_init(spec.guidance.guide, assets)))
+        flops += nfe_guide * evaluation_flops(network_architecture(spec.guidance.guide, assets))
     rows = [detector_of(name) for name in detectors_of(spec.metrics.names)]
     features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
     decoder = DECODERS[spec.model.decoder]
-    side = init["img_resolution"] * decoder.factor
+    side = main.img_resolution * decoder.factor
     return Cost(nfe, nfe_guide, flops, features, decoder.image_channels * side * side)
 
 
+def evaluation_flops(architecture: Architecture) -> int:
+    """FLOPs of one evaluation of one image, counted on shapes alone."""
+    return _evaluation_flops(architecture.class_name, json.dumps(dict(architecture.arguments)))
+
+
 @functools.cache
-def evaluation_flops(init: str) -> int:
-    """FLOPs of one evaluation of one image, counted on shapes alone. init: JSON of a network's arguments."""
-    arguments = json.loads(init)
+def _evaluation_flops(class_name: str, arguments: str) -> int:
+    architecture = Architecture(class_name, json.loads(arguments))
     with torch.device("meta"):
-        net = make_network(arguments).fold(torch.float32)
-        size = arguments["img_resolution"]
-        x = torch.empty(1, arguments["img_channels"], size, size)
+        net = EDMPreconditioned(make_network(architecture)).fold()
+        size = architecture.img_resolution
+        x = torch.empty(1, architecture.img_channels, size, size)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             net(x, torch.tensor(1.0), None)
     return int(counter.get_total_flops())
@@ -80,15 +86,14 @@ def measured_rate(spec: RunSpec) -> float | None:
     None where there is no GPU and the network is too large for a CPU.
     """
     device = pick_device(spec, Worker())
-    init = network_init(spec.model.weights, assets_of(spec))
-    per_image = evaluation_flops(json.dumps(init))
+    main = network_architecture(spec.model.weights, assets_of(spec))
+    per_image = evaluation_flops(main)
     if device.type == "cpu" and per_image > CPU_FLOPS:
         return None
-    net = make_network(init).fold(getattr(torch, spec.network_dtype)).to(device)
+    net = EDMPreconditioned(make_network(main)).fold(getattr(torch, spec.network_dtype)).to(device)
     net.to(memory_format=torch.channels_last)
-    x = torch.zeros(
-        spec.block_size, init["img_channels"], init["img_resolution"], init["img_resolution"], device=device
-    )
+    side = main.img_resolution
+    x = torch.zeros(spec.block_size, main.img_channels, side, side, device=device)
     limit = CALIBRATION_S if device.type == "cuda" else 0.5
     start = last = time.perf_counter()
     best = float("inf")

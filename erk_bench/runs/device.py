@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,8 +13,8 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.decoders import DECODERS, Decode
-from erk_bench.networks.denoiser import DenoiserNetwork
-from erk_bench.networks.sizes import architecture
+from erk_bench.networks.denoiser import Denoiser
+from erk_bench.networks.sizes import Architecture, architecture
 from erk_bench.runs.blocks import Worker
 from erk_bench.spec import ModelSpec, RunSpec, WeightsSpec
 
@@ -68,13 +67,13 @@ def memory_guard(spec: RunSpec) -> Iterator[None]:
         ) from error
 
 
-def network_init(weights: WeightsSpec, assets: Assets) -> Mapping[str, Any]:
-    """Constructor arguments of a network: of its file where that is here, else of its published size.
+def network_architecture(weights: WeightsSpec, assets: Assets) -> Architecture:
+    """What a network is: as its file says where that is here, else of its published size.
 
     Raises UserError where neither is known.
     """
     if assets.is_here(weights.path):
-        return _init_of(assets.locate(weights.path))
+        return _architecture_of(assets.locate(weights.path))
     if weights.architecture is None:
         raise UserError(
             f"'{weights.path}' is not here and its architecture is not given; run 'erk-bench fetch' first"
@@ -83,10 +82,8 @@ def network_init(weights: WeightsSpec, assets: Assets) -> Mapping[str, Any]:
 
 
 @functools.lru_cache(maxsize=16)
-def _init_of(path: Path) -> Mapping[str, Any]:
-    checkpoint = read_checkpoint(path)
-    named = {"model_type": "DhariwalUNet"} if checkpoint.class_name == "EDMPrecond" else {}
-    return {**named, **checkpoint.init}
+def _architecture_of(path: Path) -> Architecture:
+    return read_checkpoint(path).architecture
 
 
 def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
@@ -104,7 +101,7 @@ def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
 @functools.lru_cache(maxsize=4)
 def network(
     weights: WeightsSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
-) -> DenoiserNetwork:
+) -> Denoiser:
     """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
     path = checked_file(weights, assets)
     net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.networks.denoiser import DenoiserNetwork
-from erk_bench.runs.checks import Shape, check_shapes
+from erk_bench.networks.denoiser import Denoiser
+from erk_bench.runs.checks import check_shapes, shape_of
 from erk_bench.runs.device import assets_of, check_draws, decoder, memory_guard, network
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.store import ImageBlock
@@ -69,7 +69,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
         start = time.perf_counter()
         drawn = draw_block(spec, seeds, device)
         sampled = solve(
-            equation_of(spec), drawn.net, drawn.noise, drawn.labels,
+            equation_of(spec), drawn.net, drawn.noise, drawn.condition,
             guide=drawn.guide, fresh_noise=drawn.draws.normal_like,
         )  # fmt: skip
         error = _not_finite(spec, seeds, sampled.x)
@@ -99,7 +99,7 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
             equation_of(corrected),
             drawn.net,
             drawn.noise,
-            drawn.labels,
+            drawn.condition,
             cells=[(each.correction.w_stiff, each.correction.w_con) for each in specs],
             guide=drawn.guide,
             branch_limit=spec.block_size,
@@ -132,32 +132,31 @@ def _method(correction: CorrectionSpec) -> CorrectionSpec:
 
 
 class Drawn(NamedTuple):
-    """What a block starts from: networks, seeded draws, unit noise and one-hot labels (None without classes)
+    """What a block starts from: networks, seeded draws, unit noise and class numbers (None without classes)
     on the device, class numbers (-1 without) on the CPU."""
 
-    net: DenoiserNetwork
-    guide: DenoiserNetwork | None
+    net: Denoiser
+    guide: Denoiser | None
     draws: SeededDraws
     noise: Tensor
-    labels: Tensor | None
+    condition: Tensor | None
     classes: Tensor
 
 
 def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Drawn:
-    """The networks, and noise and labels of the seeds on the device."""
+    """The networks, and noise and classes of the seeds on the device."""
     assets = assets_of(spec)
     net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
     guide = None
     if spec.guidance.guide is not None and spec.guidance.active:
         guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
-    shapes = [Shape(each.img_channels, each.img_resolution, each.label_dim) for each in (net, guide) if each]
-    check_shapes(spec, shapes[0], shapes[1] if guide else None)
+    check_shapes(spec, shape_of(net), None if guide is None else shape_of(guide))
     draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
     shape = (net.img_channels, net.img_resolution, net.img_resolution)
-    noise, labels = initial(draws, shape, net.label_dim, spec.class_label)
-    classes = labels.argmax(1).cpu() if labels is not None else torch.full((len(seeds),), -1)
-    moved = None if labels is None else _to_device(labels, device)
-    return Drawn(net, guide, draws, _to_device(noise, device), moved, classes)
+    noise, classes = initial(draws, shape, net.num_classes, spec.class_label)
+    condition = None if classes is None else _to_device(classes, device)
+    numbers = torch.full((len(seeds),), -1) if classes is None else classes.cpu()
+    return Drawn(net, guide, draws, _to_device(noise, device), condition, numbers)
 
 
 def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | None:

@@ -21,6 +21,7 @@ from erk_bench.sampling.guidance import (
     Interval,
     combining,
     keeps_state,
+    under_null_class,
 )
 from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, integrate
 from erk_bench.sampling.options import Part, choose
@@ -201,6 +202,7 @@ class Equation:
     def problem(self, net: Callable[..., Tensor], guide: Callable[..., Tensor] | None = None) -> Problem:
         """The equation of these networks, counting their calls; good for one trajectory of one batch.
 
+        A guide that is the main network itself guides under its null class.
         Raises UserError where the guidance needs a guiding network and there is none.
         """
         row = self.guidance.row
@@ -210,7 +212,9 @@ class Equation:
                 "guide; pass guide=NET or guidance_method='cfg' with guidance=1"
             )
         main = CountedDenoiser(net)
-        guiding = CountedDenoiser(guide) if guide is not None else None
+        guiding = None
+        if guide is not None:
+            guiding = CountedDenoiser(under_null_class(net) if guide is net else guide)
         denoiser = row.make(
             main, guiding or main, self.weight, self.interval, self.levels, **self.guidance.options
         )

@@ -29,6 +29,32 @@ EVERYWHERE: Interval = (0.0, math.inf)
 TINY = 1e-16  # keeps the square of a norm from being zero
 
 
+def count_classes(net: object) -> int:
+    """How many classes a network knows, by its num_classes or label_dim. Raises UserError for neither."""
+    found = getattr(net, "num_classes", getattr(net, "label_dim", None))
+    if not isinstance(found, int):
+        raise UserError(
+            f"a network of class {type(net).__name__} tells no number of classes; give it an attribute "
+            "num_classes (0: none)"
+        )
+    return found
+
+
+def under_null_class(net: Denoiser) -> Denoiser:
+    """The same network under its null class, whatever class is asked for.
+
+    The null class is number num_classes, or an all-zero row, as the condition is given.
+    """
+
+    def denoiser(x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            return net(x, sigma, None)
+        null = count_classes(net) if condition.ndim == 1 and not condition.is_floating_point() else 0
+        return net(x, sigma, torch.full_like(condition, null))
+
+    return denoiser
+
+
 def _within(
     interval: Interval,
     main: Denoiser,

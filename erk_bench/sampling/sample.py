@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from erk_bench.base.errors import unknown_name
@@ -20,7 +21,7 @@ from erk_bench.sampling.equation import (
     schedule_part,
     solver_part,
 )
-from erk_bench.sampling.guidance import EVERYWHERE, Guidance
+from erk_bench.sampling.guidance import EVERYWHERE, Guidance, count_classes
 from erk_bench.sampling.loop import Churn, Trace, integrate
 from erk_bench.sampling.options import defaults_of
 from erk_bench.sampling.schedules import Levels, Schedule
@@ -28,14 +29,14 @@ from erk_bench.sampling.seeds import SeededDraws, initial
 from erk_bench.sampling.steps import Solver, StepFunction
 
 
-class DenoiserModel(Protocol):
-    """What the sampler needs to know of a denoiser network."""
+class Shaped(Protocol):
+    """What drawing needs to know of a denoiser; num_classes (or label_dim) too."""
 
-    img_channels: int
-    img_resolution: int
-    label_dim: int
+    @property
+    def img_channels(self) -> int: ...
 
-    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor: ...
+    @property
+    def img_resolution(self) -> int: ...
 
 
 class Sampled(NamedTuple):
@@ -50,11 +51,16 @@ class Sampled(NamedTuple):
 
 
 def draw(
-    seeds: Sequence[int], net: DenoiserModel, device: torch.device | str = "cpu"
+    seeds: Sequence[int], net: Shaped, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor | None]:
-    """Noise and labels of each seed: unit normal float32 NCHW, one-hot [B, label_dim] or None."""
+    """Noise and labels of each seed: unit normal float32 NCHW, one-hot [B, num_classes] or None.
+
+    net: has img_channels, img_resolution, and num_classes or label_dim.
+    """
     shape = (net.img_channels, net.img_resolution, net.img_resolution)
-    return initial(SeededDraws(seeds, device), shape, net.label_dim)
+    num_classes = count_classes(net)
+    noise, classes = initial(SeededDraws(seeds, device), shape, num_classes)
+    return noise, None if classes is None else F.one_hot(classes, num_classes).to(torch.float32)
 
 
 def equation_from(
@@ -138,7 +144,8 @@ def sample_counted(
     keyword arguments. num_steps: number of sigmas, from sigma_max to sigma_min.
     w_stiff, w_con: strength and gate of ERK-Guid (arXiv 2603.03692); w_stiff = 0 is the plain solver, and
     w_con = 0 opens the gate wherever there is an estimate.
-    guide, guidance: a second denoiser and its weight (1: off).
+    guide, guidance: a second denoiser and its weight (1: off). The same network again guides under its null
+    class: classifier-free guidance with one network.
     dtype: of the state.
     fresh_noise: draws noise like a state, for stochastic sampling. trace: called with a TracePoint after
     every step.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -44,16 +43,16 @@ class SeededDraws:
 
 
 def initial(
-    draws: SeededDraws, shape: Sequence[int], label_dim: int, class_label: int | None = None
+    draws: SeededDraws, shape: Sequence[int], num_classes: int, class_label: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Unit noise [B, *shape] and one-hot labels [B, label_dim], or None for an unconditional model.
+    """Unit noise [B, *shape] and class numbers int64 [B], or None for an unconditional model.
 
     class_label replaces the drawn class; the class is drawn all the same, so later draws do not move.
     """
     noise = draws.normal(shape)
-    if label_dim == 0:
+    if num_classes == 0:
         return noise, None
-    classes = draws.integers(label_dim)
+    classes = draws.integers(num_classes)
     if class_label is not None:
         classes = torch.full_like(classes, class_label)
-    return noise, F.one_hot(classes, label_dim).to(torch.float32)
+    return noise, classes

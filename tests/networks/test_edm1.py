@@ -13,7 +13,7 @@ from torch import Tensor
 import erk_bench
 from erk_bench.base.errors import UserError
 from erk_bench.networks.checkpoint import build_denoiser, convert, make_network, read_checkpoint
-from erk_bench.networks.edm1 import EDMPrecond
+from erk_bench.networks.edm1 import EDM1Network
 from erk_bench.networks.edm1_layers import UNetBlock
 from erk_bench.networks.sizes import SIZES
 from tests.conftest import golden, golden_facts, golden_net, golden_path
@@ -73,14 +73,14 @@ def test_every_layer_matches_its_fingerprint(letter: str) -> None:
     facts = dict(golden_facts("edm1_fingerprints")[letter])
     facts.pop("map_noise")  # a function here, for the positional embedding
     net = build_denoiser(read_checkpoint(golden_path(letter)))
-    assert isinstance(net, EDMPrecond)
+    assert isinstance(net.network, EDM1Network)
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
         return lambda module, arguments, output: seen.setdefault(name, output)
 
     for name in facts:
-        net.model.get_submodule(name).register_forward_hook(keep(name))
+        net.network.model.get_submodule(name).register_forward_hook(keep(name))
     net(noisy(letter, 2.0), 2.0, labels_of(letter))
     assert set(seen) == set(facts)
     for name, expected in facts.items():
@@ -95,7 +95,7 @@ def test_full_size_architecture(name: str) -> None:
     """Names, shapes, parameters and attention heads of the published networks, without their files."""
     facts = golden_facts("architectures_edm1")[name]
     with torch.device("meta"):
-        net, from_size = EDMPrecond(**facts["constructor_kwargs"]), make_network(SIZES[name])
+        net, from_size = EDM1Network(**facts["constructor_kwargs"]), make_network(SIZES[name])
     state = {key: list(value.shape) for key, value in net.state_dict().items()}
     assert state == {key: list(value.shape) for key, value in from_size.state_dict().items()}
     assert len(state) == facts["num_state_dict_keys"]

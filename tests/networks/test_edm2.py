@@ -11,8 +11,9 @@ from torch import Tensor
 
 from erk_bench.digits.train import edm2_loss
 from erk_bench.networks.checkpoint import Checkpoint, build_denoiser, read_checkpoint
-from erk_bench.networks.edm2 import Block, BlockOptions, MPConv, Precond, normalize
-from tests.conftest import golden, golden_facts, golden_net, golden_path
+from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.edm2 import Block, BlockOptions, EDM2Network, MPConv, normalize
+from tests.conftest import golden, golden_facts, golden_net, golden_path, raw_edm2
 
 LETTERS = "abcde"
 SIGMAS = ("0.002", "0.05", "0.5", "2", "10", "80")
@@ -44,18 +45,18 @@ def labels_of(letter: str) -> Tensor | None:
     return golden("edm2_denoiser").get(f"{letter}.labels")
 
 
-def unfolded(letter: str) -> Precond:
+def unfolded(letter: str) -> EDMPreconditioned:
     """A golden network as in training: raw weights, normalised at every call."""
     checkpoint = read_checkpoint(golden_path(letter))
-    net = Precond(**checkpoint.init)
-    net.load_state_dict(dict(checkpoint.weights), assign=True)
-    return net.eval().requires_grad_(False)
+    raw = EDM2Network(**checkpoint.init)
+    raw.load_state_dict(dict(checkpoint.weights), assign=True)
+    return EDMPreconditioned(raw).eval().requires_grad_(False)
 
 
-def live_net(seed: int, **changes: Any) -> Precond:
+def live_net(seed: int, **changes: Any) -> EDMPreconditioned:
     """A small network with non-zero gains, so that every layer reaches the output."""
     torch.manual_seed(seed)
-    net = Precond(**{**SMALL, **changes})
+    net = EDMPreconditioned(EDM2Network(**{**SMALL, **changes}))
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.endswith("_gain"):
@@ -79,7 +80,9 @@ def test_one_noise_level_per_sample_is_published(letter: str) -> None:
     x = data[f"{letter}.clean"] + levels.reshape(-1, 1, 1, 1) * data[f"{letter}.noise"]
     denoised = golden_net(letter)(x, levels, labels_of(letter))
     assert max_difference(denoised, data[f"{letter}.vec.D"]) < TOLERANCE
-    assert max_difference(golden_net(letter).logvar(levels), data[f"{letter}.vec.logvar"]) < TOLERANCE
+    assert (
+        max_difference(raw_edm2(golden_net(letter)).logvar(levels), data[f"{letter}.vec.logvar"]) < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("letter", "acde")
@@ -96,7 +99,7 @@ def test_unconditional_network_ignores_labels() -> None:
 @pytest.mark.parametrize("letter", LETTERS)
 def test_uncertainty_is_published(letter: str) -> None:
     levels = torch.tensor([float(sigma) for sigma in SIGMAS])
-    logvar = golden_net(letter).logvar(levels)
+    logvar = raw_edm2(golden_net(letter)).logvar(levels)
     assert max_difference(logvar, golden("edm2_denoiser")[f"{letter}.logvar"]) < TOLERANCE
 
 
@@ -108,7 +111,7 @@ def test_training_loss_is_published(letter: str) -> None:
     sigma = (torch.randn(len(clean), 1, 1, 1) * 1.0 - 0.4).exp()
     noise = torch.randn_like(clean)
     expected = data[f"{letter}.loss"]
-    loss = edm2_loss(unfolded(letter), clean, noise, sigma, labels)
+    loss = edm2_loss(raw_edm2(unfolded(letter)), clean, noise, sigma, labels)
     # The weight and the learned variance amplify the network's rounding; elements reach 200.
     assert ((loss - expected).abs() / (1 + expected.abs())).max().item() < 5 * TOLERANCE
 
@@ -125,7 +128,7 @@ def test_float16_gains_are_rounded_as_published() -> None:
         assert max_difference(denoised, data[f"e_cast32.sigma{sigma}.D"]) < TOLERANCE
         assert max_difference(denoised, data[f"e.sigma{sigma}.D"]) > 5 * TOLERANCE
     levels = torch.tensor([float(sigma) for sigma in SIGMAS])
-    assert max_difference(net.logvar(levels), data["e_cast32.logvar"]) < TOLERANCE
+    assert max_difference(raw_edm2(net).logvar(levels), data["e_cast32.logvar"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("letter", LETTERS)
@@ -137,7 +140,9 @@ def test_every_block_matches_its_fingerprint(letter: str) -> None:
 
     fingerprints = golden_facts("edm2_fingerprints")[letter]
     net = golden_net(letter)
-    hooks = [net.unet.get_submodule(name).register_forward_hook(keep(name)) for name in fingerprints]
+    hooks = [
+        raw_edm2(net).unet.get_submodule(name).register_forward_hook(keep(name)) for name in fingerprints
+    ]
     try:
         net(noisy(letter, 2.0), torch.tensor(2.0), labels_of(letter))
     finally:
@@ -173,7 +178,7 @@ def test_folded_network_normalises_no_weight_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(MPConv, "effective_weight", refuse)
     x = noisy("a", 2.0)
     folded(x, 2.0, labels_of("a"))
-    folded.logvar(2.0)
+    raw_edm2(folded).logvar(2.0)
     with pytest.raises(AssertionError, match="normalised again"):
         raw(x, 2.0, labels_of("a"))  # the patch does catch an unfolded network
 
@@ -211,7 +216,7 @@ def test_small_state_dicts_are_published(file: str) -> None:
         for name, tensor in stored.weights.items()
     ]
     assert found == list(facts["state_dict"].items())
-    net = Precond(**facts["constructor_kwargs"])
+    net = EDM2Network(**facts["constructor_kwargs"])
     ours = [(name, list(tensor.shape)) for name, tensor in net.state_dict().items()]
     assert ours == [(name, entry["shape"]) for name, entry in facts["state_dict"].items()]
     assert sum(parameter.numel() for parameter in net.parameters()) == facts["num_parameters"]
@@ -223,7 +228,7 @@ def test_small_state_dicts_are_published(file: str) -> None:
 def test_full_size_networks_are_published(name: str) -> None:
     facts = golden_facts("architectures_edm2")[name]
     with torch.device("meta"):
-        net = Precond(**facts["constructor_kwargs"])
+        net = EDM2Network(**facts["constructor_kwargs"])
     ours = [(key, list(tensor.shape)) for key, tensor in net.state_dict().items()]
     assert ours == list(facts["state_dict"].items())
     assert len(ours) == facts["num_state_dict_keys"]
@@ -261,10 +266,10 @@ def test_force_normalize_gives_unit_rows_and_the_same_outputs() -> None:
                 conv.weight.mul_(rows.reshape(-1, *[1] * (conv.weight.ndim - 1)))
         x, labels = torch.randn(3, 1, 8, 8), torch.eye(10)[:3]
         scaled = net(x, 0.7, labels)
-        net.force_normalize()
+        raw_edm2(net).force_normalize()
         unit = net(x, 0.7, labels)
         assert max_difference(unit, scaled) < 1e-3  # NORM_EPS counts differently at another scale
-        net.force_normalize()
+        raw_edm2(net).force_normalize()
         assert max_difference(net(x, 0.7, labels), unit) < 1e-5  # rows as they are in training
     for name, conv in net.named_modules():
         if isinstance(conv, MPConv):
@@ -287,7 +292,7 @@ def test_normalize_matches_its_formula() -> None:
 @pytest.mark.parametrize("fresh", [True, False], ids=["zero gains", "live gains"])
 def test_gradients_are_finite_for_zero_images_and_labels(fresh: bool, dropout: float) -> None:
     torch.manual_seed(6)
-    net = Precond(**SMALL, dropout=dropout) if fresh else live_net(seed=6, dropout=dropout)
+    net = EDM2Network(**SMALL, dropout=dropout) if fresh else raw_edm2(live_net(seed=6, dropout=dropout))
     zeros = torch.zeros(4, 1, 8, 8)
     sigma = torch.tensor([0.01, 0.5, 2.0, 80.0]).reshape(-1, 1, 1, 1)
     loss = edm2_loss(net.train(), zeros, zeros, sigma, torch.zeros(4, 10)).mean()
@@ -308,7 +313,7 @@ def test_dropout_acts_in_training_only() -> None:
 def test_activations_are_clipped() -> None:
     """Network d was built with clip_act 4; strong inputs reach that value and never pass it."""
     torch.manual_seed(8)
-    block = golden_net("d").unet.get_submodule("enc.16x16_block0")
+    block = raw_edm2(golden_net("d")).unet.get_submodule("enc.16x16_block0")
     output = block(1000 * torch.randn(1, 8, 16, 16), 100 * torch.randn(1, 24))
     assert output.abs().max().item() == pytest.approx(4.0)
 

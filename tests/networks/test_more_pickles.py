@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from erk_bench.networks.checkpoint import build_denoiser, convert, read_checkpoint
-from erk_bench.networks.denoiser import DenoiserNetwork
-from erk_bench.networks.edm2 import Block, Precond
+from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.edm2 import Block, EDM2Network
 from erk_bench.networks.vae import to_vae_latents
-from tests.conftest import DATA, golden, golden_facts
+from tests.conftest import DATA, golden, golden_facts, raw_edm2
 
 FACTS = golden_facts("edm2_more_nets")
 NAMES = sorted(FACTS)
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def network(path: Path) -> DenoiserNetwork:
+def network(path: Path) -> EDMPreconditioned:
     return build_denoiser(read_checkpoint(path))
 
 
@@ -59,8 +59,7 @@ def test_outputs_are_published(name: str, folder: Path) -> None:
     levels = data[f"{name}.sigma_vec"]
     denoised = net(noisy(name, levels.reshape(-1, 1, 1, 1)), levels, labels)
     assert (denoised - data[f"{name}.vec.D"]).abs().max() < tolerance(name)
-    assert isinstance(net, Precond)
-    logvar = net.logvar(torch.tensor([float(sigma) for sigma in SIGMAS]))
+    logvar = raw_edm2(net).logvar(torch.tensor([float(sigma) for sigma in SIGMAS]))
     assert (logvar.flatten() - data[f"{name}.logvar"]).abs().max() < 1e-5
 
 
@@ -69,8 +68,8 @@ def test_number_types_stay_until_weights_are_folded(name: str, folder: Path) -> 
     checkpoint = read_checkpoint(folder / f"{name}.pkl")
     assert {str(tensor.dtype) for tensor in checkpoint.weights.values()} == {FACTS[name]["dtype"]}
     wide = {key: tensor.float() for key, tensor in checkpoint.weights.items()}
-    net = Precond(**checkpoint.init)
-    net.load_state_dict(wide)
+    net = EDMPreconditioned(EDM2Network(**checkpoint.init))
+    net.network.load_state_dict(wide)
     data = golden("edm2_more_denoiser")
     denoised = net.fold()(noisy(name, 2.0), 2.0, data.get(f"{name}.labels"))
     assert (denoised - data[f"{name}.cast32.sigma2.D"]).abs().max() < tolerance(name)
@@ -82,7 +81,7 @@ def test_heads_and_arguments_are_published(name: str, folder: Path) -> None:
     assert checkpoint.init == {**dict(zip(order, facts["args"], strict=False)), **facts["kwargs"]}
     assert checkpoint.encoder == facts["encoder"]
     net = network(folder / f"{name}.pkl")
-    heads = {key: block.num_heads for key, block in net.named_modules() if isinstance(block, Block)}
+    heads = {key: block.num_heads for key, block in net.network.named_modules() if isinstance(block, Block)}
     assert {key: heads[key] for key in facts["heads"]} == facts["heads"]
     assert not any(count for key, count in heads.items() if key not in facts["heads"])
     assert sum(parameter.numel() for parameter in net.parameters()) == facts["parameters"]

@@ -82,7 +82,9 @@ def test_track_and_guidance_of_a_preset_yield_to_the_user() -> None:
 def test_sizes_are_the_published_ones(name: str) -> None:
     published = golden_facts("architectures_edm2")[name]["constructor_kwargs"]
     training = ("dropout", "use_fp16")
-    assert architecture(name) == {key: value for key, value in published.items() if key not in training}
+    assert architecture(name).arguments == {
+        key: value for key, value in published.items() if key not in training
+    }
 
 
 def test_unknown_architecture_is_named() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from erk_bench.cli import main
@@ -17,16 +15,16 @@ from tests.conftest import golden_facts
 def test_flops_of_published_sizes(name: str) -> None:
     """EDM2's own count, in which a multiply-add is one operation, also counts element-wise ones: 1 to 2 %."""
     published = golden_facts("architectures_edm2")[name]["flops"]["total"]
-    assert evaluation_flops(json.dumps(SIZES[name])) / 2 == pytest.approx(published, rel=0.02)
+    assert evaluation_flops(SIZES[name]) / 2 == pytest.approx(published, rel=0.02)
 
 
 def test_cost_of_an_image_that_is_not_fetched() -> None:
     plain = estimate(run_spec(["model=edm2-img512-s-fid"], fetch=False))
-    assert plain.flops == 63 * evaluation_flops(json.dumps(SIZES["edm2-img512-s"]))
+    assert plain.flops == 63 * evaluation_flops(SIZES["edm2-img512-s"])
     assert plain.image_bytes == 3 * 512 * 512
     assert plain.feature_bytes == 4 * (2048 + 1008 + 1024)
     guided = estimate(run_spec(["model=edm2-img512-s-guid-fid"], fetch=False))
-    assert guided.flops == plain.flops + 63 * evaluation_flops(json.dumps(SIZES["edm2-img512-xs-uncond"]))
+    assert guided.flops == plain.flops + 63 * evaluation_flops(SIZES["edm2-img512-xs-uncond"])
 
 
 def test_plan_of_a_table_that_is_not_fetched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +32,7 @@ def test_plan_of_a_table_that_is_not_fetched(capsys: pytest.CaptureFixture[str])
     printed = capsys.readouterr().out
     assert printed.count("(not fetched)") == 2 and printed.count("0 / 1000") == 2
     assert "to do: 1,500,000 network evaluations" in printed
-    per_image = 15 * evaluation_flops(json.dumps(SIZES["edm2-img512-s"]))
+    per_image = 15 * evaluation_flops(SIZES["edm2-img512-s"])
     hours = 2 * 50_000 * per_image / 100e12 / 3600
     assert f"about {hours:,.2f} GPU-hours at 100 TFLOP/s" in printed
     assert "missing: 6 files" in printed and "edm2:dataset-refs/img512.pkl" in printed

@@ -102,16 +102,16 @@ def test_edm_sampler_on_networks(key: str) -> None:
     data, run, letter = golden("edm_sampler"), EDM[key], key[0]
     net = golden_net(letter)
     draws = SeededDraws(golden_facts("edm_sampler")["seeds"])
-    noise, labels = initial(draws, data[f"{letter}.noise"].shape[1:], net.label_dim)
+    noise, classes = initial(draws, data[f"{letter}.noise"].shape[1:], net.num_classes)
     assert torch.equal(noise, data[f"{letter}.noise"])
-    assert labels is not None and torch.equal(labels, data[f"{letter}.labels"])
+    assert classes is not None and torch.equal(classes, data[f"{letter}.labels"].argmax(1))
     options = {name.lower(): float(run[name]) for name in run if name.startswith("S_")}
     if ".rho5." in key:
         options |= {"sigma_min": 0.01, "sigma_max": 40.0, "rho": 5.0}
     x = sample(
         net,
         noise,
-        labels,
+        classes,
         num_steps=run["num_steps"],
         guide=golden_net(GUIDE[letter]),
         guidance=run["guidance"],
@@ -129,13 +129,13 @@ def test_whole_pipeline_images(tag: str) -> None:
     data, run = golden("pipeline_images"), golden_facts("pipeline_images")[tag]
     net = golden_net("c")
     draws = SeededDraws(run["seeds"])
-    noise, labels = initial(draws, data["noise"].shape[1:], net.label_dim, run.get("class_idx"))
+    noise, classes = initial(draws, data["noise"].shape[1:], net.num_classes, run.get("class_idx"))
     assert torch.equal(noise, data["noise"])
-    assert labels is not None and torch.equal(labels, data[f"{tag}.labels"])
+    assert classes is not None and torch.equal(classes, data[f"{tag}.labels"].argmax(1))
     x = sample(
         net,
         noise,
-        labels,
+        classes,
         num_steps=run["num_steps"],
         w_stiff=run.get("w_stiff", 0.0),
         w_con=run.get("w_con", 0.0),
