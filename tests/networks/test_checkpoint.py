@@ -150,7 +150,7 @@ def test_built_network_is_ready_for_inference(converted: Path) -> None:
     assert not net.training
     assert not any(parameter.requires_grad for parameter in net.parameters())
     assert all(module.folded for module in net.modules() if isinstance(module, MPConv))
-    assert net.compute_dtype == torch.bfloat16
+    assert net.network.compute_dtype == torch.bfloat16
 
 
 def test_unknown_class_name() -> None:
