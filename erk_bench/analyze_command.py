@@ -17,11 +17,11 @@ from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic
 from erk_bench.reporting.table_figures import to_bytes
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.device import check_draws, memory_guard, pick_device
 from erk_bench.runs.equation import equation_of
+from erk_bench.runs.needs import fetch
 from erk_bench.runs.sample_block import draw_block
 from erk_bench.sampling.equation import correction_part
 from erk_bench.settings import whole_number
@@ -36,7 +36,7 @@ def analyze(spec: RunSpec, options: Mapping[str, str]) -> int:
     images = whole_number("images", options["images"])
     iterations = whole_number("iterations", options["iterations"])
     _check(spec, images)
-    stages.fetch(spec, features=False)
+    fetch(spec, features=False)
     found, dimensions = _observed(spec, images, iterations)
     to = Path(options["to"] or Path(spec.out) / "analyses").expanduser() / f"analyze-{spec.slug}"
     w_con = spec.correction.w_con if spec.correction.w_stiff else None

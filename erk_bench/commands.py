@@ -19,12 +19,15 @@ from erk_bench.evaluation.metrics import METRICS
 from erk_bench.networks import checkpoint
 from erk_bench.reporting import table_views
 from erk_bench.reporting.trackers.tracker import Tracker
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import blocks_of
 from erk_bench.runs.checks import check_networks
 from erk_bench.runs.export import export as export_images
+from erk_bench.runs.export import finish_samples
+from erk_bench.runs.generate import unfinished
+from erk_bench.runs.needs import fetch
 from erk_bench.runs.records import Record
+from erk_bench.runs.score import record_path, score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 from erk_bench.studies.records import compute_records, prepare
@@ -43,7 +46,7 @@ def run(spec: RunSpec, tracker: Tracker) -> int:
     records = compute_records([[spec]], title=spec.run_id, tracker=tracker)
     if records is not None:
         tracker.record(records[spec.run_id], RunStore.folder_of(spec))
-        _show_record(records[spec.run_id], stages.record_path(spec))
+        _show_record(records[spec.run_id], record_path(spec))
         _show_samples(spec)
     return 0
 
@@ -51,11 +54,11 @@ def run(spec: RunSpec, tracker: Tracker) -> int:
 def _scored(spec: RunSpec) -> Record:
     if len(spec.seed_range) >= MANY:
         print(f"scoring {len(spec.seed_range):,} images: {', '.join(spec.metrics.names)}", file=sys.stderr)
-    return stages.score(spec)
+    return score(spec)
 
 
 def _show_samples(spec: RunSpec) -> None:
-    path = stages.finish_samples(spec)
+    path = finish_samples(spec)
     if path is None or not path.exists():
         return
     print(f"images: {path}")
@@ -71,10 +74,10 @@ def generate(spec: RunSpec) -> int:
         raise UserError(
             "samples is 'none', so generate would leave nothing; use samples=blocks, png or npz, or 'run'"
         )
-    stages.fetch(spec, features=False)
+    fetch(spec, features=False)
     check_networks(spec)
     if launch.compute([[spec]], features=False, title=spec.run_id):
-        print(f"{len(spec.seed_range)} images (seeds {spec.seeds}) are in {stages.finish_samples(spec)}")
+        print(f"{len(spec.seed_range)} images (seeds {spec.seeds}) are in {finish_samples(spec)}")
         print("next: 'erk-bench evaluate' or 'erk-bench export' with the same settings")
     return 0
 
@@ -83,7 +86,7 @@ def evaluate(spec: RunSpec) -> int:
     """Score the images that are there; never samples."""
     prepare([spec])
     store = RunStore.open(spec)
-    lacking = [block for block in stages.unfinished(spec, features=True) if not store.has_images(block)]
+    lacking = [block for block in unfinished(spec, features=True) if not store.has_images(block)]
     if lacking:
         total = len(blocks_of(spec.seed_range, spec.block_size))
         raise UserError(
@@ -91,7 +94,7 @@ def evaluate(spec: RunSpec) -> int:
             "'erk-bench generate' with the same settings first"
         )
     if launch.compute([[spec]], features=True, title=f"features of {spec.run_id}"):
-        _show_record(_scored(spec), stages.record_path(spec))
+        _show_record(_scored(spec), record_path(spec))
     return 0
 
 

@@ -25,10 +25,11 @@ from erk_bench.evaluation.make_reference import make_reference
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.reporting.table_views import DASH
 from erk_bench.runs import cost as planning
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker, blocks_of
 from erk_bench.runs.device import assets_of, set_up_device
+from erk_bench.runs.generate import unfinished
+from erk_bench.runs.needs import addresses_of
 from erk_bench.settings import flag, is_whole, whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.studies import simulate as simulating
@@ -42,7 +43,7 @@ def fetch(specs: Sequence[RunSpec], *, every_detector: bool, dry_run: bool) -> i
     every_detector: also those of metrics that the runs do not name, where they need any file at all.
     """
     assets = assets_of(specs[0])
-    needed = [address for spec in specs for address in stages.addresses_of(spec)]
+    needed = [address for spec in specs for address in addresses_of(spec)]
     if every_detector and any(assets.url(address) for address in needed):
         needed += [row.weights for row in DETECTORS.values() if row.weights is not None]
     addresses = dict.fromkeys(address for address in needed if assets.url(address) is not None)
@@ -142,7 +143,7 @@ def plan(specs: Sequence[RunSpec], throughput: str, *, shared: bool = False, wor
         _simulate([[block / rate / 3600 for block in row] for row in rows if row], rate, counts)
     assets = assets_of(specs[0])
     missing = dict.fromkeys(
-        address for spec in specs for address in stages.addresses_of(spec) if not assets.is_here(address)
+        address for spec in specs for address in addresses_of(spec) if not assets.is_here(address)
     )
     if missing:
         print(
@@ -160,9 +161,9 @@ def _progress_of(spec: RunSpec) -> tuple[str, int, int]:
     assets = assets_of(spec)
     if spec.unknown_weights:
         return f"{spec.slug} (not fetched)", 0, total
-    if not all(assets.is_here(address) for address in stages.addresses_of(spec)):
+    if not all(assets.is_here(address) for address in addresses_of(spec)):
         return spec.run_id, 0, total
-    return spec.run_id, total - len(stages.unfinished(spec, features=True)), total
+    return spec.run_id, total - len(unfinished(spec, features=True)), total
 
 
 def _size(count: int) -> str:

@@ -19,8 +19,8 @@ from erk_bench.reporting import table_figures, table_views
 from erk_bench.reporting.latex import latex
 from erk_bench.reporting.styles import Style, style_named
 from erk_bench.reporting.trackers.tracker import Tracker
-from erk_bench.runs import generate as stages
 from erk_bench.runs.export import images_of
+from erk_bench.runs.generate import unfinished
 from erk_bench.runs.records import Record, write_record
 from erk_bench.runs.store import RunStore
 from erk_bench.settings import flag, whole_number
@@ -169,7 +169,7 @@ def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
     """The run's first images, uint8 [N, H, W, C], or None where they are not kept."""
     first = spec.seed_range[0]
     few = dataclasses.replace(spec, seeds=f"{first}-{min(spec.seed_range[-1], first + count - 1)}")
-    if stages.unfinished(few, features=False):
+    if unfinished(few, features=False):
         return None
     return np.stack([image for _, image, _ in images_of(few)])
 

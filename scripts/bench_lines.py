@@ -39,9 +39,10 @@ from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import architecture
 from erk_bench.runs import device as worker
 from erk_bench.runs import finish_block, sample_block
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Block, Worker, blocks_of
+from erk_bench.runs.generate import generate
 from erk_bench.runs.png import write_png
+from erk_bench.runs.score import score
 from erk_bench.runs.store import ImageBlock, RunStore
 from erk_bench.sampling import corrections
 from erk_bench.sampling.corrections import Correct, erk_guid
@@ -427,8 +428,8 @@ def neighbours(scale: Scale) -> Iterator[Line]:
     )  # fmt: skip
 
 
-def generate(groups: Sequence[Sequence[RunSpec]], *, shared: bool) -> None:
-    stages.generate(groups, Worker(), lambda *_: None, features=True, shared=shared)
+def by_one_worker(groups: Sequence[Sequence[RunSpec]], *, shared: bool) -> None:
+    generate(groups, Worker(), lambda *_: None, features=True, shared=shared)
 
 
 def grid(scale: Scale) -> Iterator[Line]:
@@ -443,7 +444,7 @@ def grid(scale: Scale) -> Iterator[Line]:
         def run(shared: bool, cells: Any = cells, share: list[float] = share) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 groups = [[_to(spec, folder) for spec in group] for group in trees(cells)]
-                generate(groups, shared=shared)
+                by_one_worker(groups, shared=shared)
                 if shared:
                     share.append(_evaluations(groups))
 
@@ -484,8 +485,8 @@ def table(scale: Scale) -> Iterator[Line]:
         worker.network.cache_clear()
         with tempfile.TemporaryDirectory() as folder:
             specs = digits_specs(scale, folder, *overrides)
-            generate([specs], shared=False)
-            found[name] = [next(iter(stages.score(spec).metrics.values())).value for spec in specs]
+            by_one_worker([specs], shared=False)
+            found[name] = [next(iter(score(spec).metrics.values())).value for spec in specs]
         worker.network.cache_clear()
 
     def plain() -> None:
@@ -583,10 +584,10 @@ def profile(scale: Scale) -> dict[str, float]:
         start = time.perf_counter()
         specs = digits_specs(scale, folder)
         spent["composing settings"] = time.perf_counter() - start
-        generate([specs], shared=False)
+        by_one_worker([specs], shared=False)
         begun = time.perf_counter()
         for spec in specs:
-            stages.score(spec)
+            score(spec)
         spent["scoring"] = time.perf_counter() - begun
         total = time.perf_counter() - start
     aside = spent["writing (in threads)"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.cost import measured_rate
+from erk_bench.runs.generate import generate
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.runs.store import RunStore
 from erk_bench.sampling.sample import draw, sample
@@ -60,7 +60,7 @@ def test_same_bytes_again(network_dtype: str, small_run: MakeSpec, tmp_path: Pat
         spec = small_run(
             "device=cuda", "draw_device=cuda", f"network_dtype={network_dtype}", f"out={tmp_path / name}"
         )
-        stages.generate([[spec]], Worker(), lambda *_: None, features=True)
+        generate([[spec]], Worker(), lambda *_: None, features=True)
         folder = RunStore.folder_of(spec)
         runs.append({path.name: path.read_bytes() for path in sorted(folder.rglob("images/*.safetensors"))})
     assert runs[0] == runs[1] and len(runs[0]) == 5

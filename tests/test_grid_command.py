@@ -19,9 +19,10 @@ from erk_bench.cli import main
 from erk_bench.composing import grid_cells, grid_file
 from erk_bench.reporting.grid_figures import curves_figure
 from erk_bench.runs import finish_block
-from erk_bench.runs import generate as stages
-from erk_bench.runs.blocks import Worker
+from erk_bench.runs.blocks import Worker, blocks_of
+from erk_bench.runs.generate import generate, unfinished
 from erk_bench.runs.records import Record, read_record
+from erk_bench.runs.score import finished_record, record_path, score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 from erk_bench.studies.grid import build_grid_view
@@ -90,8 +91,8 @@ def separate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunSpec], Se
     def made(spec: RunSpec) -> Separate:
         if spec.run_id not in known:
             alone = dataclasses.replace(spec, out=str(folder), samples="blocks", workers=1)
-            stages.generate([[alone]], Worker(), ignore, features=True)
-            known[spec.run_id] = Separate(contents(alone), stages.score(alone))
+            generate([[alone]], Worker(), ignore, features=True)
+            known[spec.run_id] = Separate(contents(alone), score(alone))
         return known[spec.run_id]
 
     return made
@@ -180,8 +181,8 @@ def test_only_missing_cells_are_computed(
     """Runs that were made alone keep their files and times; the others share what is left."""
     base, first, *others = small.specs()
     for spec in (base, first):
-        stages.generate([[spec]], Worker(), ignore, features=True)
-    record = stages.score(first)
+        generate([[spec]], Worker(), ignore, features=True)
+    record = score(first)
     before = {path: path.stat().st_mtime_ns for path in small.folder.rglob("*.safetensors")}
     assert main([*small.words, "views=false"]) == 0
     assert "computed 4 of 5 runs" in capsys.readouterr().out  # the baseline lacked its record
@@ -228,7 +229,7 @@ def test_a_stopped_grid_goes_on(
     assert main(words) == stopping.STATUS
     assert "stopped as SIGUSR2 asked; finished blocks are kept" in capsys.readouterr().err
     assert calls == 2 and not (small.folder / "records").exists()
-    assert all(len(stages.unfinished(spec, features=True)) == BLOCKS - 2 for spec in small.specs())
+    assert all(len(unfinished(spec, features=True)) == BLOCKS - 2 for spec in small.specs())
     assert not list(small.folder.rglob("*.tmp"))
     monkeypatch.setattr(stopping, "_asked", False)
     assert main(words) == 0
@@ -273,7 +274,7 @@ def test_what_is_kept_of_a_grids_images(
             kept = dataclasses.replace(spec, samples="blocks")
             folder = small.folder / "again" / spec.run_id / "images"
             store = RunStore.open(dataclasses.replace(kept, out=str(small.folder / "again")))
-            for block in stages.blocks_of(spec.seed_range, spec.block_size):
+            for block in blocks_of(spec.seed_range, spec.block_size):
                 store.write_images(block, RunStore.open(spec).read_images(block))
                 name = f"{block.index:08d}.safetensors"
                 assert (folder / name).read_bytes() == alone.files[f"images/{name}"]
@@ -286,8 +287,8 @@ def test_a_cell_that_is_not_finite_is_named(small: Small, capsys: pytest.Capture
     assert "not finite for seeds 0, 1, 2, 3, 4 and others (8 of 8)" in told and bad.run_id in told
     assert "1 runs failed, the others of their trees are done" in told
     good = small.specs(f"{W_STIFF}=0.5", f"{W_CON}=0")
-    assert all(not stages.unfinished(spec, features=True) for spec in good)
-    assert len(stages.unfinished(bad, features=True)) == BLOCKS
+    assert all(not unfinished(spec, features=True) for spec in good)
+    assert len(unfinished(bad, features=True)) == BLOCKS
     before = {path: path.stat().st_mtime_ns for path in small.folder.rglob("*.safetensors")}
     assert main([*small.words, f"{W_STIFF}=0.5", f"{W_CON}=0"]) == 0  # without it nothing is computed again
     assert {path: path.stat().st_mtime_ns for path in small.folder.rglob("*.safetensors")} == before
@@ -296,22 +297,22 @@ def test_a_cell_that_is_not_finite_is_named(small: Small, capsys: pytest.Capture
 def test_records_keep_metrics_that_others_asked_for(small: Small) -> None:
     """A run with fewer metrics neither takes away nor measures again what an earlier one measured."""
     spec = small.specs(f"{W_STIFF}=0.5", f"{W_CON}=0")[-1]
-    both = stages.record_path(spec)
+    both = record_path(spec)
     assert main([*small.words, f"{W_STIFF}=0.5", f"{W_CON}=0", "views=false"]) == 0
     whole = read_record(both)
     fewer = dataclasses.replace(spec, metrics=dataclasses.replace(spec.metrics, names=("fd_digits",)))
-    found = stages.finished_record(fewer)
+    found = finished_record(fewer)
     assert found is not None and list(found.metrics) == ["fd_digits"] == list(found.run_spec.metrics.names)
-    assert stages.score(fewer).metrics == found.metrics
+    assert score(fewer).metrics == found.metrics
     kept = read_record(both)
     assert kept.metrics == whole.metrics and kept.run_spec.metrics == whole.run_spec.metrics
     other = dataclasses.replace(spec, metrics=dataclasses.replace(spec.metrics, names=("precision_digits",)))
-    assert stages.finished_record(other) is None
-    assert list(stages.score(other).metrics) == ["precision_digits"]
+    assert finished_record(other) is None
+    assert list(score(other).metrics) == ["precision_digits"]
     assert list(read_record(both).metrics) == [*METRICS, "precision_digits"]
     coarser = dataclasses.replace(fewer, metrics=dataclasses.replace(fewer.metrics, num_groups=4))
-    assert stages.finished_record(coarser) is None
-    stages.score(coarser)  # measured in another way: nothing of the earlier record holds
+    assert finished_record(coarser) is None
+    score(coarser)  # measured in another way: nothing of the earlier record holds
     assert list(read_record(both).metrics) == ["fd_digits"]
 
 
@@ -320,7 +321,7 @@ def test_plain_solvers_of_several_curves(small: Small) -> None:
     grid, cells = small.cells(f"{STEPS}=3,5", f"{W_STIFF}=0.5", f"out={small.folder / 'runs'}")
     grid = dataclasses.replace(grid, curves=STEPS)
     assert main([*small.words, f"{STEPS}=3,5", f"{W_STIFF}=0.5", "views=false"]) == 0
-    records = {spec.run_id: read_record(stages.record_path(spec)) for tree in trees(cells) for spec in tree}
+    records = {spec.run_id: read_record(record_path(spec)) for tree in trees(cells) for spec in tree}
     view = build_grid_view(grid, cells, records)
     assert [panel.baseline for panel in view.panels] == [None]
     figure = curves_figure(view)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Worker
+from erk_bench.runs.generate import generate
 from erk_bench.runs.records import Record, read_record
 from erk_bench.spec import RunSpec
 from tests.runs.test_generate import contents, ignore
@@ -349,7 +349,7 @@ def test_generate_with_two_ranks(
 ) -> None:
     """The same bytes as one local worker, and one report."""
     plain = small_run()
-    stages.generate([[plain]], Worker(), ignore, features=True)
+    generate([[plain]], Worker(), ignore, features=True)
     spec = small_run(f"out={tmp_path / 'slurm'}")
     (tmp_path / "results" / "slurm").mkdir(parents=True)
     words = ["schedule.num_steps=4", "seeds=0-39", "block_size=8", *SMALL, f"out={spec.out}"]
@@ -391,7 +391,7 @@ def test_stop_with_two_ranks_of_torchrun(cluster: Cluster, small_run: MakeSpec, 
     now = stamps(out)
     assert all(now[path] == stamp for path, stamp in stopped.items())
     plain = small_run(*settings)
-    stages.generate([[plain]], Worker(), ignore, features=True)
+    generate([[plain]], Worker(), ignore, features=True)
     assert contents(spec) == contents(plain)
 
 

@@ -21,6 +21,7 @@ from erk_bench.base.errors import DamagedError, UserError, unknown_name
 from erk_bench.base.files import open_atomic, write_atomic, writing
 from erk_bench.evaluation.image_files import SHOWN, is_image_name, visible
 from erk_bench.runs.blocks import blocks_of
+from erk_bench.runs.finish_block import npz_path
 from erk_bench.runs.png import png_path, write_png
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
@@ -173,3 +174,14 @@ def export(spec: RunSpec, form: str, to: str) -> tuple[int, Path]:
         return export_npz(spec, path), path
     folder = Path(to or f"{spec.run_id}-png").expanduser()
     return export_png(spec, folder), folder
+
+
+def finish_samples(spec: RunSpec) -> Path | None:
+    """The folder or file of images that `samples` asks for; writes the .npz from the blocks."""
+    folder = RunStore.folder_of(spec)
+    if spec.samples == "npz":
+        path = npz_path(spec)
+        if not path.is_file():
+            export_npz(spec, path)
+        return path
+    return {"png": folder / "png", "blocks": folder / "images"}.get(spec.samples)

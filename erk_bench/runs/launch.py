@@ -16,9 +16,9 @@ from erk_bench.base import stopping, terminal
 from erk_bench.base.errors import UserError, WorkerLostError
 from erk_bench.base.processes import end_with_parent
 from erk_bench.base.progress import progress_bar
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.cost import count_evaluations
+from erk_bench.runs.generate import Progress, generate, set_aside_damaged, unfinished
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 
@@ -31,7 +31,7 @@ def compute(
     features: bool,
     title: str,
     shared: bool = False,
-    watch: stages.Progress = lambda spec, count: None,
+    watch: Progress = lambda spec, count: None,
     expect: Callable[[int], None] = lambda images: None,
 ) -> bool:
     """Finish all images (and features) of groups of specs; True where the results may be scored.
@@ -45,8 +45,8 @@ def compute(
     worker = Worker.from_environment()
     for spec in specs:
         RunStore.open(spec).sweep()
-    stages.set_aside_damaged(specs, worker or Worker(), features=features)
-    left = {spec.run_id: stages.unfinished(spec, features=features) for spec in specs}
+    set_aside_damaged(specs, worker or Worker(), features=features)
+    left = {spec.run_id: unfinished(spec, features=features) for spec in specs}
     # Counting imports a solver of the user's own: its mistakes are told before workers start, and a finished
     # run imports nothing.
     cost = {spec.run_id: max(sum(count_evaluations(spec)), 1) for spec in specs if left[spec.run_id]}
@@ -65,12 +65,12 @@ def compute(
 
         num_workers = min(default_workers(specs[0]), _num_units(groups, left, shared))
         if worker is not None or num_workers == 1:
-            stages.generate(groups, worker or Worker(), advance, features=features, shared=shared)
+            generate(groups, worker or Worker(), advance, features=features, shared=shared)
         else:
             try:
                 _run_local(_Work(groups, features, shared), num_workers, advance)
             except WorkerLostError as error:
-                if any(stages.unfinished(spec, features=features) for spec in specs):
+                if any(unfinished(spec, features=features) for spec in specs):
                     raise
                 print(f"warning: {error}. The other workers did its blocks", file=sys.stderr)
     if worker is not None and reports():
@@ -121,7 +121,7 @@ class _Ends(NamedTuple):
     stopped: bool
 
 
-def _run_local(work: _Work, num_workers: int, advance: stages.Progress) -> None:
+def _run_local(work: _Work, num_workers: int, advance: Progress) -> None:
     """Spawn workers, pass on their progress, and report the first failure once all have ended."""
     context = multiprocessing.get_context("spawn")
     links: dict[Connection, tuple[Any, Worker]] = {}
@@ -143,7 +143,7 @@ def _run_local(work: _Work, num_workers: int, advance: stages.Progress) -> None:
         raise stopping.Stopped
 
 
-def _follow(links: dict[Connection, tuple[Any, Worker]], advance: stages.Progress) -> _Ends:
+def _follow(links: dict[Connection, tuple[Any, Worker]], advance: Progress) -> _Ends:
     """Pass on progress until all workers have ended."""
     failures: list[UserError] = []
     lost: list[str] = []
@@ -186,7 +186,7 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
         link.send((spec, count))
 
     try:
-        stages.generate(work.groups, worker, advance, features=work.features, shared=work.shared)
+        generate(work.groups, worker, advance, features=work.features, shared=work.shared)
     except stopping.Stopped:
         sys.exit(stopping.STATUS)
     except UserError as error:
@@ -199,14 +199,14 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
 
 def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:
     """Wait until the other ranks' files are there, or nothing new has come for STALL_S."""
-    missing = [stages.unfinished(spec, features=features) for spec in specs]
+    missing = [unfinished(spec, features=features) for spec in specs]
     left, since, pause = sum(map(len, missing)), time.monotonic(), 0.2
     while left:
         stopping.check()
         time.sleep(pause)
         pause = min(1.5 * pause, 5.0)  # thousands of files on a network file system: not too often
         missing = [
-            stages.unfinished(spec, features=features, among=blocks)
+            unfinished(spec, features=features, among=blocks)
             for spec, blocks in zip(specs, missing, strict=True)
         ]
         if sum(map(len, missing)) < left:

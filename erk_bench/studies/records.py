@@ -13,11 +13,14 @@ from erk_bench.base import stopping
 from erk_bench.base.errors import UserError
 from erk_bench.base.progress import progress_bar
 from erk_bench.reporting.trackers.tracker import Tracker
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker, blocks_of
 from erk_bench.runs.device import pick_device
+from erk_bench.runs.export import finish_samples
+from erk_bench.runs.generate import unfinished
+from erk_bench.runs.needs import check_enough, check_reference, fetch
 from erk_bench.runs.records import Record, read_record
+from erk_bench.runs.score import finished_record, score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 
@@ -27,12 +30,12 @@ MANY, FEW = 10_000, 4  # images whose features take gigabytes, and records that 
 def prepare(specs: Sequence[RunSpec]) -> None:
     """Everything that can fail before an image is made; fetches what is missing."""
     for spec in specs:
-        stages.check_enough(spec)
+        check_enough(spec)
     for spec in specs:
-        stages.fetch(spec, features=True)
+        fetch(spec, features=True)
     if launch.reports():
         for spec in specs:
-            stages.check_reference(spec)
+            check_reference(spec)
 
 
 def compute_records(
@@ -45,13 +48,13 @@ def compute_records(
 ) -> dict[str, Record] | None:
     """The record of every run by run_id, computed where it is missing; None on a rank that shows nothing.
 
-    groups: see `stages.generate`; of each, the runs that lack something are computed.
+    groups: see `runs.generate`; of each, the runs that lack something are computed.
     sampling: without it, images or features that are missing are an error.
     """
     start = time.monotonic()
-    done = {spec.run_id: stages.finished_record(spec) for spec in itertools.chain(*groups)}
+    done = {spec.run_id: finished_record(spec) for spec in itertools.chain(*groups)}
     lacking = [
-        [spec for spec in group if done[spec.run_id] is None or stages.unfinished(spec, features=True)]
+        [spec for spec in group if done[spec.run_id] is None or unfinished(spec, features=True)]
         for group in groups
     ]
     lacking = [group for group in lacking if group]
@@ -71,7 +74,7 @@ def compute_records(
                 done[spec.run_id] = record
         print(f"computed {len(todo)} of {len(done)} runs in {time.monotonic() - start:.0f} s")
     for spec in itertools.chain(*groups):
-        stages.finish_samples(spec)
+        finish_samples(spec)
     return {run_id: record for run_id, record in done.items() if record is not None}
 
 
@@ -79,7 +82,7 @@ def _check_sampled(specs: Sequence[RunSpec]) -> None:
     missing = []
     for spec in specs:
         store = RunStore.open(spec)
-        blocks = [block for block in stages.unfinished(spec, features=True) if not store.has_images(block)]
+        blocks = [block for block in unfinished(spec, features=True) if not store.has_images(block)]
         if blocks:
             missing.append((spec, blocks))
     if missing:
@@ -105,7 +108,7 @@ def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
         with progress_bar(f"scoring {len(specs)} runs", sum(images), sum(images), shown=True) as bar:
 
             def records() -> Iterator[Record]:
-                for record, count in zip(pool.map(stages.score, specs), images, strict=True):
+                for record, count in zip(pool.map(score, specs), images, strict=True):
                     bar(count, count)
                     yield record
                     stopping.check()

@@ -14,11 +14,12 @@ import pytest
 from erk_bench.base import stopping
 from erk_bench.cli import main
 from erk_bench.composing import run_spec
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker, blocks_of
 from erk_bench.runs.claims import Claims
+from erk_bench.runs.generate import generate, unfinished
 from erk_bench.runs.launches import LOCKS
+from erk_bench.runs.score import finished_record
 from erk_bench.spec import RunSpec
 from tests.runs.test_generate import contents, ignore
 from tests.runs.test_launch import command, environment
@@ -34,7 +35,7 @@ NUM_BLOCKS = 25
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """All files of the same run without a stop."""
     spec = run_spec([*SETTINGS, "workers=1", f"out={tmp_path_factory.mktemp('plain')}"])
-    stages.generate([[spec]], Worker(), ignore, features=True)
+    generate([[spec]], Worker(), ignore, features=True)
     return contents(spec)
 
 
@@ -80,7 +81,7 @@ def test_a_run_stops_and_goes_on(workers: int, tmp_path: Path, uninterrupted: di
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("records/*"))
     assert main(["run", *words]) == 0
     assert contents(spec) == uninterrupted
-    assert len(stages.finished_record(spec).seconds_per_block) == NUM_BLOCKS  # type: ignore[union-attr]
+    assert len(finished_record(spec).seconds_per_block) == NUM_BLOCKS  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
@@ -95,10 +96,10 @@ def test_rank_zero_stops_while_it_waits(tmp_path: Path, uninterrupted: dict[str,
         stopped(
             ["run", *words], lambda: len(features(spec)) == len(own), RANK="0", WORLD_SIZE="2", LOCAL_RANK="0"
         )
-    assert stages.unfinished(spec, features=True) == [
+    assert unfinished(spec, features=True) == [
         block for block in blocks_of(spec.seed_range, spec.block_size) if block not in own
     ]
-    stages.generate([[spec]], Worker(1, 2, 1), ignore, features=True)
+    generate([[spec]], Worker(1, 2, 1), ignore, features=True)
     assert contents(spec) == uninterrupted
 
 
@@ -114,8 +115,8 @@ def test_waiting_ends_where_the_signal_has_come(tmp_path: Path, monkeypatch: pyt
             monkeypatch.setattr(stopping, "_asked", True)
         return original(*args, **options)  # type: ignore[arg-type]
 
-    original = stages.unfinished
-    monkeypatch.setattr(stages, "unfinished", look)
+    original = unfinished
+    monkeypatch.setattr(launch, "unfinished", look)
     with pytest.raises(stopping.Stopped):
         launch._wait_for_others([spec], features=True)
     assert looks == 3

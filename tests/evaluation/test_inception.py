@@ -27,9 +27,10 @@ from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.frechet import frechet_distance
 from erk_bench.evaluation.inception import empty_inception, empty_vgg16, load_inception, load_vgg16
 from erk_bench.evaluation.reference_files import read_reference
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.export import export
+from erk_bench.runs.generate import generate
+from erk_bench.runs.score import score
 from erk_bench.spec import RunSpec
 from tests.assets import inception_weights, write_dinov2, write_inception, write_vgg16
 
@@ -162,8 +163,8 @@ def test_fid_of_a_grey_model(
         "model.name=mine", "model.decoder=grey", "metrics.names=[fid]", f"metrics.reference={real}",
         "metrics.num_groups=2", "seeds=0-7", "samples=blocks",
     )  # fmt: skip
-    stages.generate([[spec]], Worker(), lambda run, images: None, features=True)
-    fid = stages.score(spec).metrics["fid"].value
+    generate([[spec]], Worker(), lambda run, images: None, features=True)
+    fid = score(spec).metrics["fid"].value
     export(spec, "png", str(tmp_path / "png"))
     assert Image.open(tmp_path / "png" / "000000" / "000000.png").mode == "L"
     back = tmp_path / "back.safetensors"

@@ -44,8 +44,9 @@ from erk_bench.evaluation.metrics import ALIASES, METRICS, check_count, check_re
 from erk_bench.evaluation.reference import digits_reference, load_real
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.runs import finish_block
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Worker
+from erk_bench.runs.generate import generate
+from erk_bench.runs.score import score
 from erk_bench.spec import MetricsSpec, RunSpec
 
 SEED = 2020  # torch-fidelity's own default
@@ -742,7 +743,7 @@ def test_five_metrics_take_one_feature_pass(
     monkeypatch.setattr(finish_block, "load_detector", lambda name, assets, device, key: extract)
     spec = small_run()
     assert len(spec.metrics.names) == 5
-    stages.generate([[spec]], Worker(), lambda spec, count: None, features=True)
-    record = stages.score(spec)
+    generate([[spec]], Worker(), lambda spec, count: None, features=True)
+    record = score(spec)
     assert set(record.metrics) == set(spec.metrics.names)
     assert passes == {8: 5}  # five blocks of eight images, once each

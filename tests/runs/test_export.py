@@ -17,11 +17,12 @@ from erk_bench.evaluation.frechet import frechet_distance
 from erk_bench.evaluation.reference import load_real
 from erk_bench.evaluation.reference_files import read_reference
 from erk_bench.runs import export as exporting
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Worker, blocks_of
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.export import MANIFEST, export
 from erk_bench.runs.finish_block import detector_keys
+from erk_bench.runs.generate import generate
+from erk_bench.runs.score import score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 
@@ -29,7 +30,7 @@ MakeRun = Callable[..., RunSpec]
 
 
 def made(spec: RunSpec) -> RunSpec:
-    stages.generate([[spec]], Worker(), lambda run, images: None, features=True)
+    generate([[spec]], Worker(), lambda run, images: None, features=True)
     return spec
 
 
@@ -171,7 +172,7 @@ def test_a_digits_export_read_back_has_the_features_and_figures_of_the_run(
     real = load_real(spec.metrics, assets_of(spec))["digits"].stats
     assert real is not None
     distance = frechet_distance(back.stats.mean, back.stats.covariance, real.mean, real.covariance)
-    assert distance == pytest.approx(stages.score(spec).metrics["fd_digits"].value, rel=1e-4)
+    assert distance == pytest.approx(score(spec).metrics["fd_digits"].value, rel=1e-4)
 
 
 def test_the_digits_detector_wants_its_resolution(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,13 +20,14 @@ import torch
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.networks.checkpoint import Checkpoint, file_sha256, read_checkpoint, write_checkpoint
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Block, Worker, blocks_of
 from erk_bench.runs.claims import Claims
 from erk_bench.runs.cost import count_evaluations
-from erk_bench.runs.export import images_of
+from erk_bench.runs.export import finish_samples, images_of
+from erk_bench.runs.generate import Progress, generate, unfinished
 from erk_bench.runs.launches import LOCKS
 from erk_bench.runs.sample_block import sample_block
+from erk_bench.runs.score import finished_record, record_path, score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 
@@ -49,7 +50,7 @@ def generated(spec: RunSpec, world_size: int = 1) -> dict[str, bytes]:
     """Generate with several workers, one after the other and each its own share, and return all bytes."""
     with patch.object(Claims, "_lock", return_value=False):  # as where there are no locks
         for rank in reversed(range(world_size)):
-            stages.generate([[spec]], Worker(rank, world_size, rank), ignore, features=True)
+            generate([[spec]], Worker(rank, world_size, rank), ignore, features=True)
     return contents(spec)
 
 
@@ -87,23 +88,23 @@ def test_a_worker_takes_over_what_nobody_has_begun(small_run: MakeSpec, tmp_path
     plain = generated(small_run(f"out={tmp_path / 'plain'}"))
     spec = small_run()
     counts: list[int] = []
-    stages.generate([[spec]], Worker(0, 3, 0), lambda _, count: counts.append(count), features=True)
+    generate([[spec]], Worker(0, 3, 0), lambda _, count: counts.append(count), features=True)
     assert contents(spec) == plain and len(counts) == 5
-    stages.generate([[spec]], Worker(1, 3, 1), lambda _, count: counts.append(count), features=True)
+    generate([[spec]], Worker(1, 3, 1), lambda _, count: counts.append(count), features=True)
     assert len(counts) == 5
 
     held = small_run(f"out={tmp_path / 'held'}")
     blocks = blocks_of(held.seed_range, held.block_size)
     # Rank 1, which owns blocks 1 and 4, computes them.
     with claimed(held, 1, 4) as process:
-        stages.generate([[held]], Worker(0, 3, 0), ignore, features=True)
-        assert stages.unfinished(held, features=True) == [blocks[1], blocks[4]]
+        generate([[held]], Worker(0, 3, 0), ignore, features=True)
+        assert unfinished(held, features=True) == [blocks[1], blocks[4]]
         # Another launch, of which block 4 is the only one, waits; its computer is killed meanwhile.
         threading.Timer(0.5, process.kill).start()
         last = dataclasses.replace(held, seeds="32-39")
-        stages.generate([[last]], Worker(), ignore, features=True)
-    assert stages.unfinished(held, features=True) == [blocks[1]]
-    stages.generate([[held]], Worker(2, 3, 2), ignore, features=True)
+        generate([[last]], Worker(), ignore, features=True)
+    assert unfinished(held, features=True) == [blocks[1]]
+    generate([[held]], Worker(2, 3, 2), ignore, features=True)
     assert contents(held) == plain
 
 
@@ -116,7 +117,7 @@ def test_a_grid_is_taken_over_with_shared_trajectories(small_run: MakeSpec, tmp_
 
     alone, taken = group("alone"), group("taken")
     for specs, worker in ((alone, Worker()), (taken, Worker(1, 2, 1))):
-        stages.generate([specs], worker, ignore, features=True, shared=True)
+        generate([specs], worker, ignore, features=True, shared=True)
     for one, other in zip(alone, taken, strict=True):
         assert contents(one) == contents(other) and len(contents(one)) == 10
         timings = RunStore.open(other).timings().values()
@@ -136,12 +137,8 @@ def test_a_larger_range_continues(small_run: MakeSpec, tmp_path: Path) -> None:
 
 def test_progress_counts_only_new_images(small_run: MakeSpec) -> None:
     counts: list[int] = []
-    stages.generate(
-        [[small_run("seeds=0-15")]], Worker(), lambda spec, count: counts.append(count), features=True
-    )
-    stages.generate(
-        [[small_run("seeds=0-39")]], Worker(), lambda spec, count: counts.append(count), features=True
-    )
+    generate([[small_run("seeds=0-15")]], Worker(), lambda spec, count: counts.append(count), features=True)
+    generate([[small_run("seeds=0-39")]], Worker(), lambda spec, count: counts.append(count), features=True)
     assert counts == [8, 8, 8, 8, 8]
 
 
@@ -149,7 +146,7 @@ def test_restart_with_another_world_size(small_run: MakeSpec, tmp_path: Path) ->
     """Interrupted under two workers, finished by three."""
     spec = small_run()
 
-    def stop_after(number: int) -> stages.Progress:
+    def stop_after(number: int) -> Progress:
         done: list[int] = []
 
         def advance(spec: RunSpec, count: int) -> None:
@@ -160,8 +157,8 @@ def test_restart_with_another_world_size(small_run: MakeSpec, tmp_path: Path) ->
         return advance
 
     with pytest.raises(KeyboardInterrupt):
-        stages.generate([[spec]], Worker(1, 2, 1), stop_after(1), features=True)
-    assert 0 < len(stages.unfinished(spec, features=True)) < 5
+        generate([[spec]], Worker(1, 2, 1), stop_after(1), features=True)
+    assert 0 < len(unfinished(spec, features=True)) < 5
     assert generated(spec, 3) == generated(small_run(f"out={tmp_path / 'plain'}"))
 
 
@@ -187,10 +184,10 @@ def test_images_may_be_deleted_once_features_are_there(small_run: MakeSpec) -> N
     spec = small_run()
     before = generated(spec)
     shutil.rmtree(RunStore.folder_of(spec) / "images")
-    assert stages.unfinished(spec, features=True) == []
-    stages.generate([[spec]], Worker(), ignore, features=True)
+    assert unfinished(spec, features=True) == []
+    generate([[spec]], Worker(), ignore, features=True)
     assert not (RunStore.folder_of(spec) / "images").exists()
-    assert stages.score(spec).num_images == 40
+    assert score(spec).num_images == 40
     assert generated(spec, 1).keys() < before.keys()
 
 
@@ -206,7 +203,7 @@ def broken_checkpoint(tmp_path: Path, value: float) -> list[str]:
 def test_non_finite_output_stops_the_worker(small_run: MakeSpec, tmp_path: Path) -> None:
     spec = small_run(*broken_checkpoint(tmp_path, float("nan")))
     with pytest.raises(UserError, match=r"not finite for seeds 0, 1, 2, 3, 4 and others \(8 of 8\)"):
-        stages.generate([[spec]], Worker(), ignore, features=True)
+        generate([[spec]], Worker(), ignore, features=True)
     assert contents(spec) == {}
 
 
@@ -216,20 +213,20 @@ def test_changed_weights_are_refused(small_run: MakeSpec, tmp_path: Path) -> Non
     spec = small_run(*settings)
     broken_checkpoint(tmp_path, 2.0)
     with pytest.raises(UserError, match=f"not {spec.model.weights.sha256}; the file changed"):
-        stages.generate([[spec]], Worker(), ignore, features=True)
+        generate([[spec]], Worker(), ignore, features=True)
 
 
 def test_pinned_hash_is_enforced(small_run: MakeSpec) -> None:
     digest = "d" * 64
     with pytest.raises(UserError, match=f"not {digest}"):
-        stages.generate([[small_run(f"model.weights.sha256={digest}")]], Worker(), ignore, features=True)
+        generate([[small_run(f"model.weights.sha256={digest}")]], Worker(), ignore, features=True)
 
 
 def test_guide_of_another_shape_is_refused(small_run: MakeSpec, tmp_path: Path) -> None:
     other = Path(__file__).parents[1] / "data" / "edm2_c_pixel_cond.pkl"
     spec = small_run(f"model.unconditional.path={other}", "guidance=cfg")
     with pytest.raises(UserError, match=r"differ in \(channels, resolution\): \(1, 8\) and \(3, 16\)"):
-        stages.generate([[spec]], Worker(), ignore, features=True)
+        generate([[spec]], Worker(), ignore, features=True)
 
 
 def test_detector_of_another_shape_is_refused(small_run: MakeSpec) -> None:
@@ -239,32 +236,32 @@ def test_detector_of_another_shape_is_refused(small_run: MakeSpec) -> None:
         "model.decoder=rgb",
     )
     with pytest.raises(UserError, match=r"digits detector takes uint8 images \[B, 1, 8, 8\]"):
-        stages.generate([[spec]], Worker(), ignore, features=True)
+        generate([[spec]], Worker(), ignore, features=True)
 
 
 def test_the_same_run_twice_is_done_once(small_run: MakeSpec) -> None:
     counts: list[int] = []
     spec = small_run()
-    stages.generate([[spec], [spec]], Worker(), lambda spec, count: counts.append(count), features=True)
+    generate([[spec], [spec]], Worker(), lambda spec, count: counts.append(count), features=True)
     assert sum(counts) == 40
 
 
 def test_decoder_of_another_number_of_channels_is_refused(small_run: MakeSpec) -> None:
     with pytest.raises(UserError, match="decoder 'rgb' takes 3 channels, the model has 1"):
-        stages.generate([[small_run("model.decoder=rgb")]], Worker(), ignore, features=True)
+        generate([[small_run("model.decoder=rgb")]], Worker(), ignore, features=True)
 
 
 def test_score_counts_missing_blocks(small_run: MakeSpec) -> None:
     spec = small_run()
-    stages.generate([[small_run("seeds=0-23")]], Worker(), ignore, features=True)
+    generate([[small_run("seeds=0-23")]], Worker(), ignore, features=True)
     with pytest.raises(UserError, match=r"2 of 5 blocks .* missing \(first: seeds 24-31\)"):
-        stages.score(spec)
+        score(spec)
 
 
 def test_record_explains_itself(small_run: MakeSpec) -> None:
     spec = small_run("guidance=autoguidance", "correction=erk_guid", "seeds=3-36")
     generated(spec)
-    record = stages.score(spec)
+    record = score(spec)
     assert record.run_spec == spec and record.num_images == 34
     assert (record.nfe, record.nfe_guide) == (7, 7) == count_evaluations(spec)
     assert set(record.metrics) == set(spec.metrics.names)
@@ -274,8 +271,8 @@ def test_record_explains_itself(small_run: MakeSpec) -> None:
     assert set(record.seconds_per_block) == {"0", "1", "2", "3", "4"}
     weights = Assets.from_environment().locate("package:digits/weights/denoiser.safetensors")
     assert record.spec["model"]["weights"]["sha256"] == file_sha256(weights)
-    assert stages.finished_record(spec) == record
-    assert stages.finished_record(small_run("guidance=autoguidance", "correction=erk_guid")) is None
+    assert finished_record(spec) == record
+    assert finished_record(small_run("guidance=autoguidance", "correction=erk_guid")) is None
 
 
 @pytest.mark.parametrize(
@@ -296,18 +293,18 @@ def test_a_damaged_record_is_scored_again(
     damage: Callable[[bytes], bytes], small_run: MakeSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = small_run("metrics.names=[fd_digits]")
-    stages.generate([[spec]], Worker(), ignore, features=True)
-    good = stages.score(spec)
-    path = stages.record_path(spec)
+    generate([[spec]], Worker(), ignore, features=True)
+    good = score(spec)
+    path = record_path(spec)
     raw = path.read_bytes()
     assert damage(raw) != raw
     path.write_bytes(damage(raw))
-    assert stages.finished_record(spec) is None
+    assert finished_record(spec) is None
     assert "was damaged and is made again" in capsys.readouterr().err
     assert path.with_suffix(".damaged").is_file()
     path.write_bytes(damage(raw))  # found by who writes it
-    assert stages.score(spec).metrics == good.metrics
-    assert stages.finished_record(spec) is not None
+    assert score(spec).metrics == good.metrics
+    assert finished_record(spec) is not None
 
 
 def test_score_does_not_depend_on_world_size(small_run: MakeSpec, tmp_path: Path) -> None:
@@ -315,7 +312,7 @@ def test_score_does_not_depend_on_world_size(small_run: MakeSpec, tmp_path: Path
     for size in (1, 3):
         spec = small_run(f"out={tmp_path / str(size)}")
         generated(spec, size)
-        scores.append(stages.score(spec).metrics)
+        scores.append(score(spec).metrics)
     assert scores[0] == scores[1]
 
 
@@ -327,10 +324,10 @@ def test_interval_is_counted(small_run: MakeSpec) -> None:
 
 def test_device_names(small_run: MakeSpec) -> None:
     with pytest.raises(UserError, match="unknown device 'gpu'"):
-        stages.generate([[small_run("device=gpu")]], Worker(), ignore, features=True)
+        generate([[small_run("device=gpu")]], Worker(), ignore, features=True)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="torch sees no GPU"):
-            stages.generate([[small_run("device=cuda")]], Worker(), ignore, features=True)
+            generate([[small_run("device=cuda")]], Worker(), ignore, features=True)
 
 
 def test_samples_none_keeps_features_only(small_run: MakeSpec, tmp_path: Path) -> None:
@@ -338,8 +335,8 @@ def test_samples_none_keeps_features_only(small_run: MakeSpec, tmp_path: Path) -
     files = generated(spec)
     kept = generated(small_run(f"out={tmp_path / 'kept'}"))
     assert files and files == {name: data for name, data in kept.items() if name.startswith("features")}
-    assert stages.unfinished(spec, features=True) == []
-    assert stages.score(spec).metrics == stages.score(small_run(f"out={tmp_path / 'kept'}")).metrics
+    assert unfinished(spec, features=True) == []
+    assert score(spec).metrics == score(small_run(f"out={tmp_path / 'kept'}")).metrics
 
 
 def test_samples_png_are_the_same_pixels(small_run: MakeSpec, tmp_path: Path) -> None:
@@ -363,9 +360,9 @@ def test_samples_png_asked_for_later(small_run: MakeSpec) -> None:
     """A finished run gets its PNG files from its block files."""
     generated(small_run())
     spec = small_run("samples=png")
-    assert len(stages.unfinished(spec, features=True)) == 5
+    assert len(unfinished(spec, features=True)) == 5
     generated(spec)
-    assert stages.unfinished(spec, features=True) == []
+    assert unfinished(spec, features=True) == []
     assert len(list((RunStore.folder_of(spec) / "png").glob("000000/*.png"))) == 40
 
 
@@ -378,7 +375,7 @@ def test_damaged_png_is_made_anew(small_run: MakeSpec) -> None:
     image.write_bytes(before[: len(before) // 2])
     with pytest.raises(UserError, match="PNG files of seeds 8-15 .* damaged.*'erk-bench run' or 'generate'"):
         RunStore.open(spec).read_images(Block(1, 8))
-    assert [block.index for block in stages.unfinished(spec, features=True)] == [1]
+    assert [block.index for block in unfinished(spec, features=True)] == [1]
     generated(spec)
     assert image.read_bytes() == before
 
@@ -386,7 +383,7 @@ def test_damaged_png_is_made_anew(small_run: MakeSpec) -> None:
 def test_samples_npz_is_written_once_all_is_there(small_run: MakeSpec) -> None:
     spec = small_run("samples=npz", "seeds=3-12")
     generated(spec)
-    path = stages.finish_samples(spec)
+    path = finish_samples(spec)
     assert path is not None
     with np.load(path) as stored:
         assert stored["arr_0"].shape == (10, 8, 8, 3) and stored["arr_0"].dtype == np.uint8
@@ -395,9 +392,9 @@ def test_samples_npz_is_written_once_all_is_there(small_run: MakeSpec) -> None:
         assert (stored["arr_0"] == np.stack(expected)).all()
     before = path.read_bytes()
     path.unlink()
-    assert stages.finish_samples(spec) == path and path.read_bytes() == before
+    assert finish_samples(spec) == path and path.read_bytes() == before
     shutil.rmtree(RunStore.folder_of(spec) / "images")
-    assert stages.unfinished(spec, features=True) == []  # the .npz is what was asked for
+    assert unfinished(spec, features=True) == []  # the .npz is what was asked for
 
 
 def test_out_of_gpu_memory_names_the_batch_to_try(
@@ -412,7 +409,7 @@ def test_out_of_gpu_memory_names_the_batch_to_try(
         UserError, match="out of GPU memory with block_size 8.*nothing is lost. Try block_size=4"
     ):
         generated(small_run())
-    assert len(stages.unfinished(small_run(), features=True)) == 4
+    assert len(unfinished(small_run(), features=True)) == 4
 
 
 def test_draws_of_a_gpu_are_not_made_on_a_cpu(small_run: MakeSpec) -> None:
@@ -443,7 +440,7 @@ def test_a_failing_write_stops_the_run(small_run: MakeSpec, monkeypatch: pytest.
     with pytest.raises(UserError, match="disk full"):
         generated(spec)
     monkeypatch.undo()
-    missing = [block.index for block in stages.unfinished(spec, features=True)]
+    missing = [block.index for block in unfinished(spec, features=True)]
     assert 1 in missing and 0 not in missing
     assert len(generated(spec)) == 5
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from erk_bench.base.errors import BusyError, UserError, WorkerLostError
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker
+from erk_bench.runs.generate import generate, unfinished
 from erk_bench.runs.launches import working_on
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
@@ -37,7 +37,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 def test_local_workers_give_the_same_bytes(small_run: MakeSpec, tmp_path: Path) -> None:
     plain = small_run()
-    stages.generate([[plain]], Worker(), ignore, features=True)
+    generate([[plain]], Worker(), ignore, features=True)
     spec = small_run("workers=2", f"out={tmp_path / 'two'}")
     assert launch.compute([[spec]], features=True, title="test")
     assert contents(spec) == contents(plain)
@@ -51,7 +51,7 @@ def test_local_workers_report_a_users_mistake(small_run: MakeSpec, tmp_path: Pat
 
 def test_finished_work_starts_no_workers(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = small_run("workers=2")
-    stages.generate([[spec]], Worker(), ignore, features=True)
+    generate([[spec]], Worker(), ignore, features=True)
     monkeypatch.setattr(launch, "_run_local", None)
     assert launch.compute([[spec]], features=True, title="test")
 
@@ -62,7 +62,7 @@ def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(launch, "_local_worker", die)
     with pytest.raises(WorkerLostError, match="worker . of 2 was killed by signal 9; finished blocks"):
         launch.compute([[spec]], features=True, title="test")
-    assert len(stages.unfinished(spec, features=True)) == 5
+    assert len(unfinished(spec, features=True)) == 5
     monkeypatch.undo()
     assert launch.compute([[spec]], features=True, title="test")
 
@@ -73,7 +73,7 @@ def test_blocks_of_a_killed_worker_are_done_by_another(
     spec = small_run("workers=2")
     monkeypatch.setattr(launch, "_local_worker", die_as_rank_one)
     assert launch.compute([[spec]], features=True, title="test")
-    assert not stages.unfinished(spec, features=True)
+    assert not unfinished(spec, features=True)
     told = capfd.readouterr().err
     assert "warning: worker 1 of 2 was killed by signal 9" in told and "did its blocks" in told
 
@@ -120,7 +120,7 @@ def die_as_rank_one(work, worker, link) -> None:  # type: ignore[no-untyped-def]
     """Stands for a worker of which the second is killed at once."""
     if worker.rank == 1:
         die()
-    stages.generate(work.groups, worker, lambda *done: link.send(done), features=work.features)
+    generate(work.groups, worker, lambda *done: link.send(done), features=work.features)
 
 
 def test_only_rank_zero_scores(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_rank_zero_gives_up_on_missing_ranks(small_run: MakeSpec, monkeypatch: p
 def test_torchrun(small_run: MakeSpec, tmp_path: Path, world_size: int) -> None:
     """The same bytes and one report under torchrun."""
     plain = small_run()
-    stages.generate([[plain]], Worker(), ignore, features=True)
+    generate([[plain]], Worker(), ignore, features=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world_size}"]
     words = [
         "-m",

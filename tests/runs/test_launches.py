@@ -14,9 +14,9 @@ import pytest
 
 from erk_bench.base import stopping
 from erk_bench.base.errors import BusyError
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launches
 from erk_bench.runs.blocks import Worker
+from erk_bench.runs.generate import generate
 from erk_bench.runs.launches import LOCKS, working_on
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
@@ -88,14 +88,16 @@ def test_open_files_do_not_grow_with_the_number_of_runs(
         dataclasses.replace(spec, correction=dataclasses.replace(spec.correction, w_con=number / 1000))
         for number in range(540)
     ]
-    stages.generate([specs[:1]], Worker(), ignore, features=True)  # what is opened once stays open
-    monkeypatch.setattr(stages, "check_names", lambda spec: None)  # takes 540 times what nobody asks here
-    monkeypatch.setattr(stages, "_turns", lambda groups, worker, shared: iter(()))
+    generate([specs[:1]], Worker(), ignore, features=True)  # what is opened once stays open
+    monkeypatch.setattr(
+        "erk_bench.runs.generate.check_names", lambda spec: None
+    )  # takes 540 times what nobody asks here
+    monkeypatch.setattr("erk_bench.runs.generate._turns", lambda groups, worker, shared: iter(()))
     here = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 128
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (here + 64, hard))
     try:
-        stages.generate([specs], Worker(), ignore, features=True)
+        generate([specs], Worker(), ignore, features=True)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(list(Path(spec.out).glob("*/run.json"))) == 540

@@ -13,11 +13,12 @@ import torch
 from erk_bench.base import files
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.files import write_atomic
-from erk_bench.runs import generate as stages
 from erk_bench.runs import launch
 from erk_bench.runs.block_files import DamagedFile, block_bytes, parse_block
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.export import images_of
+from erk_bench.runs.generate import generate, unfinished
+from erk_bench.runs.score import score
 from erk_bench.runs.store import ImageBlock, RunStore, Timing
 from erk_bench.spec import RunSpec
 from tests.conftest import DATA
@@ -175,44 +176,44 @@ def test_damaged_blocks_are_found_at_once_and_healed_in_the_same_launch(
 def test_images_that_were_damaged_are_made_anew_though_features_are_there(small_run: MakeSpec) -> None:
     """Unlike images that were deleted, which nobody needs once features are there."""
     spec = small_run("seeds=0-15")
-    stages.generate([[spec]], Worker(), ignore, features=True)
+    generate([[spec]], Worker(), ignore, features=True)
     path = RunStore.folder_of(spec) / "images" / "00000001.safetensors"
     good = path.read_bytes()
     path.write_bytes(b"")
     with pytest.raises(DamagedError):
         RunStore.open(spec).read_images(Block(1, 8))
-    assert stages.unfinished(spec, features=True) == [Block(1, 8)]
-    stages.generate([[spec]], Worker(), ignore, features=True)
+    assert unfinished(spec, features=True) == [Block(1, 8)]
+    generate([[spec]], Worker(), ignore, features=True)
     assert path.read_bytes() == good
 
 
 def test_a_reader_finds_all_damaged_images_at_once(small_run: MakeSpec) -> None:
     spec = small_run()
-    stages.generate([[spec]], Worker(), ignore, features=True)
+    generate([[spec]], Worker(), ignore, features=True)
     for index in (1, 2, 4):
         (RunStore.folder_of(spec) / "images" / f"{index:08d}.safetensors").write_bytes(b"")
     with pytest.raises(DamagedError, match="3 files are damaged"):
         list(images_of(spec))
-    assert [block.index for block in stages.unfinished(spec, features=True)] == [1, 2, 4]
+    assert [block.index for block in unfinished(spec, features=True)] == [1, 2, 4]
 
 
 def test_scoring_finds_all_damaged_features_at_once(small_run: MakeSpec) -> None:
     spec = small_run()
-    stages.generate([[spec]], Worker(), ignore, features=True)
+    generate([[spec]], Worker(), ignore, features=True)
     for path in sorted(RunStore.folder_of(spec).glob("features/*/*.safetensors"))[1:4]:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DamagedError, match="3 files are damaged"):
-        stages.score(spec)
+        score(spec)
 
 
 def test_a_worker_that_reads_a_damaged_image_makes_it_anew(small_run: MakeSpec) -> None:
     spec = small_run("seeds=0-15")
-    stages.generate([[spec]], Worker(), ignore, features=False)
+    generate([[spec]], Worker(), ignore, features=False)
     path = RunStore.folder_of(spec) / "images" / "00000001.safetensors"
     good = path.read_bytes()
     path.write_bytes(good[:-1])
-    stages.generate([[spec]], Worker(), ignore, features=True)
-    assert path.read_bytes() == good and not stages.unfinished(spec, features=True)
+    generate([[spec]], Worker(), ignore, features=True)
+    assert path.read_bytes() == good and not unfinished(spec, features=True)
 
 
 def test_missing_block_is_named(small_run: MakeSpec) -> None:
@@ -276,17 +277,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(small_run: MakeSpec, small_disk: Path) -> None:
     """One clear error; finished blocks stay, nothing is torn, and with space the run goes on."""
     whole = small_run("seeds=0-159", "block_size=16")
-    stages.generate([[whole]], Worker(), lambda spec, count: None, features=False)
+    generate([[whole]], Worker(), lambda spec, count: None, features=False)
     spec = small_run("seeds=0-159", "block_size=16", f"out={small_disk / 'runs'}")
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * 40 * 1024)
     with pytest.raises(UserError, match="disk full while writing .*finished files are kept"):
-        stages.generate([[spec]], Worker(), lambda spec, count: None, features=False)
+        generate([[spec]], Worker(), lambda spec, count: None, features=False)
     done = len(list((RunStore.folder_of(spec) / "images").glob("*.safetensors")))
     assert 0 < done < 10
     assert not list(small_disk.rglob("*.tmp"))
     ballast.unlink()
-    stages.generate([[spec]], Worker(), lambda spec, count: None, features=False)
+    generate([[spec]], Worker(), lambda spec, count: None, features=False)
     assert len(list((RunStore.folder_of(spec) / "images").glob("*.safetensors"))) == 10
     for path in (RunStore.folder_of(whole) / "images").iterdir():
         assert (RunStore.folder_of(spec) / "images" / path.name).read_bytes() == path.read_bytes()

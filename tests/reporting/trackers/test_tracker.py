@@ -31,9 +31,10 @@ from erk_bench.reporting.trackers.tracker import (
     TrackerSpec,
     open_tracker,
 )
-from erk_bench.runs import generate as stages
 from erk_bench.runs.blocks import Worker
+from erk_bench.runs.generate import generate
 from erk_bench.runs.records import Record, write_record
+from erk_bench.runs.score import score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 from tests.reporting.test_table_views import make_view
@@ -95,8 +96,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
         spec = TrackerSpec(name="wandb", mode="offline", folder=str(folder / "mine"), tags=("draft",))
         launch = Launch("table", "small", specs)
         with open_tracker(spec, launch) as tracker:
-            stages.generate([specs], Worker(), tracker.advance, features=True)
-            records = [stages.score(spec) for spec in specs]
+            generate([specs], Worker(), tracker.advance, features=True)
+            records = [score(spec) for spec in specs]
             for record in records:
                 tracker.record(record, RunStore.folder_of(record.run_spec))
             tracker.samples(sheet, [3, 4, 5])

@@ -1,0 +1,182 @@
+"""From a run's kept features to its record, and the records of earlier launches."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erk_bench.base.errors import DamagedError, UserError
+from erk_bench.base.fields import to_dict
+from erk_bench.evaluation.detectors import detector_key
+from erk_bench.evaluation.families import Extracted
+from erk_bench.evaluation.metrics import code_keys, detectors_of, key_names, measure
+from erk_bench.evaluation.reference import load_real, reference_facts
+from erk_bench.runs.blocks import Worker, blocks_of
+from erk_bench.runs.device import assets_of, pick_device
+from erk_bench.runs.equation import equation_of
+from erk_bench.runs.finish_block import detector_keys
+from erk_bench.runs.generate import unfinished
+from erk_bench.runs.records import MetricRecord, Record, environment, read_record, write_record
+from erk_bench.runs.store import RunStore, Timing, set_aside
+from erk_bench.spec import PROTOCOL, RunSpec
+
+
+def score(spec: RunSpec) -> Record:
+    """Compute every metric from the kept features and write the record beside them.
+
+    Raises UserError, counting the missing blocks, while the features are not complete.
+    """
+    store = RunStore.open(spec)
+    seeds = spec.seed_range
+    blocks = blocks_of(seeds, spec.block_size)
+    missing = unfinished(spec, features=True)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(blocks)} blocks of {spec.run_id} are missing (first: {missing[0]}); "
+            "run 'erk-bench run' again with the same arguments: finished blocks are kept"
+        )
+    keys = detector_keys(spec)
+    extracted, counts = {}, list[tuple[float, float]]()
+    damaged: list[DamagedError] = []
+    for name, key in keys.items():
+        parts = []
+        for block in blocks:
+            try:
+                tensors, meta = store.read_features(key, block)
+            except DamagedError as error:
+                damaged.append(error)
+                continue
+            counts.append((meta["nfe"], meta["nfe_guide"]))
+            kept = slice(max(seeds[0] - block.seeds[0], 0), seeds[-1] - block.seeds[0] + 1)
+            parts.append({name: value[kept] for name, value in tensors.items()})
+        if not damaged:
+            joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            extracted[name] = Extracted(joined["features"], joined.get("logits"))
+    if damaged:
+        raise DamagedError.of(damaged)
+    if len(set(counts)) > 1 and not equation_of(spec, imported=False).solver.row.adaptive:
+        raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
+    nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
+    measured = measure(spec.metrics, extracted, load_real(spec.metrics, assets_of(spec)))
+    timings = store.timings()
+    timed = {block.index: timings[block.index] for block in blocks if block.index in timings}
+    record = Record(
+        run_id=spec.run_id,
+        spec=to_dict(spec),
+        seeds=spec.seeds,
+        num_images=len(seeds),
+        nfe=nfe,
+        nfe_guide=nfe_guide,
+        metrics={
+            name: MetricRecord(item.value, item.standard_error, item.replicates)
+            for name, item in measured.items()
+        },
+        seconds_per_block={
+            str(index): round(timing.seconds, 6) for index, timing in timed.items() if timing.cells == 1
+        },
+        reference=reference_facts(spec.metrics, assets_of(spec)),
+        detectors=(*keys.values(), *code_keys(spec.metrics.names)),
+        environment={
+            **environment(pick_device(spec, Worker())),
+            "sampled_on": sorted({timing.device for timing in timed.values()}),
+            **_sharing(timed.values(), len(blocks), (nfe + nfe_guide) * spec.block_size),
+        },
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    _keep(record_path(spec), record, spec)
+    return record
+
+
+def _mean(counts: Sequence[float]) -> float:
+    """The evaluations of all blocks, or their mean where samples choose their own steps."""
+    return counts[0] if len(set(counts)) == 1 else round(math.fsum(counts) / len(counts), 2)
+
+
+def _sharing(timings: Collection[Timing], num_blocks: int, alone: float) -> dict[str, Any]:
+    """How far the run's trajectories were shared with others; nothing unless all of its blocks are known.
+
+    alone: evaluations of a block that was not shared.
+    """
+    cells = max((timing.cells for timing in timings), default=1)
+    if cells == 1 or len(timings) < num_blocks:
+        return {}
+    counted = math.fsum(alone if item.evaluations is None else item.evaluations for item in timings)
+    return {"shared": {"cells": cells, "evaluations": counted}}
+
+
+def record_path(spec: RunSpec) -> Path:
+    """Where `score` writes the record of a spec and its seeds."""
+    return RunStore.folder_of(spec) / "records" / f"{spec.seeds}.json"
+
+
+def finished_record(spec: RunSpec) -> Record | None:
+    """The record of an earlier run of the same samples, seeds and metrics, if there is one."""
+    record = _own_record(record_path(spec), spec)
+    if record is None:
+        return None
+    if not _measured_alike(record, spec) or not set(spec.metrics.names) <= set(record.metrics):
+        return None
+    return _with_metrics(record, spec.metrics.names)
+
+
+def _own_record(path: Path, spec: RunSpec) -> Record | None:
+    """The record of a run's own folder. A damaged one is set aside: it is scored again."""
+    if not path.is_file():
+        return None
+    try:
+        record = read_record(path)
+        if (record.run_id, record.seeds, record.num_images) == (
+            spec.run_id,
+            spec.seeds,
+            len(spec.seed_range),
+        ):
+            return record
+        problem = "it is of another run"
+    except UserError as error:
+        problem = str(error)
+    set_aside(path)
+    print(f"warning: the record '{path}' was damaged and is made again ({problem})", file=sys.stderr)
+    return None
+
+
+def _measured_alike(record: Record, spec: RunSpec) -> bool:
+    """Whether a record, whichever metrics it has, was measured as the spec asks."""
+    measured = record.run_spec.metrics
+    shared = [name for name in spec.metrics.names if name in record.metrics]
+    keys = {*(detector_key(name, assets_of(spec)) for name in detectors_of(shared)), *code_keys(shared)}
+    return (
+        dataclasses.replace(measured, names=spec.metrics.names) == spec.metrics
+        and keys <= set(record.detectors)
+        and record.reference == reference_facts(spec.metrics, assets_of(spec))
+        and record.protocol == PROTOCOL
+    )
+
+
+def _with_metrics(record: Record, names: Sequence[str]) -> Record:
+    """The same record with some of its metrics, and the detectors that they need."""
+    needed = key_names(names)
+    return dataclasses.replace(
+        record,
+        spec={**record.spec, "metrics": {**record.spec["metrics"], "names": list(names)}},
+        metrics={name: record.metrics[name] for name in names},
+        detectors=tuple(key for key in record.detectors if key.rpartition("-")[0] in needed),
+    )
+
+
+def _keep(path: Path, record: Record, spec: RunSpec) -> None:
+    """Write a record; metrics that an earlier one has beside, measured alike, stay in the file."""
+    earlier = _own_record(path, spec)
+    if earlier is not None and _measured_alike(earlier, spec):
+        metrics = {**earlier.metrics, **record.metrics}
+        detectors = tuple(dict.fromkeys((*earlier.detectors, *record.detectors)))
+        record = _with_metrics(
+            dataclasses.replace(record, metrics=metrics, detectors=detectors), tuple(metrics)
+        )
+    write_record(path, record)
