@@ -70,7 +70,7 @@ def table(options: dict[str, str], overrides: list[str]) -> int:
     table = table_file(options["table"])
     rows, specs = table_specs(table, overrides, options["rows"], fetch=not options["from"])
     as_published = all(override.startswith("tracker") for override in overrides)
-    with _tracked("table", table["name"], specs, overrides) as tracker:
+    with _tracked("table", table.name, specs, overrides) as tracker:
         return table_command.table(table, rows, specs, options, tracker, as_published=as_published)
 
 
@@ -157,7 +157,7 @@ def fetch(options: dict[str, str], words: list[str]) -> int:
         specs.append(run_spec([f"track={track}", *overrides], fetch=False))
         for file in sorted((config_folder() / "table").glob("*.yaml")):
             table = table_file(file.stem)
-            if f"track={track}" in table["base"] and table.get("fetch", True):
+            if f"track={track}" in table.base and table.fetch:
                 specs += table_specs(table, overrides, fetch=False)[1]
     dry_run = flag("dry_run", options["dry_run"])
     return preparing.fetch(specs, every_detector=bool(tracks), dry_run=dry_run)

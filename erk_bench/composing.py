@@ -38,7 +38,7 @@ from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.settings import is_whole
 from erk_bench.spec import CorrectionSpec, GuidanceSpec, RunSpec, ScheduleSpec, SolverSpec
 from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid
-from erk_bench.studies.table_file import check_rows, read_table, without_published
+from erk_bench.studies.table_file import RowSpec, TableFile, check_rows, read_table
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
@@ -324,15 +324,15 @@ def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict
     return {**weights, "sha256": sha256}
 
 
-def table_file(name: str) -> dict[str, Any]:
-    """configs/table/NAME.yaml, or the user's own file; each row as a mapping with 'set' and 'published'.
+def table_file(name: str) -> TableFile:
+    """configs/table/NAME.yaml, or the user's own file.
 
     name: NAME, TRACK/NAME for one of that track (NAME.yaml or TRACK-NAME.yaml), or a path ending in .yaml.
     """
     files = {file.stem: file for file in sorted((config_folder() / "table").glob("*.yaml"))}
     track, slash, plain = name.partition("/")
     if slash and not name.endswith((".yaml", ".yml")):
-        stems = [stem for stem in files if f"track={track}" in table_file(stem)["base"]]
+        stems = [stem for stem in files if f"track={track}" in table_file(stem).base]
         of_track = {stem.removeprefix(f"{track}-"): stem for stem in stems}
         if plain not in of_track:
             raise unknown_name(f"table of track '{track}'", plain, of_track)
@@ -401,16 +401,16 @@ def _row_numbers(text: str, count: int) -> list[int]:
 
 
 def table_specs(
-    table: Mapping[str, Any], overrides: Sequence[str], rows: str = "", *, fetch: bool = True
-) -> tuple[list[Mapping[str, Any]], list[RunSpec]]:
+    table: TableFile, overrides: Sequence[str], rows: str = "", *, fetch: bool = True
+) -> tuple[list[RowSpec], list[RunSpec]]:
     """The chosen rows of a table and their specs under the user's overrides.
 
     A row loses its published values where the overrides change what it computes.
     """
-    chosen = [table["rows"][number] for number in _row_numbers(rows, len(table["rows"]))]
-    specs = [run_spec([*table["base"], *row["set"], *overrides], fetch=fetch) for row in chosen]
+    chosen = [table.rows[number] for number in _row_numbers(rows, len(table.rows))]
+    specs = [run_spec([*table.base, *row.set, *overrides], fetch=fetch) for row in chosen]
     check_rows(table, specs)
     keys = [override.partition("=")[0] for override in overrides]
     if any(key in METHOD_SETTINGS or key.split(".")[0] in METHOD_SETTINGS for key in keys):
-        chosen = [without_published(row) for row in chosen]
+        chosen = [row.overridden() for row in chosen]
     return chosen, specs

@@ -7,7 +7,6 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,13 +26,14 @@ from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.studies import table as tables
 from erk_bench.studies.records import compute_records, prepare, read_folder, read_records
+from erk_bench.studies.table_file import RowSpec, TableFile
 
 SHEET_COLUMNS = 14  # seeds shown on a sample sheet
 
 
 def table(
-    content: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    content: TableFile,
+    rows: Sequence[RowSpec],
     specs: Sequence[RunSpec],
     options: Mapping[str, str],
     tracker: Tracker,
@@ -53,8 +53,8 @@ def table(
         [shifted(spec, index) for spec in specs] for index in range(whole_number("sets", options["sets"]))
     ]
     sampling, style = flag("sampling", options["sampling"]), style_named(options["style"])
-    chosen = chosen_columns(options["columns"], content["headline"], specs[0])
-    folder = config_folder().parent / content["reference"] if content.get("reference") else None
+    chosen = chosen_columns(options["columns"], content.headline, specs[0])
+    folder = config_folder().parent / content.reference if content.reference else None
     again = (
         bool(options["from"]) and folder is not None and Path(options["from"]).resolve() == folder.resolve()
     )
@@ -72,17 +72,16 @@ def table(
         return 0
     to = Path(options["to"] or Path(specs[0].out) / "tables").expanduser()
     view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
-    name = content["name"]
+    name = content.name
     for form, text in (("md", table_views.markdown), ("csv", table_views.to_csv), ("tex", latex)):
         write_atomic(to / f"{name}.{form}", text(view).encode())
-    figure = content.get("figure", "steps")
     for form in style.forms:
-        drawn = table_figures.FIGURES[figure](view, style)
-        write_atomic(to / f"{name}-{figure}.{form}", table_figures.to_bytes(drawn, form))
+        drawn = table_figures.draw(view, content.figure, style)
+        write_atomic(to / f"{name}-{content.figure}.{form}", table_figures.to_bytes(drawn, form))
     for record in itertools.chain(*records):
         tracker.record(record, None if options["from"] else RunStore.folder_of(record.run_spec))
     tracker.table(view)
-    tracker.picture(f"{name}-{figure}", to / f"{name}-{figure}.png")
+    tracker.picture(f"{name}-{content.figure}", to / f"{name}-{content.figure}.png")
     if not options["from"]:
         _sample_sheet(content, specs, view, to / f"{name}-samples.png", tracker, style)
     if options["records"]:
@@ -91,8 +90,8 @@ def table(
             write_record(Path(options["records"]) / f"{record.run_id}{suffix}.json", record)
     table_views.print_table(view, wide_console())
     print(f"table and pictures: {to}/{name}*")
-    dropped = content.get("published") and not any(row.get("published") for row in rows)
-    if dropped and any(row.get("published") for row in content["rows"]):
+    dropped = content.published and not any(row.published for row in rows)
+    if dropped and any(row.published for row in content.rows):
         print(
             "the published values are not compared: a setting changes what is computed, or the rows have none"
         )
@@ -151,14 +150,14 @@ def shifted(spec: RunSpec, index: int) -> RunSpec:
 
 
 def _compute_rows(
-    content: Mapping[str, Any], sets: Sequence[Sequence[RunSpec]], sampling: bool, tracker: Tracker
+    content: TableFile, sets: Sequence[Sequence[RunSpec]], sampling: bool, tracker: Tracker
 ) -> list[list[Record]] | None:
     """The rows' records of every seed set, from earlier runs or computed now; None on a silent rank."""
     prepare(sets[0])
     computed = []
     for specs in sets:
         records = compute_records(
-            tables.pairs(specs), title=f"table {content['name']}", tracker=tracker, sampling=sampling
+            tables.pairs(specs), title=f"table {content.name}", tracker=tracker, sampling=sampling
         )
         computed.append(records and [records[spec.run_id] for spec in specs])
     complete = [records for records in computed if records is not None]
@@ -175,7 +174,7 @@ def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
 
 
 def _sample_sheet(
-    content: Mapping[str, Any],
+    content: TableFile,
     specs: Sequence[RunSpec],
     view: table_views.TableView,
     path: Path,
@@ -186,7 +185,7 @@ def _sample_sheet(
 
     With the table's sheet_nfe only rows of that many evaluations.
     """
-    only = content.get("sheet_nfe")
+    only = content.sheet_nfe
     shown = {}
     for spec, row in zip(specs, view.rows, strict=True):
         wanted = not spec.guidance.active and only in (None, row.cost)
@@ -196,7 +195,7 @@ def _sample_sheet(
     if shown:
         seeds = specs[0].seed_range[:SHEET_COLUMNS]
         cost = f" of {only} evaluations" if only else ""
-        title = f"{content['name']}: one seed a column, one method{cost} a row"
+        title = f"{content.name}: one seed a column, one method{cost} a row"
         sheet = table_figures.sample_sheet(shown, title, [str(seed) for seed in seeds], style)
         write_atomic(path, table_figures.to_bytes(sheet, "png"))
         tracker.samples(shown, seeds)

@@ -31,6 +31,7 @@ from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
+from erk_bench.studies.table_file import RowSpec, TableFile
 from tests.conftest import golden_path
 
 SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",
@@ -59,7 +60,7 @@ def table_specs(name: str) -> list[RunSpec]:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_row_composes(name: str) -> None:
     specs = table_specs(name)
-    assert len({json.dumps(identity_fields(spec)) for spec in specs}) == len(table_file(name)["rows"]) > 0
+    assert len({json.dumps(identity_fields(spec)) for spec in specs}) == len(table_file(name).rows) > 0
 
 
 def test_digits_table_has_all_rows() -> None:
@@ -99,7 +100,7 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
 @pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections"])
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""
-    folder = config_folder().parent / table_file(name)["reference"]
+    folder = config_folder().parent / str(table_file(name).reference)
     assert len(list(folder.glob("*.json"))) == len(table_specs(name))
     for spec in table_specs(name):
         record = read_record(folder / f"{spec.run_id}.json")
@@ -135,14 +136,14 @@ def test_few_evaluations_are_compared_at_equal_cost() -> None:
 
 def test_table_4_counts_evaluations_as_published() -> None:
     """Its known cells, each at its own number of evaluations."""
-    rows, specs = table_file("table4")["rows"], table_specs("table4")
+    rows, specs = table_file("table4").rows, table_specs("table4")
     found: dict[str, dict[float, float]] = {}
     for row, spec in zip(rows, specs, strict=True):
         nfe, _ = count_evaluations(spec)
-        if row["published"]:
-            found.setdefault(spec.solver.name, {})[nfe] = row["published"]["fid"]
+        if row.published:
+            found.setdefault(spec.solver.name, {})[nfe] = row.published["fid"]
         else:
-            assert nfe == 6 and row["group"] == spec.solver.name and spec.correction.w_stiff
+            assert nfe == 6 and row.group == spec.solver.name and spec.correction.w_stiff
     assert found == {
         "euler": {5: 43.81, 6: 34.03, 8: 22.59, 10: 16.72},
         "heun": {6: 89.63, 8: 37.65, 10: 16.46},
@@ -355,16 +356,10 @@ def test_table_compares_with_its_reference(
 ) -> None:
     """Status 1 without reference records or off them, 0 when reproduced."""
     reference = tmp_path / "reference"
-    table = {
-        "name": "small",
-        "title": "A small table",
-        "caption": "Two rows.",
-        "base": [*SMALL, f"out={tmp_path / 'runs'}"],
-        "headline": "fd_digits",
-        "reference": str(reference),
-        "tolerance": 1.0,
-        "rows": [{"set": []}, {"set": ["correction=erk_guid", "correction.w_stiff=0.5"]}],
-    }
+    table = TableFile(
+        "small", "A small table", "Two rows.", (*SMALL, f"out={tmp_path / 'runs'}"), "fd_digits",
+        (RowSpec(()), RowSpec(("correction=erk_guid", "correction.w_stiff=0.5"))), reference=str(reference),
+    )  # fmt: skip
     monkeypatch.setattr(actions, "table_file", lambda name: table)
     assert main(["table"]) == 1
     assert f"2 of 2 rows have no record in {reference}" in capsys.readouterr().err
@@ -468,25 +463,25 @@ def test_cells_that_are_not_known_may_be_empty(tmp_path: Path) -> None:
         TABLE_HEAD + "rows: [{set: [], published: {fid: 2.5, fd_dinov2: }}]\n"
         "published: {source: a, sets: 1, images: 10, tolerance: 0.1}\n"
     )
-    assert table_file(str(file))["rows"][0]["published"] == {"fid": 2.5}
+    assert table_file(str(file)).rows[0].published == {"fid": 2.5}
 
 
 @pytest.mark.parametrize("override", ["schedule.num_steps=4", "track=imagenet64", "metrics.reference=a.npz"])
 def test_published_values_hold_for_the_tables_own_rows(override: str) -> None:
     table = table_file("table2")
     rows, _ = composing.table_specs(table, ["seeds=0-99"], "0", fetch=False)
-    assert rows[0]["published"] == {"fid": 2.58, "fd_dinov2": 90.1}
+    assert rows[0].published == {"fid": 2.58, "fd_dinov2": 90.1}
     rows, _ = composing.table_specs(table, [override], "1", fetch=False)
-    assert not rows[0]["published"] and rows[0]["group"] is None
+    assert not rows[0].published and rows[0].group is None
 
 
 def test_tables_of_a_track() -> None:
     """What `make reproduce-table TRACK=imagenet512 TABLE=2` asks for."""
-    assert table_file("imagenet512/table2")["name"] == "table2"
+    assert table_file("imagenet512/table2").name == "table2"
     with pytest.raises(UserError, match="unknown table of track 'imagenet64' 'table2'"):
         table_file("imagenet64/table2")
-    assert table_file("imagenet64/table4")["name"] == "table4"
-    assert table_file("digits/table4")["name"] == "digits-table4"
+    assert table_file("imagenet64/table4").name == "table4"
+    assert table_file("digits/table4").name == "digits-table4"
     with pytest.raises(UserError, match="unknown table of track 'digits' 'table3'; .* Known: .*digits"):
         table_file("digits/table3")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -77,7 +78,7 @@ def build(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
         path = f"{where}.{name}" if where else name
         if name in content:
             values[name] = _convert(hints[name], content[name], path)
-        elif item.default is dataclasses.MISSING:
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise UserError(f"{path} is missing; give it a value, for example {path}=...")
     return kind(**values)
 
@@ -90,11 +91,12 @@ def _one_of(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     if isinstance(hint, types.UnionType):
+        kinds = tuple(option for option in typing.get_args(hint) if option is not type(None))
         if value is None and type(None) in typing.get_args(hint):
             return None
-        if type(None) not in typing.get_args(hint):
-            return _one_of(typing.get_args(hint), value, path)
-        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+        if len(kinds) > 1:
+            return _one_of(kinds, value, path)
+        (hint,) = kinds
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast("type[Any]", hint), value, path)
     if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
@@ -106,8 +108,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
                 _convert(kind, item, f"{path}[{index}]")
                 for index, (kind, item) in enumerate(zip(kinds, value, strict=True))
             )
+    if typing.get_origin(hint) is Mapping and isinstance(value, Mapping):
+        kind = typing.get_args(hint)[1]
+        return {key: _convert(kind, item, f"{path}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isnan(value):
+        if -sys.float_info.max <= value <= sys.float_info.max or value in (math.inf, -math.inf):
             return float(value)
     elif hint is float and value == "inf":
         return math.inf

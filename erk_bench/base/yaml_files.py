@@ -67,21 +67,22 @@ def is_line(value: object) -> bool:
     return isinstance(value, str) and not any(map(_breaks, value))
 
 
-def check_text(what: str, name: str, value: object, hint: str, *, several_lines: bool = False) -> None:
+def check_text(what: str, name: str, value: object, hint: str = "", *, several_lines: bool = False) -> None:
     """Refuse an entry that is no text, is empty, or has control characters or line separators.
 
     what: what has the entry, such as "the table 'x.yaml'". several_lines: line feeds and tabs may be in it.
     """
+    tail = hint and f"; {hint}"
     if not isinstance(value, str):
-        raise UserError(f"{what} has {name} {value!r}, not a text; put quotes around it; {hint}")
+        raise UserError(f"{what} has {name} {value!r}, not a text; put quotes around it{tail}")
     for letter in value:
         if _breaks(letter) and not (several_lines and letter in "\n\t"):
             raise UserError(
                 f"{what} has {name} {value[:80]!r} with the character U+{ord(letter):04X} ({_name(letter)}); "
-                f"leave it out; {hint}"
+                f"leave it out{tail}"
             )
     if not value.strip():
-        raise UserError(f"{what} has an empty {name}; {hint}")
+        raise UserError(f"{what} has an empty {name}{tail}")
 
 
 def _breaks(letter: str) -> bool:

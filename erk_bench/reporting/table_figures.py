@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 
@@ -31,7 +31,7 @@ from erk_bench.reporting.styles import (
     typeset,
     wrapped,
 )
-from erk_bench.reporting.table_views import Estimate, TableRow, TableView
+from erk_bench.reporting.table_views import FIGURES, Estimate, TableRow, TableView
 
 DODGE = 0.004  # of the cost, between neighbouring error bars
 CROWDED = 7.5  # evaluations from which the solvers are close, and have a panel where none hides another
@@ -280,8 +280,10 @@ def sample_sheet(
     return figure
 
 
-# Pictures of a table by name, as table files name them.
-FIGURES: dict[str, Callable[[TableView, Style], Figure]] = {"steps": steps_figure, "nfe": nfe_figure}
+def draw(view: TableView, name: str, style: Style = SCREEN) -> Figure:
+    """The picture of a table that its file names."""
+    figure: Figure = globals()[FIGURES[name]](view, style)
+    return figure
 
 
 def to_bytes(figure: Figure, form: str) -> bytes:

@@ -17,6 +17,8 @@ Estimate = tuple[float, float]
 
 DASH = "–"
 FILES_ONLY = 9  # rank of columns that no terminal shows
+# Pictures of a table as table files name them: the function of figures.py, whose import takes long.
+FIGURES = {"steps": "steps_figure", "nfe": "nfe_figure"}
 WRAPPED = "reproduced"  # the column whose text may take several lines
 
 

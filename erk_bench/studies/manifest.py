@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic
 from erk_bench.base.yaml_files import is_line
 from erk_bench.studies.grid_file import Grid
+from erk_bench.studies.table_file import RowSpec, TableFile
 
 HEADER = "# erk-bench manifest 1:"
 MAX_BYTES = 100_000_000
@@ -18,15 +18,10 @@ COMMANDS = ("run", "grid")  # that a line may start with
 
 
 def table_lines(
-    table: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    overrides: Sequence[str],
-    seeds: Sequence[str],
+    table: TableFile, rows: Sequence[RowSpec], overrides: Sequence[str], seeds: Sequence[str]
 ) -> list[list[str]]:
     """A `run` for each row and each text of `seeds`."""
-    return [
-        ["run", *table["base"], *row["set"], *overrides, f"seeds={text}"] for text in seeds for row in rows
-    ]
+    return [["run", *table.base, *row.set, *overrides, f"seeds={text}"] for text in seeds for row in rows]
 
 
 def grid_lines(name: str, grid: Grid, overrides: Sequence[str]) -> list[list[str]]:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from erk_bench.reporting.table_views import Estimate, PublishedValue, SetSummary
 from erk_bench.runs.records import Record
+from erk_bench.studies.table_file import Published
 
 # Expected distance of the minimum of n normal draws below their mean, in standard deviations.
 MINIMUM_BELOW_MEAN = {2: 0.56, 3: 0.85, 4: 1.03, 5: 1.16}
 STANDARD_ERRORS = 3.0  # that a measured value may be off its published one, beside the table's tolerance
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """What a table's row is compared with. sets: 1 for a single set of `images`, n for the minimum of n."""
-
-    values: Mapping[str, float]
-    sets: int
-    images: int
-    tolerance: float
-    source: str
 
 
 class Measured(NamedTuple):
@@ -51,23 +40,12 @@ def over_sets(records: Sequence[Record], metric: str) -> Measured:
     return Measured((fmean(values), error), values)
 
 
-def published_row(table: Mapping[str, Any], row: Mapping[str, Any]) -> PublishedRow | None:
-    """The published values of a row of a checked table file; None where none are known."""
-    if not row.get("published"):
-        return None
-    shared = table["published"]
-    return PublishedRow(
-        row["published"], shared["sets"], shared["images"], float(shared["tolerance"]), shared["source"]
-    )
-
-
-def compare(published: PublishedRow, metric: str, measured: Measured, num_images: int) -> PublishedValue:
+def compare(value: float, published: Published, measured: Measured, num_images: int) -> PublishedValue:
     """Measured minus published: the minimum with a published minimum of several sets, else the mean.
 
     Within where the gap is at most `tolerance` of the published value plus three standard errors; open (None)
     where the number of images, on which distances depend, is another.
     """
-    value = published.values[metric]
     fair = published.sets > 1 and len(measured.values) > 1
     own = measured.minimum if fair else measured.mean[0]
     limit = published.tolerance * value + STANDARD_ERRORS * measured.mean[1]
@@ -75,7 +53,7 @@ def compare(published: PublishedRow, metric: str, measured: Measured, num_images
     return PublishedValue(value, own - value, within)
 
 
-def unfair(published: PublishedRow, num_sets: int, num_images: int) -> str:
+def unfair(published: Published, num_sets: int, num_images: int) -> str:
     """A warning where sets or images differ in number (a minimum of several beside a single run), or ""."""
     if num_images != published.images:
         return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median, stdev
-from typing import Any
 
 from erk_bench.base.errors import UserError
 from erk_bench.evaluation.families import jackknife_error
@@ -15,6 +14,7 @@ from erk_bench.reporting.table_views import Estimate, TableRow, TableView, round
 from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec
 from erk_bench.studies import published
+from erk_bench.studies.table_file import RowSpec, TableFile
 
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
 # What a verdict does not cover; said wherever there are verdicts.
@@ -91,8 +91,8 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
 
 
 def build_view(
-    table: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    table: TableFile,
+    rows: Sequence[RowSpec],
     records: Sequence[Sequence[Record]],
     references: Mapping[str, Record],
 ) -> TableView:
@@ -100,7 +100,7 @@ def build_view(
 
     Each row is shown beside its baseline, its published values and its reference.
     """
-    headline = table["headline"]
+    headline = table.headline
     check_comparable(headline, [record for sets in records for record in sets])
     specs = [sets[0].run_spec for sets in records]
     several = len({spec.solver.name for spec in specs}) > 1
@@ -112,19 +112,18 @@ def build_view(
         base = by_digest.get(spec.baseline.digest) if spec.correction.w_stiff else None
         difference = _mean_difference(sets, base, headline) if base else None
         first = sets[0]
-        reproduced, off = reproduction(
-            first, references.get(first.run_id), headline, float(table.get("tolerance", 1.0))
-        )
+        reproduced, off = reproduction(first, references.get(first.run_id), headline, table.tolerance)
         measured = {name: published.over_sets(sets, name) for name in names}
-        known = published.published_row(table, row)
         beside = {}
-        if known is not None:
+        if row.published and table.published:
             beside = {
-                name: published.compare(known, name, measured[name], first.num_images)
+                name: published.compare(
+                    row.published[name], table.published, measured[name], first.num_images
+                )
                 for name in names
-                if name in known.values
+                if name in row.published
             }
-            warnings.append(published.unfair(known, len(sets), first.num_images))
+            warnings.append(published.unfair(table.published, len(sets), first.num_images))
         shown.append(
             TableRow(
                 steps=spec.schedule.num_steps,
@@ -148,12 +147,12 @@ def build_view(
     notes += _minima(table, rows, shown, records[0][0].num_images)
     notes += _at_equal_cost(specs, records, shown, headline) if several else []
     return TableView(
-        table["title"],
-        f"{' '.join(str(table['caption']).split())} {_facts(table, records)}",
+        table.title,
+        f"{table.caption} {_facts(table, records)}",
         tuple(shown),
         METRICS[headline].lower,
         tuple(notes),
-        table["name"],
+        table.name,
         frozenset(name for name in names if not METRICS[name].lower),
     )
 
@@ -193,7 +192,7 @@ def _mean_difference(sets: Sequence[Record], base: Sequence[Record], metric: str
     return fmean(value for value, _ in pairs), error
 
 
-def _facts(table: Mapping[str, Any], records: Sequence[Sequence[Record]]) -> str:
+def _facts(table: TableFile, records: Sequence[Sequence[Record]]) -> str:
     sets = records[0]
     first = sets[0]
     device = ", ".join(first.environment.get("sampled_on") or [first.environment["device"]])
@@ -205,31 +204,31 @@ def _facts(table: Mapping[str, Any], records: Sequence[Sequence[Record]]) -> str
     )
     if len(sets) > 1:
         text += f" Values are means of {len(sets)} seed sets, spread is their standard deviation."
-    known = table.get("published")
+    known = table.published
     if known:
         text += (
-            f" Published values: {known['source']}; in brackets measured minus published, OFF beyond "
-            f"{known['tolerance']:.0%} of the published value plus {published.STANDARD_ERRORS:g} standard "
+            f" Published values: {known.source}; in brackets measured minus published, OFF beyond "
+            f"{known.tolerance:.0%} of the published value plus {published.STANDARD_ERRORS:g} standard "
             "errors."
         )
     return text
 
 
 def _minima(
-    table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], shown: Sequence[TableRow], num_images: int
+    table: TableFile, rows: Sequence[RowSpec], shown: Sequence[TableRow], num_images: int
 ) -> list[str]:
     """The best row of a group beside the published best of the same group; only where all of it is there."""
     notes = []
-    for entry in table.get("minima", ()):
-        group = [line for row, line in zip(rows, shown, strict=True) if row.get("group") == entry["group"]]
-        whole = sum(row.get("group") == entry["group"] for row in table["rows"])
-        if len(group) < whole or num_images != table["published"]["images"]:
+    for entry in table.minima:
+        group = [line for row, line in zip(rows, shown, strict=True) if row.group == entry.group]
+        whole = sum(row.group == entry.group for row in table.rows)
+        if len(group) < whole or table.published is None or num_images != table.published.images:
             continue
-        best = min(group, key=lambda row: row.metrics[entry["metric"]][1][0])
-        title, estimate = best.metrics[entry["metric"]]
+        best = min(group, key=lambda row: row.metrics[entry.metric][1][0])
+        title, estimate = best.metrics[entry.metric]
         notes.append(
-            f"lowest {title} of the {whole} rows of group {entry['group']}: {rounded(estimate)} "
-            f"({best.method}), published {entry['value']:g} ({entry['source']}); the lowest of several rows "
+            f"lowest {title} of the {whole} rows of group {entry.group}: {rounded(estimate)} "
+            f"({best.method}), published {entry.value:g} ({entry.source}); the lowest of several rows "
             "flatters itself"
         )
     return notes

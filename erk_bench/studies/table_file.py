@@ -1,115 +1,187 @@
-"""Table files: which rows a table has, and what is published of them; checked before anything is computed."""
+"""Table files: which rows a table has, what each is compared with, and what is published of them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.fields import build
 from erk_bench.base.file_names import check_file_name
 from erk_bench.base.yaml_files import check_text, is_line, is_number, read_yaml
-from erk_bench.evaluation.metrics import METRICS, check_metric
+from erk_bench.evaluation.metrics import METRICS
+from erk_bench.reporting.table_views import FIGURES
 from erk_bench.spec import RunSpec
 
-NEEDED = ("name", "title", "caption", "base", "headline", "rows")
-KNOWN = (*NEEDED, "reference", "tolerance", "published", "minima", "fetch", "figure", "sheet_nfe")
-FIGURES = ("steps", "nfe")  # keys of reporting.figures.FIGURES, which takes long to import
 EXAMPLE = "see configs/table/digits.yaml, or table2.yaml for one with published values"
 
 
-def read_table(file: Path) -> dict[str, Any]:
-    """The content of a table file; each row as a mapping with 'set', 'published' (known values), 'group'.
+@dataclass(frozen=True)
+class Published:
+    """What the published values of a table have in common.
 
-    Raises UserError naming what is missing, unknown or of the wrong kind.
+    sets: 1 for values of a single set of `images`, n for the minimum of n. tolerance: of the published value.
     """
-    content = read_yaml(file, "table", EXAMPLE)
 
-    def check(condition: bool, problem: str) -> None:
-        if not condition:
-            raise UserError(f"the table '{file}' {problem}; {EXAMPLE}")
+    source: str
+    sets: int
+    images: int
+    tolerance: float
 
-    check(isinstance(content, dict), "is no mapping of names to values")
-    for name in content:
-        if name not in KNOWN:
-            raise unknown_name(f"entry of the table '{file}'", name, KNOWN)
-    for name in NEEDED:
-        check(name in content, f"lacks '{name}'")
-    for name in ("name", "title", "headline", "reference"):
-        if name in content and not (name == "reference" and content[name] is None):
-            check_text(f"the table '{file}'", name, content[name], EXAMPLE)
-    check_text(f"the table '{file}'", "caption", content["caption"], EXAMPLE, several_lines=True)
-    check(_is_settings(content["base"]), f"has base {content['base']!r}, not a list of KEY=VALUE texts")
-    check_file_name(f"the name of the table '{file}'", content["name"])
-    check(isinstance(content["rows"], list), f"has rows {content['rows']!r}, not a list of rows")
-    check(bool(content["rows"]), "has no rows")
-    check(
-        is_number(content.get("tolerance", 1.0)) and content.get("tolerance", 1.0) > 0,
-        f"has tolerance {content.get('tolerance')!r}, not a number of standard errors above 0",
-    )
-    check(type(content.get("fetch", True)) is bool, f"has fetch {content.get('fetch')!r}, not true or false")
-    _check_metric(file, content["headline"])
-    rows = [row if isinstance(row, dict) else {"set": row} for row in content["rows"]]
-    for row in rows:
-        for name in row:
-            if name not in ("set", "published", "group"):
-                raise unknown_name(f"entry of a row of '{file}'", name, ("set", "published", "group"))
-        check(_is_settings(row.get("set")), f"has a row without a list of KEY=VALUE texts: {row}")
-        group = row.get("group")
-        check(
-            group is None or isinstance(group, int) or is_line(group),
-            f"has a row of group {group!r}, not a text or whole number",
-        )
-        values = row.get("published") or {}
-        check(isinstance(values, dict), f"has published {values!r}, not values by metric")
-        for metric, value in values.items():
-            _check_metric(file, metric)
-            check(value is None or is_number(value), f"has published {metric} {value!r}, not a number")
-        row["published"] = {metric: value for metric, value in values.items() if value is not None}
-    if any(row["published"] for row in rows):
-        shared = content.get("published")
-        if not isinstance(shared, dict):
-            raise UserError(
-                f"the table '{file}' has published values but no 'published' entry with their source, sets, "
-                f"images and tolerance; {EXAMPLE}"
-            )
-        source = shared.get("source")
-        check(is_line(source), f"has published.source {source!r}, not a text of one line")
+    def __post_init__(self) -> None:
+        _check_lines("published.source", [self.source])
         for name in ("sets", "images", "tolerance"):
-            number: Any = shared.get(name)
-            good = is_number(number) and number > 0 and (name == "tolerance" or isinstance(number, int))
-            check(good, f"has published.{name} {number!r}, not a number above 0 (sets and images whole)")
-    figure = content.get("figure", "steps")
-    if figure not in FIGURES:
-        raise unknown_name(f"figure of the table '{file}'", str(figure), FIGURES)
-    sheet = content.get("sheet_nfe")
-    check(sheet is None or is_number(sheet), f"has sheet_nfe {sheet!r}, not a number of evaluations")
+            value = getattr(self, name)
+            if not is_number(value) or value <= 0:
+                raise UserError(f"published.{name} is {value!r}; expected a number above 0")
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The published best value of the rows of a group."""
+
+    group: str | int
+    metric: str
+    value: float
+    source: str
+
+    def __post_init__(self) -> None:
+        _check_metric(self.metric)
+        _check_lines("minima.source", [self.source])
+        if not is_number(self.value):
+            raise UserError(f"minima.value is {self.value!r}; expected a number")
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """A row of a table. set: its settings. published: the known values by metric."""
+
+    set: tuple[str, ...]
+    published: Mapping[str, float] = field(default_factory=dict)
+    group: str | int | None = None
+
+    def __post_init__(self) -> None:
+        _check_lines("set", self.set)
+        _check_lines("group", [self.group] if isinstance(self.group, str) else [])
+        for metric, value in self.published.items():
+            _check_metric(metric)
+            if not is_number(value):
+                raise UserError(f"published.{metric} is {value!r}; expected a number")
+
+    def overridden(self) -> RowSpec:
+        """The row under settings that change what it computes: nothing is published of that."""
+        return RowSpec(self.set)
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table: its rows over a base run, and how they are shown.
+
+    base: settings of every row. headline: the metric that rows are compared by. reference: the folder of its
+    reference records; tolerance: standard errors that a row may be off its reference. fetch: whether `fetch
+    TRACK` gets its networks. figure: how it is drawn. sheet_nfe: evaluations of the rows whose images are
+    shown, None for all.
+    """
+
+    name: str
+    title: str
+    caption: str
+    base: tuple[str, ...]
+    headline: str
+    rows: tuple[RowSpec, ...]
+    reference: str | None = None
+    tolerance: float = 1.0
+    published: Published | None = None
+    minima: tuple[Minimum, ...] = ()
+    fetch: bool = True
+    figure: str = "steps"
+    sheet_nfe: float | None = None
+
+    def __post_init__(self) -> None:
+        check_file_name("its name", self.name)
+        for name in ("title", "caption", "reference"):
+            if getattr(self, name) is not None:
+                check_text("it", name, getattr(self, name))
+        _check_lines("base", self.base)
+        _check_metric(self.headline)
+        if not self.rows:
+            raise UserError("it has no rows")
+        if not is_number(self.tolerance) or self.tolerance <= 0:
+            raise UserError(f"tolerance is {self.tolerance!r}; expected a number of standard errors above 0")
+        if self.sheet_nfe is not None and not is_number(self.sheet_nfe):
+            raise UserError(f"sheet_nfe is {self.sheet_nfe!r}; expected a number of evaluations")
+        if self.figure not in FIGURES:
+            raise unknown_name("figure", self.figure, FIGURES)
+        known = any(row.published for row in self.rows)
+        if known and self.published is None:
+            raise UserError(
+                "rows have published values, but there is no entry 'published' with their source, sets, "
+                "images and tolerance"
+            )
+        for entry in self.minima:
+            if not known:
+                raise UserError("it has minima, but no row with published values beside them")
+            if all(row.group != entry.group for row in self.rows):
+                raise UserError(f"minima has the group '{entry.group}', which no row is in")
+
+
+def read_table(file: Path) -> TableFile:
+    """A table file. Raises UserError naming the file and what is missing, unknown or of the wrong kind."""
+    content = read_yaml(file, "table", EXAMPLE)
+    try:
+        return build(TableFile, _plain(content))
+    except UserError as error:
+        raise UserError(f"the table '{file}': {error}; {EXAMPLE}") from error
+
+
+def _plain(content: object) -> dict[str, Any]:
+    """The entries as TableFile has them: each row as a mapping, without what is left open."""
+    if not isinstance(content, dict):
+        raise UserError("it is no mapping of names to values")
+    fields = {item.name: item for item in dataclasses.fields(TableFile)}
+    for name in content:
+        if name not in fields:
+            raise unknown_name("entry", name, fields)
+    for name, item in fields.items():
+        if item.default is dataclasses.MISSING and name not in content:
+            raise UserError(f"it lacks '{name}'")
+    if not isinstance(content["rows"], list):
+        raise UserError(f"rows is {content['rows']!r}; expected a list of rows")
+    rows = []
+    for number, given in enumerate(content["rows"]):
+        row = dict(given) if isinstance(given, dict) else {"set": given}
+        if "set" not in row:
+            raise UserError(f"it has a row without 'set', a list of KEY=VALUE texts: rows[{number}]")
+        values = row.get("published") or {}
+        if isinstance(values, dict):
+            values = {_one_name(metric): value for metric, value in values.items() if value is not None}
+        rows.append({**row, "published": values})
+    found = {**content, "headline": _one_name(content["headline"]), "rows": rows}
     minima = content.get("minima") or []
-    check(isinstance(minima, list), f"has minima {minima!r}, not a list")
-    for entry in minima:
-        complete = isinstance(entry, dict) and {"group", "metric", "value", "source"} == set(entry)
-        check(complete, f"has minima {entry!r}; an entry needs group, metric, value, source")
-        _check_metric(file, entry["metric"])
-        check(is_number(entry["value"]), f"has minima with value {entry['value']!r}, not a number")
-        check(is_line(entry["source"]), f"has minima with source {entry['source']!r}, not a text of one line")
-        check(
-            any(row["published"] for row in rows), "has minima, but no row with published values beside them"
-        )
-        grouped = any(row.get("group") == entry["group"] for row in rows)
-        check(grouped, f"has minima of group '{entry['group']}', which no row is in")
-    headline = METRICS[content["headline"]].name
-    return {**content, "headline": headline, "rows": rows, "minima": minima}
+    if isinstance(minima, list):
+        minima = [
+            {**entry, "metric": _one_name(entry.get("metric"))} if isinstance(entry, dict) else entry
+            for entry in minima
+        ]
+    found["minima"] = minima
+    if isinstance(found["caption"], str):
+        check_text("it", "caption", found["caption"], several_lines=True)
+        found["caption"] = " ".join(found["caption"].split())
+    return found
 
 
-def check_rows(table: Mapping[str, Any], specs: Sequence[RunSpec]) -> None:
+def check_rows(table: TableFile, specs: Sequence[RunSpec]) -> None:
     """Refuse rows whose records could not stand in one table, before any of them is computed."""
-    name, first = table["name"], specs[0]
-    wanted = [table["headline"], *(entry["metric"] for entry in table.get("minima") or ())]
+    first = specs[0]
+    wanted = [table.headline, *(entry.metric for entry in table.minima)]
     for spec in specs:
         for metric in wanted:
             if metric not in spec.metrics.names:
                 raise UserError(
-                    f"the table '{name}' shows '{metric}', but metrics.names is "
+                    f"the table '{table.name}' shows '{metric}', but metrics.names is "
                     f"[{','.join(spec.metrics.names)}] in its row {spec.slug}; add it there"
                 )
         for what, mine, other in (
@@ -121,19 +193,22 @@ def check_rows(table: Mapping[str, Any], specs: Sequence[RunSpec]) -> None:
         ):
             if mine != other:
                 raise UserError(
-                    f"the rows of the table '{name}' differ in {what}: {other} in {first.slug}, {mine} in "
-                    f"{spec.slug}; they are compared on the same seeds and metrics: set {what} once, in base"
+                    f"the rows of the table '{table.name}' differ in {what}: {other} in {first.slug}, {mine} "
+                    f"in {spec.slug}; they are compared on the same seeds and metrics: set {what} once, in "
+                    "base"
                 )
 
 
-def without_published(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that computes something else than what was published."""
-    return {**row, "published": {}, "group": None}
+def _check_lines(place: str, texts: Sequence[str]) -> None:
+    for text in texts:
+        if not is_line(text):
+            raise UserError(f"{place} has {text[:80]!r}; expected a text of one line")
 
 
-def _is_settings(value: object) -> bool:
-    return isinstance(value, list) and all(is_line(item) for item in value)
+def _check_metric(name: str) -> None:
+    METRICS[name]  # raises UserError for what is none
 
 
-def _check_metric(file: Path, name: object) -> None:
-    check_metric(name, f"the table '{file}'")
+def _one_name(metric: object) -> object:
+    """The one name of a metric: fid, which fd@inception is as well."""
+    return METRICS[metric].name if isinstance(metric, str) and metric in METRICS else metric

@@ -17,7 +17,7 @@ from erk_bench.base.yaml_files import MAX_BYTES, MAX_DEPTH, is_line, is_number, 
 from erk_bench.cli import main
 from erk_bench.studies.grid_file import read_grid
 from erk_bench.studies.manifest import HEADER
-from erk_bench.studies.table_file import read_table
+from erk_bench.studies.table_file import Minimum, Published, RowSpec, TableFile, read_table
 
 
 def bomb(first: str, other: str) -> bytes:
@@ -106,6 +106,20 @@ def test_every_config_is_read_as_yaml_has_it() -> None:
         assert read_yaml(file, "settings") == yaml.safe_load(file.read_text())
 
 
+def test_a_table_is_a_frozen_value(tmp_path: Path) -> None:
+    """An entry has the name that it has in the file; a row may be its settings alone."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**TABLE, "rows": [["solver=euler"], *TABLE["rows"]]}))
+    published = Published("a paper", 1, 1000, 0.1)
+    assert read_table(file) == TableFile(
+        name="mine", title="Mine", caption="Two rows. Of mine.", base=("track=digits",), headline="fd_digits",
+        rows=(RowSpec(("solver=euler",)), RowSpec((), {"fd_digits": 1.0}, "A")), published=published,
+        minima=(Minimum("A", "fd_digits", 1.0, "a paper"),),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="tolerance is -1"):
+        TableFile("mine", "Mine", "Mine.", (), "fd_digits", (RowSpec(()),), tolerance=-1.0)
+
+
 def test_numbers_and_lines() -> None:
     assert all(map(is_number, (0, -1.5, 1e30)))
     assert not any(map(is_number, (True, None, "1", float("nan"), float("inf"), 10**400, [1])))
@@ -183,6 +197,28 @@ def test_nested_entries_of_a_table(place: tuple[str | int, ...], bad: list[Any],
         with pytest.raises(UserError) as caught:
             read_table(file)
         assert "\n" not in str(caught.value) and str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"rows": [[], {"set": [], "group": 1.5}]}, r"rows\[1\].group is 1.5; expected one of: str, int"),
+        ({"rows": [{"set": [3]}]}, r"rows\[0\].set\[0\] is 3; expected str"),
+        ({"rows": [{"sett": []}]}, r"a row without 'set'.*rows\[0\]"),
+        ({"rows": [{"set": [], "gruop": 1}]}, r"unknown field in rows\[0\] 'gruop'; did you mean 'group'"),
+        ({"rows": [{"set": [], "published": {"fdi": 1.0}}]}, "unknown metric 'fdi'"),
+        ({"rows": [{"set": [], "published": {"fid": "x"}}]}, r"rows\[0\].published.fid is 'x'"),
+        ({"minima": [{"group": "A", "metric": "fid"}]}, r"minima\[0\].value is missing"),
+        ({"minima": [{"group": "A", "of": 1}]}, r"unknown field in minima\[0\] 'of'"),
+        ({"published": {**TABLE["published"], "set": 1}}, "unknown field in published 'set'"),
+        ({"published": {**TABLE["published"], "sets": 0}}, "published.sets is 0; expected a number above 0"),
+        ({"titel": "x"}, "unknown entry 'titel'; did you mean 'title'"),
+        ({"figure": "step"}, "unknown figure 'step'; did you mean 'steps'"),
+        ({"sheet_nfe": 10**400}, "sheet_nfe is 1000.*; expected float"),
+    ],
+)
+def test_places_of_mistakes_in_a_table(entry: dict[str, Any], told: str, tmp_path: Path) -> None:
+    check("table", yaml.safe_dump({**TABLE, **entry}).encode(), told, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from matplotlib.colors import to_rgb
 
 from erk_bench.composing import table_file
 from erk_bench.reporting.series import COLORS, MARKERS, looks, series_names
-from erk_bench.reporting.styles import STYLES
-from erk_bench.reporting.table_figures import FIGURES
-from erk_bench.reporting.table_views import TableRow, TableView
+from erk_bench.reporting.table_figures import draw
+from erk_bench.reporting.table_views import FIGURES, TableRow, TableView
 from erk_bench.studies.records import read_folder
 from erk_bench.studies.table import build_view
+from erk_bench.studies.table_file import RowSpec
 from tests.reporting.test_table_views import row
 
 RECORDS = Path(__file__).parents[2] / "results" / "records"
@@ -98,7 +98,7 @@ def test_the_whole_name_is_the_series() -> None:
 
 def drawn_looks(view: TableView, kind: str) -> set[tuple[str, str, str]]:
     """(series, colour, marker) over all panels."""
-    figure = FIGURES[kind](view, STYLES["screen"])
+    figure = draw(view, kind)
     return {
         (str(each.get_label()), str(each.lines[0].get_color()), str(each.lines[0].get_marker()))
         for axis in figure.axes
@@ -117,8 +117,8 @@ def test_series_of_the_committed_tables(name: str, count: int) -> None:
     table = table_file(name)
     found = read_folder(RECORDS / name)
     records = sorted(found.values(), key=lambda record: record.run_id)
-    view = build_view(table, [{}] * len(records), [[record] for record in records], {})
-    found_looks = drawn_looks(view, table.get("figure", "steps"))
+    view = build_view(table, [RowSpec(())] * len(records), [[record] for record in records], {})
+    found_looks = drawn_looks(view, table.figure)
     assert len(found_looks) >= count
     assert len({(color, marker) for _, color, marker in found_looks}) == len(found_looks)
     assert len({label for label, _, _ in found_looks}) == len(found_looks)
@@ -132,6 +132,6 @@ def test_24_series(kind: str) -> None:
     found = drawn_looks(view, kind)
     assert len(found) == 24
     assert len({(color, marker) for _, color, marker in found}) == 24
-    legend = FIGURES[kind](view, STYLES["screen"]).legends[0]
+    legend = draw(view, kind).legends[0]
     shown = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
     assert [text for text in shown if text != "Pareto front"] == names

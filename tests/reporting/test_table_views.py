@@ -16,14 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from erk_bench.reporting.latex import latex
-from erk_bench.reporting.table_figures import (
-    FIGURES,
-    nfe_figure,
-    pareto_front,
-    sample_sheet,
-    steps_figure,
-    to_bytes,
-)
+from erk_bench.reporting.table_figures import nfe_figure, pareto_front, sample_sheet, steps_figure, to_bytes
 from erk_bench.reporting.table_views import (
     DASH,
     Estimate,
@@ -35,7 +28,6 @@ from erk_bench.reporting.table_views import (
     rounded,
     to_csv,
 )
-from erk_bench.studies import table_file
 
 GUIDANCES = ("no guidance", "CFG 1.25", "autoguidance 1.25")
 ERK_GUID = "ERK-Guid (0.75, 0.3)"
@@ -318,7 +310,6 @@ def test_nfe_figure_has_a_color_a_series_and_the_pareto_front() -> None:
     at = [float(np.asarray(each.lines[0].get_xdata())[0]) for each in crowded.containers]
     assert len(at) == 6 and np.diff(sorted(at)).min() > 0.1
     assert [tick.get_text() for tick in crowded.get_xticklabels()] == ["8", "16"]
-    assert tuple(FIGURES) == table_file.FIGURES
 
 
 def test_many_series_have_a_color_a_solver() -> None:

@@ -15,17 +15,24 @@ from erk_bench.reporting.latex import latex
 from erk_bench.reporting.table_views import markdown, to_csv
 from erk_bench.runs.records import MetricRecord, Record
 from erk_bench.spec import CorrectionSpec
-from erk_bench.studies.published import MINIMUM_BELOW_MEAN, PublishedRow, compare, over_sets, unfair
+from erk_bench.studies.published import MINIMUM_BELOW_MEAN, compare, over_sets, unfair
 from erk_bench.studies.table import build_view
+from erk_bench.studies.table_file import Minimum, Published, RowSpec, TableFile
 from erk_bench.table_command import shifted
 
-TABLE = {
-    "name": "made",
-    "title": "A made table",
-    "caption": "Made here.",
-    "headline": "fd_digits",
-    "published": {"source": "a paper", "sets": 3, "images": 400, "tolerance": 0.02},
-}
+PUBLISHED = Published("a paper", 3, 400, 0.02)
+BEST = Minimum("best8", "fd_digits", 4.5, "a paper, best row")
+
+
+def table_of(*rows: RowSpec, published: Published = PUBLISHED, minima: tuple[Minimum, ...] = ()) -> TableFile:
+    return TableFile(
+        "made", "A made table", "Made here.", (), "fd_digits", rows, published=published, minima=minima
+    )
+
+
+def row(value: float | None = None, group: str | None = None) -> RowSpec:
+    """A row with a published value."""
+    return RowSpec((), {} if value is None else {"fd_digits": value}, group)
 
 
 def records(*values: float, w_stiff: float = 0.0, error: float = 0.1) -> list[Record]:
@@ -48,8 +55,8 @@ def records(*values: float, w_stiff: float = 0.0, error: float = 0.1) -> list[Re
     return made
 
 
-def row(sets: int = 3, images: int = 400, tolerance: float = 0.02) -> PublishedRow:
-    return PublishedRow({"fd_digits": 5.0}, sets, images, tolerance, "a paper")
+def published(sets: int = 3, images: int = 400, tolerance: float = 0.02) -> Published:
+    return Published("a paper", sets, images, tolerance)
 
 
 def test_sets_follow_each_other() -> None:
@@ -75,22 +82,22 @@ def test_mean_spread_and_minimum() -> None:
     ],
 )
 def test_gap_and_tolerance(sets: int, values: tuple[float, ...], gap: float, within: bool) -> None:
-    found = compare(row(sets), "fd_digits", over_sets(records(*values), "fd_digits"), 400)
+    found = compare(5.0, published(sets), over_sets(records(*values), "fd_digits"), 400)
     assert found.gap == pytest.approx(gap)
     limit = 0.02 * 5 + 3 * 0.1 / math.sqrt(len(values))
     assert found.within == (gap <= limit) and (found.within == within or len(values) == 3)
 
 
 def test_other_number_of_images_is_no_verdict() -> None:
-    found = compare(row(images=50_000), "fd_digits", over_sets(records(300.0), "fd_digits"), 400)
+    found = compare(5.0, published(images=50_000), over_sets(records(300.0), "fd_digits"), 400)
     assert found.within is None and found.gap == 295.0
-    assert "50,000 images (a paper), these of 400: no verdict" in unfair(row(images=50_000), 1, 400)
+    assert "50,000 images (a paper), these of 400: no verdict" in unfair(published(images=50_000), 1, 400)
 
 
 def test_minimum_of_several_beside_a_single_run_is_warned_of() -> None:
-    assert "minima of 3 sets" in unfair(row(3), 1, 400) and "about 0.85" in unfair(row(3), 1, 400)
-    assert "use sets=3" in unfair(row(3), 2, 400)
-    assert unfair(row(3), 3, 400) == "" and unfair(row(1), 1, 400) == ""
+    assert "minima of 3 sets" in unfair(published(3), 1, 400) and "about 0.85" in unfair(published(3), 1, 400)
+    assert "use sets=3" in unfair(published(3), 2, 400)
+    assert unfair(published(3), 3, 400) == "" and unfair(published(1), 1, 400) == ""
 
 
 @pytest.mark.parametrize("count", sorted(MINIMUM_BELOW_MEAN))
@@ -101,9 +108,8 @@ def test_expected_minimum_of_normal_draws(count: int) -> None:
 
 def test_table_shows_sets_published_values_and_notes() -> None:
     plain, better = records(5.0, 5.2, 5.4), records(4.0, 4.2, 4.4, w_stiff=0.5)
-    rows = [{"published": {"fd_digits": 5.1}}, {"published": {"fd_digits": 9.0}, "group": "best8"}]
-    minima = [{"group": "best8", "metric": "fd_digits", "value": 4.5, "source": "a paper, best row"}]
-    view = build_view({**TABLE, "minima": minima, "rows": rows}, rows, [plain, better], {})
+    table = table_of(row(5.1), row(9.0, "best8"), minima=(BEST,))
+    view = build_view(table, table.rows, [plain, better], {})
     assert [row.off for row in view.rows] == [False, True]
     assert view.rows[1].difference == (pytest.approx(-1.0), pytest.approx(0.0, abs=1e-12))
     text = markdown(view)
@@ -119,20 +125,21 @@ def test_table_shows_sets_published_values_and_notes() -> None:
 
 
 def test_single_run_beside_a_published_minimum_is_noted() -> None:
-    view = build_view(TABLE, [{"published": {"fd_digits": 5.0}}], [records(5.1)], {})
+    table = table_of(row(5.0))
+    view = build_view(table, table.rows, [records(5.1)], {})
     assert len(view.notes) == 1 and "0.85 standard deviations higher" in view.notes[0]
     assert f"Note: {view.notes[0]}." in markdown(view)
 
 
 def test_best_of_a_group_needs_all_of_it() -> None:
-    rows = [{"group": "g"}, {"group": "g"}]
-    minima = [{"group": "g", "metric": "fd_digits", "value": 4.5, "source": "a paper"}]
-    table = {**TABLE, "minima": minima, "rows": rows}
+    rows = (row(5.0, "best8"), row(None, "best8"))
+    table = table_of(*rows, published=published(1), minima=(BEST,))
     plain, better = records(5.0), records(4.0, w_stiff=0.5)
     assert build_view(table, rows[:1], [plain], {}).notes == ()
     assert len(build_view(table, rows, [plain, better], {}).notes) == 1
-    other = {**table, "published": {**TABLE["published"], "images": 50_000}}  # type: ignore[dict-item]  # a dict in a dict
-    assert build_view(other, rows, [plain, better], {}).notes == ()
+    other = table_of(*rows, published=published(1, images=50_000), minima=(BEST,))
+    (note,) = build_view(other, rows, [plain, better], {}).notes
+    assert "no verdict" in note
 
 
 @pytest.mark.parametrize(
@@ -146,4 +153,6 @@ def test_best_of_a_group_needs_all_of_it() -> None:
 def test_records_measured_differently_are_no_table(change: dict[str, object], told: str) -> None:
     (plain,), (better,) = records(5.0), records(4.0, w_stiff=0.5)
     with pytest.raises(UserError, match=f"{told}.*run all rows of a table with the same settings"):
-        build_view(TABLE, [{}, {}], [[plain], [dataclasses.replace(better, **change)]], {})  # type: ignore[arg-type]  # fields by name
+        build_view(
+            table_of(row(), row()), [row(), row()], [[plain], [dataclasses.replace(better, **change)]], {}
+        )  # type: ignore[arg-type]  # fields by name

@@ -24,16 +24,11 @@ from erk_bench.runs.records import MetricRecord, Record, write_record
 from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.studies.records import read_folder
 from erk_bench.studies.table import build_view, overhead, paired_difference, pairs, reproduction, verdict
+from erk_bench.studies.table_file import RowSpec, TableFile
 
 NUM_GROUPS = 20
 ERK_GUID = CorrectionSpec(name="erk_guid", w_stiff=0.5, w_con=0.25)
-TABLE = {
-    "name": "made",
-    "title": "A made table",
-    "caption": "Made\n  here.",
-    "headline": "fd_digits",
-    "tolerance": 1.0,
-}
+TABLE = TableFile("made", "A made table", "Made here.", (), "fd_digits", (RowSpec(()),))
 
 
 @cache
@@ -84,7 +79,10 @@ def rows_of(*records: Record, references: dict[str, Record] | None = None) -> tu
 def view_of(*records: Record, references: dict[str, Record] | None = None, **table: Any) -> TableView:
     """The table of single records, without published values; table: entries that differ from TABLE's."""
     return build_view(
-        {**TABLE, **table}, [{}] * len(records), [[record] for record in records], references or {}
+        dataclasses.replace(TABLE, **table),
+        [RowSpec(())] * len(records),
+        [[record] for record in records],
+        references or {},
     )
 
 
@@ -381,10 +379,10 @@ def test_folder_is_read_by_run_id(tmp_path: Path) -> None:
 
 def test_every_corrected_row_of_the_digits_table_has_its_baseline() -> None:
     table = table_file("digits")
-    specs = [run_spec([*table["base"], *row["set"]]) for row in table["rows"]]
+    specs = [run_spec([*table.base, *row.set]) for row in table.rows]
     digests = {spec.digest for spec in specs}
     assert len(digests) == len(specs) > 0
     assert all(spec.baseline.digest in digests for spec in specs)
     for first, *others in pairs(specs):  # the other solvers stand alone
         assert len(others) == (1 if first.solver.name == "heun" else 0)
-    assert table["headline"] in METRICS
+    assert table.headline in METRICS
