@@ -24,22 +24,25 @@ __all__ = [
     "sample_grid",
 ]
 
-# Imported when they are asked for: the command must hear signals before torch is there, which takes seconds.
-_HOMES = {
-    "Node": "sampling.steps",
-    "Step": "sampling.steps",
-    "draw": "sampling.sample",
-    "frechet_distance": "evaluation.frechet",
-    "load_denoiser": "networks.presets",
-    "sample": "sampling.sample",
-    "sample_grid": "sampling.shared",
+# Importing torch takes seconds, which help and typing errors need not wait for.
+_MODULES = {
+    "Node": "erk_bench.sampling.steps",
+    "Step": "erk_bench.sampling.steps",
+    "draw": "erk_bench.sampling.sample",
+    "frechet_distance": "erk_bench.evaluation.frechet",
+    "load_denoiser": "erk_bench.networks.presets",
+    "sample": "erk_bench.sampling.sample",
+    "sample_grid": "erk_bench.sampling.shared",
 }
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'erk_bench' has no attribute '{name}'")
-    return getattr(import_module(f"erk_bench.{_HOMES[name]}"), name)
+    def __getattr__(name: str) -> object:
+        """A public name, from its module at first use."""
+        if name not in _MODULES:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

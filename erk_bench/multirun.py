@@ -12,13 +12,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from erk_bench import commands
 from erk_bench.base import stopping
 from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError
-from erk_bench.composing import run_spec, tracker_spec
-from erk_bench.reporting.trackers.tracker import Launch, TrackerSpec, open_tracker
-from erk_bench.runs import launch
+from erk_bench.commands.compose import of_preset, run_spec
+from erk_bench.commands.run import run_one
+from erk_bench.commands.tracking import tracked
 
 
 @hydra.main(config_path=str(config_folder().resolve()), config_name="run", version_base="1.3")
@@ -27,9 +26,8 @@ def main(config: DictConfig) -> None:
     overrides = list(HydraConfig.get().overrides.task)
     try:
         spec = run_spec(overrides)
-        tracking = tracker_spec(overrides) if launch.reports() else TrackerSpec()
-        with open_tracker(tracking, Launch("run", spec.run_id, [spec])) as tracker:
-            commands.run(spec, tracker)
+        with tracked("run", spec.run_id, [spec], overrides) as tracker:
+            run_one(spec, tracker)
     except UserError as error:
         print(f"erk-bench: {error}", file=sys.stderr)
         raise SystemExit(error.status) from error
@@ -48,9 +46,12 @@ FOLDERS = {
 
 
 def entry() -> None:
-    """Console entry: Hydra's own command line, with our folders where the user names none."""
-    given = {word.partition("=")[0] for word in sys.argv[1:]}
+    """Console entry: Hydra's own command line, with our folders and what a preset brings where the user names
+    none, so that what Hydra shows (--cfg job) is what runs."""
+    settings = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    given = {word.partition("=")[0] for word in settings}
     sys.argv += [f"{key}={value}" for key, value in FOLDERS.items() if key not in given]
+    sys.argv += of_preset(settings)
     stopping.listen()
     main()
 

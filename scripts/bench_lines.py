@@ -6,7 +6,10 @@ import copy
 import dataclasses
 import functools
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +27,7 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 from erk_bench import load_denoiser
 from erk_bench.base.assets import Assets
-from erk_bench.composing import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
 from erk_bench.evaluation.frechet import (
     FeatureStats,
     FeatureSums,
@@ -508,7 +511,37 @@ def table(scale: Scale) -> Iterator[Line]:
     yield Line(title, ("network_dtype=bfloat16", "float32"), low, fast, moved("bfloat16"))
 
 
+def starting(scale: Scale) -> Iterator[Line]:
+    """Whole processes: what answers at once beside the import of torch."""
+
+    def process(*words: str, **variables: str) -> Run:
+        def run() -> None:
+            environment = {**os.environ, **variables}
+            subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=False)
+
+        return run
+
+    torch_alone = process("-c", "import torch")
+    asked = {
+        "_ERK_BENCH_COMPLETE": "zsh_complete",
+        "COMP_WORDS": "erk-bench run model=edm2",
+        "COMP_CWORD": "2",
+    }
+    answers = {
+        "--help": process("-m", "erk_bench.cli", "--help"),
+        "run --help": process("-m", "erk_bench.cli", "run", "--help"),
+        "--version": process("-m", "erk_bench.cli", "--version"),
+        "a typo (table tabel=digits)": process("-m", "erk_bench.cli", "table", "tabel=digits"),
+        "tab completion": process("-m", "erk_bench.cli", **asked),
+    }
+    for name, answer in answers.items():
+        yield Line(
+            "start of the program", (f"erk-bench {name}", "python -c 'import torch'"), answer, torch_alone
+        )
+
+
 LINES: dict[str, Callable[[Scale], Iterator[Line]]] = {
+    "start": starting,
     "network": networks,
     "arithmetic": arithmetic,
     "sampling": sampling,

@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from erk_bench.base.files import write_atomic
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.reporting.table_figures import to_bytes
 from erk_bench.runs.cost import Cost, estimate
 from erk_bench.studies.simulate import RULES, Conditions, shortest, simulate

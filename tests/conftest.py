@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import erk_bench
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.edm2 import EDM2Network
 from erk_bench.spec import RunSpec

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from erk_bench import actions
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands import tracking
+from erk_bench.commands.compose import run_spec
 from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.trackers import values as tracked
 from erk_bench.reporting.trackers.tracker import Curve, Launch, Tracker, TrackerSpec
@@ -72,7 +72,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Notes]:
         found.append(Notes(launch))
         yield found[-1]
 
-    monkeypatch.setattr(actions, "open_tracker", open_notes)
+    monkeypatch.setattr(tracking, "open_tracker", open_notes)
     return found
 
 
@@ -107,8 +107,8 @@ def test_a_grid_tells_its_best_cell_and_baseline(tmp_path: Path, opened: list[No
 def test_a_task_is_grouped_with_its_sweep(
     tmp_path: Path, opened: list[Notes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(actions.SWEEP, "")  # so that it is put back
-    monkeypatch.delenv(actions.SWEEP)
+    monkeypatch.setenv(tracking.SWEEP, "")  # so that it is put back
+    monkeypatch.delenv(tracking.SWEEP)
     manifest = str(tmp_path / "a.manifest")
     words = [
         "plan",
@@ -135,7 +135,7 @@ def test_commands_without_a_record_do_not_track(tmp_path: Path, capsys: pytest.C
 def test_only_rank_zero_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(actions, "open_tracker", _expect_none)
+    monkeypatch.setattr(tracking, "open_tracker", _expect_none)
     assert main(["run", *RUN, f"out={tmp_path / 'runs'}", "tracker=wandb"]) == 0
 
 

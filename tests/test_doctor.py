@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from erk_bench import doctor
 from erk_bench.base.assets import SOURCES
 from erk_bench.cli import main
+from erk_bench.commands.actions import doctor
 
 
 def offline(monkeypatch: pytest.MonkeyPatch, value: str) -> None:

@@ -28,7 +28,7 @@ SMALL = [*SETTINGS, "seeds=0-39", "block_size=8", "workers=1", "metrics.names=[f
 def test_a_signal_while_torch_is_imported(number: int, status: int, words: str) -> None:
     """One line, no traceback, at once."""
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "erk_bench.cli", "--version"],
+        [sys.executable, "-X", "importtime", "-m", "erk_bench.cli", "plan"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

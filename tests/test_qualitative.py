@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from erk_bench import cli
-from erk_bench.qualitative import AMPLIFIED, Pair
+from erk_bench.commands.actions.qualitative import AMPLIFIED, Pair
 from tests.test_diffusers import dit, stable_diffusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

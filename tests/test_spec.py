@@ -15,7 +15,7 @@ from erk_bench import spec as spec_module
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import build, identity_fields, to_dict
 from erk_bench.cli import COMMANDS
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.diffusers import ERKGuidDPMSolverScheduler, ERKGuidHeunScheduler
 from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.corrections import CORRECTIONS
@@ -242,7 +242,7 @@ def test_w_con_has_one_default() -> None:
         "spec": CorrectionSpec(name="erk_guid").w_con,
         "sample": inspect.signature(erk_bench.sample).parameters["w_con"].default,
         "grid": Cell(1.0).w_con,
-        "qualitative": float(COMMANDS["qualitative"].options["w_con"]),
+        "qualitative": COMMANDS["qualitative"].options().w_con,
         **{name: run_spec([f"correction={name}"]).correction.w_con for name in CORRECTIONS if name != "none"},
         **{
             make.__name__: inspect.signature(make).parameters["w_con"].default

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -10,3 +12,22 @@ def config_folder() -> Path:
     package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
+
+
+def config_files(group: str) -> Mapping[str, Path]:
+    """The files of configs/GROUP by the name that chooses each, in the order of names."""
+    return listing().get(group, {})
+
+
+def listing() -> Mapping[str, Mapping[str, Path]]:
+    """The files of every folder of configs/, which is looked at once a launch."""
+    return _listing(config_folder())
+
+
+@functools.cache
+def _listing(folder: Path) -> Mapping[str, Mapping[str, Path]]:
+    return {
+        group.name: {file.stem: file for file in sorted(group.iterdir()) if file.suffix == ".yaml"}
+        for group in sorted(folder.iterdir())
+        if group.is_dir()
+    }

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from erk_bench.base.addresses import is_address
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import fresh_sha256
 
@@ -30,16 +31,6 @@ class Place(NamedTuple):
 
     name: str
     file: Path
-
-
-def is_address(text: str) -> bool:
-    """Whether a text names code of a user's own, FILE.py:NAME or package.module:NAME."""
-    place, colon, name = text.rpartition(":")
-    return bool(colon) and name.isidentifier() and (place.endswith(".py") or _is_module(place))
-
-
-def _is_module(place: str) -> bool:
-    return all(part.isidentifier() for part in place.split("."))
 
 
 # In FILE.py:NAME:option=value:option=value.

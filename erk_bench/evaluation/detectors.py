@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from erk_bench.base.addresses import is_address
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.base.own_code import is_address, split_options
+from erk_bench.base.own_code import split_options
 from erk_bench.digits.classifier import DigitsClassifier
 from erk_bench.digits.data import RESOLUTION
 from erk_bench.evaluation.extract import Detector, Extract

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from erk_bench.base.assets import Assets
-from erk_bench.base.config_files import config_folder
+from erk_bench.base.config_files import config_files
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
 
 
-def preset_files() -> dict[str, Path]:
+def preset_files() -> Mapping[str, Path]:
     """The files of configs/model by preset name."""
-    return {file.stem: file for file in sorted((config_folder() / "model").glob("*.yaml"))}
+    return config_files("model")
 
 
 def read_preset(file: Path) -> dict[str, Any]:

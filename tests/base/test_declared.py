@@ -12,7 +12,7 @@ from erk_bench.base.declared import declared
 from erk_bench.base.errors import UserError
 from erk_bench.base.own_code import load
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.plugin_kinds import KINDS
 from erk_bench.sampling.options import defaults_of

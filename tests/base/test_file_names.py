@@ -12,7 +12,7 @@ from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError
 from erk_bench.base.file_names import check_file_name
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.runs.records import read_record, write_record
 
 BAD = ["../../escaped", "/absolute", "a/b", "a\\b", "..", ".", ".hidden", "-rf", "~root", "", " a", "a\0b",

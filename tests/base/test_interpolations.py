@@ -9,7 +9,7 @@ import yaml
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 
 SECRET = "hunter2"
 READING = "reads the environment or calls something"

@@ -13,7 +13,7 @@ import pytest
 
 from erk_bench.base import stopping
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker, blocks_of
 from erk_bench.runs.claims import Claims

@@ -16,9 +16,7 @@ import erk_bench
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import build
-from erk_bench.composing import compose_config
-from erk_bench.digits.data import encode, load_digits
-from erk_bench.digits.train import (
+from erk_bench.commands.actions.train_digits import (
     DenoiserRecipe,
     FeaturesRecipe,
     Recipe,
@@ -26,6 +24,8 @@ from erk_bench.digits.train import (
     train_denoiser,
     train_one,
 )
+from erk_bench.commands.compose import compose_config
+from erk_bench.digits.data import encode, load_digits
 from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, digits_network
 from erk_bench.networks.checkpoint import read_checkpoint
 from erk_bench.networks.edm2 import MPConv

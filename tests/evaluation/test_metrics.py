@@ -24,7 +24,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.evaluation import fidelity
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.extract import Extract

@@ -14,7 +14,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import file_sha256
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.evaluation.detectors import detector_key, detector_of, load_detector, reference_name
 from erk_bench.evaluation.families import Extracted
 from erk_bench.evaluation.metrics import METRICS, code_keys, detectors_of, key_names, measure

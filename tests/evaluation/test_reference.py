@@ -11,9 +11,14 @@ import torch
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import file_sha256
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.evaluation.frechet import FeatureSums
-from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real, reference_facts
+from erk_bench.evaluation.reference import (
+    REFERENCES,
+    check_resolution,
+    load_real,
+    reference_facts,
+)
 from erk_bench.evaluation.reference_files import Real, write_reference
 from erk_bench.spec import MetricsSpec
 

@@ -10,7 +10,7 @@ import yaml
 
 import erk_bench
 from erk_bench.base.errors import UserError
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.networks.presets import preset_files
 from erk_bench.networks.sizes import SIZES, architecture
 from tests.conftest import golden_facts, golden_path

@@ -8,7 +8,7 @@ import pytest
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.runs.checks import check_images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.networks.sizes import SIZES
 from erk_bench.runs.cost import estimate, evaluation_flops
 from tests.conftest import golden_facts

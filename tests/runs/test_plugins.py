@@ -13,7 +13,7 @@ from erk_bench import sample
 from erk_bench.base import own_code
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import fresh_sha256
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.sampling.sample import equation_from, solve

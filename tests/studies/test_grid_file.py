@@ -15,7 +15,7 @@ import yaml
 from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import identity_fields
-from erk_bench.composing import grid_cells, grid_file
+from erk_bench.commands.compose import grid_cells, grid_file
 from erk_bench.studies.grid_file import Cell, Grid, check_cells, label, read_grid, short, trees
 
 GRIDS = [file.stem for file in sorted((config_folder() / "grid").glob("*.yaml"))]

@@ -10,7 +10,7 @@ import yaml
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.composing import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
 from erk_bench.runs.records import read_record
 from erk_bench.runs.score import record_path
 from erk_bench.spec import RunSpec

@@ -10,7 +10,8 @@ import pytest
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import to_dict
-from erk_bench.composing import run_spec
+from erk_bench.commands.actions.table import shifted
+from erk_bench.commands.compose import run_spec
 from erk_bench.reporting.latex import latex
 from erk_bench.reporting.table_views import markdown, to_csv
 from erk_bench.runs.records import MetricRecord, Record
@@ -18,7 +19,6 @@ from erk_bench.spec import CorrectionSpec
 from erk_bench.studies.published import MINIMUM_BELOW_MEAN, compare, over_sets, unfair
 from erk_bench.studies.table import build_view
 from erk_bench.studies.table_file import Minimum, Published, RowSpec, TableFile
-from erk_bench.table_command import shifted
 
 PUBLISHED = Published("a paper", 3, 400, 0.02)
 BEST = Minimum("best8", "fd_digits", 4.5, "a paper, best row")

@@ -11,10 +11,10 @@ import pytest
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.composing import run_spec
+from erk_bench.commands.actions.search import conclusions
+from erk_bench.commands.compose import run_spec
 from erk_bench.runs.records import MetricRecord, Record, read_record
 from erk_bench.sampling.shared import Cell
-from erk_bench.search_command import conclusions
 from erk_bench.studies.search import FINALISTS, STEP, Found, Measured, Plan, Space, make_rungs, search
 from tests.studies.test_table import record_of
 

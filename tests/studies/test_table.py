@@ -15,7 +15,7 @@ import pytest
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import to_dict
-from erk_bench.composing import run_spec, table_file
+from erk_bench.commands.compose import run_spec, table_file
 from erk_bench.evaluation.families import jackknife_error
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.latex import latex

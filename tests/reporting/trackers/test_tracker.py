@@ -17,7 +17,7 @@ from PIL import Image
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import build, to_dict
-from erk_bench.composing import run_spec
+from erk_bench.commands.compose import run_spec
 from erk_bench.reporting.trackers import values as tracked
 from erk_bench.reporting.trackers.tracker import (
     FRACTION,

@@ -9,7 +9,6 @@ import re
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -17,6 +16,7 @@ import erk_bench
 from erk_bench.base.assets import SOURCES, Assets
 from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError
+from erk_bench.commands.settings import groups
 from erk_bench.networks.presets import preset_files, preset_weights
 from erk_bench.runs.records import environment
 
@@ -42,7 +42,7 @@ def dependencies() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: (item[1] == "dev", item[1], item[0])))
 
 
-def doctor(groups: Mapping[str, Sequence[str]]) -> int:
+def doctor() -> int:
     """Print it; status 1 if something needed is missing, or a source of files does not answer."""
     facts = environment(torch.device("cpu"))
     print(f"erk-bench {erk_bench.__version__}, Python {platform.python_version()}, {facts['platform']}")
@@ -53,7 +53,7 @@ def doctor(groups: Mapping[str, Sequence[str]]) -> int:
     launcher = {key: os.environ[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if key in os.environ}
     print(f"launcher: {launcher or 'none (local workers)'}")
     print(f"configs: {config_folder()}")
-    for group, choices in groups.items():
+    for group, choices in groups().items():
         print(f"  {group}: {', '.join(choices)}")
     assets = Assets.from_environment()
     print(f"cache: {assets.cache}{' (offline)' if assets.offline else ''}, lock file {assets.lock}")

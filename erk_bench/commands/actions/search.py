@@ -13,6 +13,9 @@ from rich.table import Table as RichTable
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.search import SearchOptions
+from erk_bench.commands.tracking import tracked
 from erk_bench.evaluation.metrics import METRICS, check_count
 from erk_bench.reporting import table_figures
 from erk_bench.reporting.search_figures import search_figure
@@ -24,16 +27,15 @@ from erk_bench.runs.cost import count_evaluations
 from erk_bench.runs.records import Record
 from erk_bench.runs.store import RunStore
 from erk_bench.sampling.shared import Cell
-from erk_bench.settings import whole_number
 from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.studies.grid import evaluations_of
 from erk_bench.studies.records import compute_records, prepare
-from erk_bench.studies.search import STEP, Found, Measured, Plan, Space, make_rungs, search
+from erk_bench.studies.search import STEP, Found, Measured, Plan, Space, make_rungs
+from erk_bench.studies.search import search as propose
 from erk_bench.studies.table import paired_difference, verdict
 
 DEFAULT_RUNS = 12  # full runs that the budget pays for, where none is given
 FIRST = 8  # the first rung has about this part of the images
-LARGEST = 1_000_000  # of w_stiff and w_con
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 SHOWN = 5  # cells of a rung that a terminal shows
 
@@ -85,7 +87,14 @@ class _Bench:
         return sum(count for _, count in most.values())
 
 
-def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) -> int:
+def search(options: SearchOptions, settings: list[str]) -> int:
+    """Run `erk-bench search`."""
+    spec = run_spec(settings)
+    with tracked("search", spec.run_id, [spec], settings) as tracker:
+        return search_weights(spec, options, tracker)
+
+
+def search_weights(spec: RunSpec, options: SearchOptions, tracker: Tracker) -> int:
     """Search, show the rungs, and say how sure the winner is."""
     if launch.world_size() > 1:
         raise UserError(
@@ -94,17 +103,21 @@ def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) 
         )
     if spec.correction.w_stiff:
         raise UserError("search chooses w_stiff and w_con itself; leave out correction=...")
-    seed = whole_number("search_seed", options["search_seed"])
-    if seed > LARGEST_SEED:
-        raise UserError(f"search_seed is {seed}; it must be 1 to {LARGEST_SEED}")
-    space = Space(*(_bounds(name, options[name]) for name in Space._fields))
+    if options.search_seed > LARGEST_SEED:
+        raise UserError(f"search_seed is {options.search_seed}; it must be 1 to {LARGEST_SEED}")
+    if options.w_stiff[0] < STEP:
+        text = ":".join(f"{each:g}" for each in options.w_stiff)
+        raise UserError(
+            f"w_stiff is '{text}'; its lowest value must be {STEP} or more (0 is the plain solver)"
+        )
+    space = Space(options.w_stiff, options.w_con)
     bench = _Bench(spec, tracker)
     plan = make_plan(spec, options)
     check_names(bench.at(Cell(1.0, 1.0), plan.rungs[0]))  # a solver without pairs is told now
     prepare([bench.at(None, images) for images in plan.rungs])
     lower = METRICS[bench.headline].lower
-    found = search(bench, space, plan, lower=lower, seed=seed)
-    to = Path(options["to"] or Path(spec.out) / "searches").expanduser() / spec.run_id
+    found = propose(bench, space, plan, lower=lower, seed=options.search_seed)
+    to = Path(options.to or Path(spec.out) / "searches").expanduser() / spec.run_id
     plain = [bench.records[(None, images)].metrics[bench.headline].value for images, _ in found.rungs]
     write_atomic(to.with_name(f"{to.name}.csv"), _to_csv(bench, found).encode())
     title = f"{spec.slug}: search for (w_stiff, w_con)"
@@ -123,18 +136,18 @@ def search_weights(spec: RunSpec, options: Mapping[str, str], tracker: Tracker) 
     return 0
 
 
-def _budget(spec: RunSpec, options: Mapping[str, str]) -> int:
+def _budget(spec: RunSpec, options: SearchOptions) -> int:
     full = round(len(spec.seed_range) * sum(count_evaluations(spec)))
-    return whole_number("budget", options["budget"]) if options["budget"] else DEFAULT_RUNS * full
+    return options.budget or DEFAULT_RUNS * full
 
 
-def make_plan(spec: RunSpec, options: Mapping[str, str]) -> Plan:
+def make_plan(spec: RunSpec, options: SearchOptions) -> Plan:
     """Rungs and budget from the settings."""
     images, nfe = len(spec.seed_range), sum(count_evaluations(spec))
-    factor, batch = whole_number("factor", options["factor"]), whole_number("batch", options["batch"])
+    factor, batch = options.factor, options.batch
     if factor < 2 or batch < 2:
         raise UserError(f"factor is {factor} and batch {batch}; both must be 2 or more")
-    first = whole_number("first", options["first"]) if options["first"] else max(images // FIRST, 1)
+    first = options.first or max(images // FIRST, 1)
     if first > images:
         raise UserError(f"first is {first}, more than the {images} images of seeds={spec.seeds}")
     rungs, sampled = make_rungs(spec.seed_range, first, factor, spec.block_size)
@@ -144,22 +157,6 @@ def make_plan(spec: RunSpec, options: Mapping[str, str]) -> Plan:
     plan = Plan(rungs, sampled, factor, nfe, _budget(spec, options), batch)
     plan.check()
     return plan
-
-
-def _bounds(name: str, text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(":"))
-    except ValueError:
-        low = high = -1.0
-    if not 0 <= low < high <= LARGEST:
-        raise UserError(
-            f"{name} is '{text}'; expected LOW:HIGH, at most {LARGEST:,}, for example {name}=0.1:2.5"
-        )
-    if name == "w_stiff" and low < STEP:
-        raise UserError(
-            f"w_stiff is '{text}'; its lowest value must be {STEP} or more (0 is the plain solver)"
-        )
-    return low, high
 
 
 def _to_csv(bench: _Bench, found: Found) -> str:

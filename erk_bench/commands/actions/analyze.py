@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +15,9 @@ from rich.table import Table as RichTable
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic
+from erk_bench.commands.analyze import AnalyzeOptions
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.tracking import refuse_tracker
 from erk_bench.reporting.table_figures import to_bytes
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker
@@ -24,21 +26,21 @@ from erk_bench.runs.equation import equation_of
 from erk_bench.runs.needs import fetch
 from erk_bench.runs.sample_block import draw_block
 from erk_bench.sampling.equation import correction_part
-from erk_bench.settings import whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.studies.analysis.figures import to_csv
 from erk_bench.studies.analysis.trajectories import Found, observe
 from erk_bench.studies.analysis.trajectory_figures import by_step, correlation, quantile, trajectory_figure
 
 
-def analyze(spec: RunSpec, options: Mapping[str, str]) -> int:
+def analyze(options: AnalyzeOptions, settings: list[str]) -> int:
     """Measure, write picture and CSV, print a row for each step."""
-    images = whole_number("images", options["images"])
-    iterations = whole_number("iterations", options["iterations"])
+    refuse_tracker(settings, "analyze does")
+    spec = run_spec(settings)
+    images, iterations = options.images, options.iterations
     _check(spec, images)
     fetch(spec, features=False)
     found, dimensions = _observed(spec, images, iterations)
-    to = Path(options["to"] or Path(spec.out) / "analyses").expanduser() / f"analyze-{spec.slug}"
+    to = Path(options.to or Path(spec.out) / "analyses").expanduser() / f"analyze-{spec.slug}"
     w_con = spec.correction.w_con if spec.correction.w_stiff else None
     title = f"{spec.slug}: {images} trajectories, {dimensions:,} dimensions"
     for form in ("svg", "png"):

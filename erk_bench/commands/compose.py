@@ -19,12 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from erk_bench.base import own_code
+from erk_bench.base.addresses import is_address
 from erk_bench.base.assets import Assets
-from erk_bench.base.config_files import config_folder
+from erk_bench.base.config_files import config_files, config_folder
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.base.fields import build
+from erk_bench.base.fields import build, to_dict
 from erk_bench.base.interpolations import check_name, check_value
-from erk_bench.base.yaml_files import is_line, read_yaml
+from erk_bench.base.yaml_files import read_yaml
+from erk_bench.commands.options import is_whole
+from erk_bench.commands.settings import Settings, check_words, defaults, groups, names
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.networks.presets import preset_files, read_preset
 from erk_bench.reporting.trackers.tracker import TrackerSpec
@@ -35,12 +38,9 @@ from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.options import Row, defaults_of
 from erk_bench.sampling.schedules import SCHEDULES, check_levels
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.settings import is_whole
 from erk_bench.spec import CorrectionSpec, GuidanceSpec, RunSpec, ScheduleSpec, SolverSpec
 from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid
 from erk_bench.studies.table_file import RowSpec, TableFile, check_rows, read_table
-
-NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
 # Settings that decide what a row of a table computes; published values hold for the table's own only.
 METHOD_SETTINGS = (
@@ -58,31 +58,11 @@ PARTS: dict[str, tuple[Mapping[str, Row], type[Any]]] = {
 }
 
 
-def groups() -> dict[str, list[str]]:
-    """The configuration groups of a run and their choices."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(config_folder().iterdir())
-        if folder.is_dir() and folder.name not in NO_RUN_GROUPS
-    }
-
-
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """configs/NAME.yaml with overrides, as plain values. Raises UserError suggesting the nearest name."""
-    choices = groups() if name == "run" else {}
+    settings = Settings(file=name)
+    check_words(overrides, settings)
     overrides = _with_code(overrides)
-    chosen = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not is_line(override):
-            raise UserError(f"the setting {override!r} has a line break or control character; leave it out")
-        if not equals or key != key.lstrip("+~-"):
-            plain = f"{key.lstrip('+~-')}={value}" if equals else "solver=heun"
-            raise UserError(f"'{override}' is no setting; write KEY=VALUE, for example {plain}")
-        if key in choices:
-            if value not in choices[key]:
-                raise unknown_name(key, value, choices[key])
-            chosen.append(override)
     try:
         return _compose(name, overrides)
     except RecursionError as error:
@@ -92,10 +72,11 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"a file in {config_folder()} is no YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
-        known = [*choices, *_dotted(_compose(name, chosen))]
+        chosen = [override for override in overrides if override.partition("=")[0] in groups()]
+        known = [*groups(), *names(_compose(name, chosen if name == "run" else []), nodes=True)]
         for override in overrides:
             key = override.partition("=")[0]
-            if key not in known:
+            if key not in known:  # another choice has it
                 group = f"{key.partition('.')[0]}."
                 near = [name for name in known if name.startswith(group)]
                 raise unknown_name("setting", key, near or known) from error
@@ -120,7 +101,7 @@ def _with_code(overrides: Sequence[str]) -> list[str]:
         key, _, value = override.partition("=")
         if key == "metrics.names":
             override = "metrics.names=" + _WITH_OPTION.sub(r"'\1'", value)
-        found.append(f"{key}.path={value}" if key in PARTS and own_code.is_address(value) else override)
+        found.append(f"{key}.path={value}" if key in PARTS and is_address(value) else override)
     given = {override.partition("=")[0] for override in found}
     bases = [
         f"{kind}={base}" for kind, base in BASES.items() if f"{kind}.path" in given and kind not in given
@@ -130,24 +111,23 @@ def _with_code(overrides: Sequence[str]) -> list[str]:
 
 def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Hydra's composition, of which the part that only depends on the chosen groups is kept."""
-    for override in overrides:
-        check_value(override, override)
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override, one in zip(overrides, parsed, strict=True):
         check_name(override.partition("=")[0], override)
         if not one.is_sweep_override():
             check_value(one.value(), override)  # without the backslashes that hid it
+    chosen = groups() if name == "run" else {}
     picks = tuple(
-        override for override, one in zip(overrides, parsed, strict=True) if one.key_or_group in groups()
+        override for override, one in zip(overrides, parsed, strict=True) if one.key_or_group in chosen
     )
-    config = copy.deepcopy(_chosen(name, str(config_folder().resolve()), picks if name == "run" else ()))
+    config = copy.deepcopy(_chosen(name, str(config_folder().resolve()), picks))
     # The options of a user's own code are in no config file; its function says which there are.
     given = {one.key_or_group for one in parsed}
     added = ("schedule.sigmas", *(f"{kind}." for kind in PARTS if f"{kind}.path" in given))
     for one in parsed:
         if one.is_sweep_override():
             raise HydraException(f"'{one.input_line}' has several values; only 'erk-bench grid' takes them")
-        if name != "run" or one.key_or_group not in groups():
+        if one.key_or_group not in chosen:
             key = one.key_or_group
             OmegaConf.update(config, key, one.value(), merge=True, force_add=key.startswith(added))
     plain = OmegaConf.to_container(config, resolve=True)
@@ -164,16 +144,6 @@ def _chosen(name: str, folder: str, picks: tuple[str, ...]) -> DictConfig:
         return compose(name, list(picks))
 
 
-def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            names += _dotted(value, f"{prefix}{key}.")
-        else:
-            names.append(prefix + key)
-    return names
-
-
 def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
     """The RunSpec that configs/run.yaml and the overrides compose to.
 
@@ -181,7 +151,7 @@ def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
     weights that are neither here nor in the lock file; without it their hash, and so the run's identity,
     stays open.
     """
-    content = compose_config("run", [*overrides, *_of_preset(overrides)])
+    content = compose_config("run", [*overrides, *of_preset(overrides)])
     spec = _spec_of(content, fetch=False)
     check_names(spec)  # a typo is told before gigabytes are fetched
     return _spec_of(content, fetch=True) if fetch and spec.unknown_weights else spec
@@ -189,7 +159,7 @@ def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
 
 def tracker_spec(overrides: Sequence[str]) -> TrackerSpec:
     """Where progress and results are shown, as configs/tracker/ and the overrides say."""
-    content = compose_config("run", [*overrides, *_of_preset(overrides)])
+    content = compose_config("run", [*overrides, *of_preset(overrides)])
     return build(TrackerSpec, content["tracker"], "tracker")
 
 
@@ -295,11 +265,14 @@ def _numbers(given: object) -> list[float]:
     return numbers
 
 
-def _of_preset(overrides: Sequence[str]) -> list[str]:
+_preset = functools.cache(read_preset)  # of a launch
+
+
+def of_preset(overrides: Sequence[str]) -> list[str]:
     """What belongs to the chosen model (track, guidance) and solver (schedule), where the user chose none."""
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     file = preset_files().get(given.get("model", ""))
-    about = (read_preset(file).get("about") or {}) if file else {}
+    about = (_preset(file).get("about") or {}) if file else {}
     if not isinstance(about, dict):
         raise UserError(f"the model preset '{file}' has about {about!r}, not a mapping of names to values")
     found = [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
@@ -329,7 +302,7 @@ def table_file(name: str) -> TableFile:
 
     name: NAME, TRACK/NAME for one of that track (NAME.yaml or TRACK-NAME.yaml), or a path ending in .yaml.
     """
-    files = {file.stem: file for file in sorted((config_folder() / "table").glob("*.yaml"))}
+    files = config_files("table")
     track, slash, plain = name.partition("/")
     if slash and not name.endswith((".yaml", ".yml")):
         stems = [stem for stem in files if f"track={track}" in table_file(stem).base]
@@ -345,7 +318,7 @@ def table_file(name: str) -> TableFile:
 
 def grid_file(name: str) -> Grid:
     """configs/grid/NAME.yaml, or the user's own file, by a path ending in .yaml."""
-    files = {file.stem: file for file in sorted((config_folder() / "grid").glob("*.yaml"))}
+    files = config_files("grid")
     file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
     if file is None:
         raise unknown_name("grid", name, [*files, "FILE.yaml"])
@@ -366,7 +339,7 @@ def grid_cells(grid: Grid, overrides: Sequence[str], *, fetch: bool = True) -> t
         else:
             rest.append(override)
     grid = grid.with_axes(axes)
-    known = [*groups(), *_dotted(_compose("run", []))]
+    known = [*groups(), *names(defaults())]
     for key in grid.axes:
         if key not in known and key.partition(".")[0] not in groups():
             raise unknown_name(f"axis of grid '{grid.name}'", key, known)
@@ -414,3 +387,10 @@ def table_specs(
     if any(key in METHOD_SETTINGS or key.split(".")[0] in METHOD_SETTINGS for key in keys):
         chosen = [row.overridden() for row in chosen]
     return chosen, specs
+
+
+def settings_text(spec: RunSpec) -> str:
+    """All settings of a run as YAML, after its run_id; null where weights were never here."""
+    run_id = None if spec.unknown_weights else spec.run_id
+    text: str = yaml.safe_dump({"run_id": run_id, **to_dict(spec)}, sort_keys=False, width=110)
+    return text

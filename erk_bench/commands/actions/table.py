@@ -1,4 +1,4 @@
-"""`erk-bench table`: compute what is missing of a table, show it, write its views."""
+"""`erk-bench table`: compute what is missing of a table, show it, write its table_views."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from erk_bench.base.config_files import config_folder
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import unknown_name
 from erk_bench.base.files import write_atomic
+from erk_bench.commands.compose import settings_text, table_file, table_specs
+from erk_bench.commands.table import TableOptions
+from erk_bench.commands.tracking import tracked
 from erk_bench.reporting import table_figures, table_views
 from erk_bench.reporting.latex import latex
 from erk_bench.reporting.styles import Style, style_named
@@ -22,7 +25,6 @@ from erk_bench.runs.export import images_of
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.records import Record, write_record
 from erk_bench.runs.store import RunStore
-from erk_bench.settings import flag, whole_number
 from erk_bench.spec import RunSpec
 from erk_bench.studies import table as tables
 from erk_bench.studies.records import compute_records, prepare, read_folder, read_records
@@ -31,11 +33,24 @@ from erk_bench.studies.table_file import RowSpec, TableFile
 SHEET_COLUMNS = 14  # seeds shown on a sample sheet
 
 
-def table(
+def table(options: TableOptions, settings: list[str]) -> int:
+    """Run `erk-bench table`; status 1 if a row is off."""
+    content = table_file(options.table)
+    fetch = not (options.from_ or options.cfg)
+    rows, specs = table_specs(content, settings, options.rows or "", fetch=fetch)
+    if options.cfg:
+        print("---\n".join(map(settings_text, specs)), end="")
+        return 0
+    as_published = all(setting.startswith("tracker") for setting in settings)
+    with tracked("table", content.name, specs, settings) as tracker:
+        return show_table(content, rows, specs, options, tracker, as_published=as_published)
+
+
+def show_table(
     content: TableFile,
     rows: Sequence[RowSpec],
     specs: Sequence[RunSpec],
-    options: Mapping[str, str],
+    options: TableOptions,
     tracker: Tracker,
     *,
     as_published: bool,
@@ -49,28 +64,26 @@ def table(
         spec.run_id: (row, spec) for row, spec in zip(rows, specs, strict=True)
     }  # settings make rows equal
     rows, specs = [row for row, _ in unique.values()], [spec for _, spec in unique.values()]
-    sets = [
-        [shifted(spec, index) for spec in specs] for index in range(whole_number("sets", options["sets"]))
-    ]
-    sampling, style = flag("sampling", options["sampling"]), style_named(options["style"])
-    chosen = chosen_columns(options["columns"], content.headline, specs[0])
+    sets = [[shifted(spec, index) for spec in specs] for index in range(options.sets)]
+    style = style_named(options.style)
+    chosen = chosen_columns(options.columns, content.headline, specs[0])
     folder = config_folder().parent / content.reference if content.reference else None
     again = (
-        bool(options["from"]) and folder is not None and Path(options["from"]).resolve() == folder.resolve()
+        options.from_ is not None and folder is not None and Path(options.from_).resolve() == folder.resolve()
     )
     found = read_folder(folder) if folder is not None and not again else {}
     references = tables.references_for(specs, found)
     records: list[list[Record]] | None
-    if options["from"]:
+    if options.from_:
         records = [
             list(several)
-            for several in zip(*(read_records(each, options["from"]) for each in sets), strict=True)
+            for several in zip(*(read_records(each, options.from_) for each in sets), strict=True)
         ]
     else:
-        records = _compute_rows(content, sets, sampling, tracker)
+        records = _compute_rows(content, sets, options.sampling, tracker)
     if records is None:
         return 0
-    to = Path(options["to"] or Path(specs[0].out) / "tables").expanduser()
+    to = Path(options.to or Path(specs[0].out) / "tables").expanduser()
     view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
     name = content.name
     for form, text in (("md", table_views.markdown), ("csv", table_views.to_csv), ("tex", latex)):
@@ -79,15 +92,15 @@ def table(
         drawn = table_figures.draw(view, content.figure, style)
         write_atomic(to / f"{name}-{content.figure}.{form}", table_figures.to_bytes(drawn, form))
     for record in itertools.chain(*records):
-        tracker.record(record, None if options["from"] else RunStore.folder_of(record.run_spec))
+        tracker.record(record, None if options.from_ else RunStore.folder_of(record.run_spec))
     tracker.table(view)
     tracker.picture(f"{name}-{content.figure}", to / f"{name}-{content.figure}.png")
-    if not options["from"]:
+    if not options.from_:
         _sample_sheet(content, specs, view, to / f"{name}-samples.png", tracker, style)
-    if options["records"]:
+    if options.records:
         for index, record in ((index, record) for several in records for index, record in enumerate(several)):
             suffix = f"-{record.seeds}" if index else ""
-            write_record(Path(options["records"]) / f"{record.run_id}{suffix}.json", record)
+            write_record(Path(options.records) / f"{record.run_id}{suffix}.json", record)
     table_views.print_table(view, wide_console())
     print(f"table and pictures: {to}/{name}*")
     dropped = content.published and not any(row.published for row in rows)
@@ -95,13 +108,12 @@ def table(
         print(
             "the published values are not compared: a setting changes what is computed, or the rows have none"
         )
-    as_published = as_published and not again and not options["records"]
+    as_published = as_published and not again and not options.records
     return _status(view, None if again else folder, references, as_published=as_published)
 
 
-def chosen_columns(text: str, headline: str, spec: RunSpec) -> tuple[str, ...]:
-    """The keys that `columns=...` names; none for an empty text. Raises UserError for an unknown one."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+def chosen_columns(names: Sequence[str], headline: str, spec: RunSpec) -> tuple[str, ...]:
+    """The keys that `columns=...` names, without repetition. Raises UserError for an unknown one."""
     known = table_views.column_keys(list(dict.fromkeys([headline, *spec.metrics.names])))
     for name in names:
         if name not in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import write_atomic
+from erk_bench.commands.qualitative import QualitativeOptions
 from erk_bench.runs.device import set_up_device
-from erk_bench.settings import is_whole, number, whole_number
 
 GAP, HEAD = 6, 22  # pixels between pictures, and above them for a line of text
 CROP, ZOOM = 4, 4  # a crop has 1/CROP of the side, and is enlarged by ZOOM
@@ -36,7 +36,6 @@ PIPELINES = {
     "pixart_alpha": Pipeline("PixArt-alpha/PixArt-XL-2-512x512", classes=False, guidance=4.5),
     "dit_xl_2_512": Pipeline("facebook/DiT-XL-2-512", classes=True, guidance=4.0),
 }
-SOLVERS = ("dpm2", "heun")
 
 
 class Pair(NamedTuple):
@@ -63,37 +62,35 @@ class Pair(NamedTuple):
         return slice(top, top + side), slice(left, left + side)
 
 
-def qualitative(options: Mapping[str, str]) -> int:
+def qualitative(options: QualitativeOptions) -> int:
     """Draw every prompt (or class) with every seed twice; write the sheet as PNG and HTML."""
-    row = PIPELINES.get(options["model"])
-    source = row.about if row else options["model"]
+    row = PIPELINES.get(options.model)
+    source = row.about if row else options.model
     if row is None and not (Path(source).expanduser() / "model_index.json").is_file():
-        raise unknown_name("model", options["model"], [*PIPELINES, "a folder with model_index.json"])
-    if options["solver"] not in SOLVERS:
-        raise unknown_name("solver", options["solver"], SOLVERS)
-    steps = whole_number("steps", options["steps"])
-    seeds = [int(word) for word in _numbers("seeds", options["seeds"])]
-    w_stiff, w_con = (number(name, options[name]) for name in ("w_stiff", "w_con"))
+        raise unknown_name("model", options.model, [*PIPELINES, "a folder with model_index.json"])
+    steps, w_stiff, w_con = options.steps, options.w_stiff, options.w_con
     subjects = _subjects(options, row)
-    guidance = number("guidance", options["guidance"] or str(row.guidance if row else 4.0))
-    device = set_up_device(options["device"], 0)
+    guidance = options.guidance
+    if guidance is None:
+        guidance = row.guidance if row else 4.0
+    device = set_up_device(options.device, 0)
     pipe = _load(source, device)
     pairs = []
     for subject in subjects:
-        for seed in seeds:
+        for seed in options.seeds:
             settings = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "np"}
-            settings |= {"class_labels": [int(subject)]} if options["classes"] else {"prompt": subject}
+            settings |= {"class_labels": [int(subject)]} if options.classes else {"prompt": subject}
             two = []
             for strength in (0.0, w_stiff):
-                pipe.scheduler = _scheduler(options["solver"], pipe.scheduler.config, strength, w_con)
+                pipe.scheduler = _scheduler(options.solver, pipe.scheduler.config, strength, w_con)
                 generator = torch.Generator().manual_seed(seed)
                 image = np.asarray(pipe(**settings, generator=generator).images[0])
                 two.append((image * 255).round().clip(0, 255).astype(np.uint8))
             pairs.append(Pair(f"{subject}, seed {seed}", *two))
-    to = Path(options["to"]).expanduser()
-    name = f"qualitative-{Path(source).name}-{options['solver']}{steps}"
+    to = Path(options.to).expanduser()
+    name = f"qualitative-{Path(source).name}-{options.solver}{steps}"
     about = (
-        f"{Path(source).name}: {options['solver']}, steps {steps}, w_stiff {w_stiff:g}, w_con {w_con:g}, "
+        f"{Path(source).name}: {options.solver}, steps {steps}, w_stiff {w_stiff:g}, w_con {w_con:g}, "
         f"guidance {guidance:g}"
     )
     write_atomic(to / f"{name}.png", _png(sheet(about, pairs)))
@@ -102,20 +99,20 @@ def qualitative(options: Mapping[str, str]) -> int:
     return 0
 
 
-def _subjects(options: Mapping[str, str], row: Pipeline | None) -> list[str]:
+def _subjects(options: QualitativeOptions, row: Pipeline | None) -> list[str]:
     """The prompts, or the numbers of classes."""
-    given = [name for name in ("prompts", "classes") if options[name]]
+    given = [name for name in ("prompts", "classes") if getattr(options, name)]
     wanted = None if row is None else "classes" if row.classes else "prompts"
     if len(given) != 1 or wanted not in (None, given[0]):
         raise UserError(
-            f"give {wanted or 'either prompts or classes'} for model '{options['model']}': prompts='a text' "
+            f"give {wanted or 'either prompts or classes'} for model '{options.model}': prompts='a text' "
             "or prompts=FILE.txt (one a line), classes=207,360"
         )
-    if given == ["classes"]:
-        return _numbers("classes", options["classes"])
-    file = Path(options["prompts"]).expanduser()
+    if options.prompts is None:
+        return [str(number) for number in options.classes or ()]
+    file = Path(options.prompts).expanduser()
     if file.suffix != ".txt":
-        return [options["prompts"]]
+        return [options.prompts]
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -123,14 +120,6 @@ def _subjects(options: Mapping[str, str], row: Pipeline | None) -> list[str]:
     if not lines:
         raise UserError(f"'{file}' has no prompts; write one a line")
     return lines
-
-
-def _numbers(name: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if not is_whole(word):
-            raise UserError(f"{name} has '{word}'; expected whole numbers with commas, such as {name}=0,1")
-    return words
 
 
 def _load(source: str, device: torch.device) -> Any:

@@ -9,6 +9,10 @@ from rich.table import Table as RichTable
 
 from erk_bench.base.console import wide_console
 from erk_bench.base.files import write_atomic
+from erk_bench.commands.actions.table import SHEET_COLUMNS, first_images
+from erk_bench.commands.compose import grid_cells, grid_file
+from erk_bench.commands.grid import GridOptions
+from erk_bench.commands.tracking import tracked
 from erk_bench.reporting import grid_figures, table_figures
 from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown
 from erk_bench.reporting.styles import SCREEN, Style, style_named
@@ -16,41 +20,50 @@ from erk_bench.reporting.table_views import DASH, rounded
 from erk_bench.reporting.trackers.tracker import Curve, CurvePoint, Tracker
 from erk_bench.runs.records import Record, write_record
 from erk_bench.runs.store import RunStore
-from erk_bench.settings import flag
 from erk_bench.studies.grid import build_grid_view, summary
 from erk_bench.studies.grid_file import Cell, Grid, label, short, trees
 from erk_bench.studies.records import compute_records, prepare, read_records
-from erk_bench.table_command import SHEET_COLUMNS, first_images
 
 SHOWN = 5  # cells of a panel that a terminal shows
 
 
-def grid(grid: Grid, cells: Sequence[Cell], options: Mapping[str, str], tracker: Tracker) -> int:
+def grid(options: GridOptions, settings: list[str]) -> int:
+    """Run `erk-bench grid`."""
+    grid, cells = grid_cells(grid_file(options.grid), settings, fetch=not options.from_)
+    # Settings of axes are no settings of the tracker, and those with several values do not compose.
+    tracking = [setting for setting in settings if setting.startswith("tracker")]
+    specs = [spec for group in trees(cells) for spec in group]
+    with tracked("grid", grid.name, specs, tracking) as tracker:
+        return show_grid(grid, cells, options, tracker)
+
+
+def show_grid(grid: Grid, cells: Sequence[Cell], options: GridOptions, tracker: Tracker) -> int:
     """Records of all cells and their baselines, computed or read; then the table and figures."""
     groups = trees(cells)
     specs = [spec for group in groups for spec in group]
-    sampling, views = flag("sampling", options["sampling"]), flag("views", options["views"])
-    style = style_named(options["style"])
-    if options["from"]:
-        records = {record.run_id: record for record in read_records(specs, options["from"])}
+    style = style_named(options.style)
+    if options.from_:
+        records = {record.run_id: record for record in read_records(specs, options.from_)}
     else:
         prepare(specs)
         title = f"grid {grid.name}, {len(cells)} cells"
-        computed = compute_records(groups, title=title, tracker=tracker, shared=True, sampling=sampling)
+        computed = compute_records(
+            groups, title=title, tracker=tracker, shared=True, sampling=options.sampling
+        )
         if computed is None:
             return 0
         records = computed
-    if options["records"]:
+    if options.records:
         for record in records.values():
-            write_record(Path(options["records"]) / f"{record.run_id}.json", record)
-    if not views:
+            write_record(Path(options.records) / f"{record.run_id}.json", record)
+    if not options.views:
         print(f"{len(cells)} cells of grid {grid.name} are done")
         return 0
     view = build_grid_view(grid, cells, records)
     notes = summary(grid, view)
-    to = Path(options["to"] or Path(specs[0].out) / "grids").expanduser()
+    to = Path(options.to or Path(specs[0].out) / "grids").expanduser()
     pictures = write_views(view, notes, to, grid.name, style)
-    _track_best(view, cells, records, tracker, kept=not options["from"])
+    _track_best(view, cells, records, tracker, kept=not options.from_)
     tracker.cells(view)
     tracker.curves(grid.name, _curves(view))
     for path in pictures:

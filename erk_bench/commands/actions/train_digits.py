@@ -1,4 +1,4 @@
-"""Trains the networks of the digits track: three EDM2 denoisers and the feature network.
+"""`erk-bench train-digits`: the networks of the digits track, three EDM2 denoisers and the feature network.
 
 Source of the denoiser recipe: EDM2 (arXiv 2312.02696): loss with learned uncertainty (eq. 21), forced weight
 normalisation, inverse-square-root learning rate, power-function weight average (section 3).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,8 @@ import torch.nn.functional as F
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from erk_bench.base.errors import UserError
+from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.fields import build
 from erk_bench.base.files import write_atomic
 from erk_bench.base.processes import end_with_parent
 from erk_bench.digits import data
@@ -228,3 +230,33 @@ def train_all(recipes: Mapping[str, Recipe], out: Path, workers: int) -> list[st
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         jobs = [pool.submit(train_one, name, recipe, out) for name, recipe in recipes.items()]
         return [job.result() for job in as_completed(jobs)]
+
+
+def train_digits(content: Mapping[str, Any]) -> int:
+    """Train the named digits networks and write them with their training records."""
+    known = ("denoiser", "unconditional", "weaker", "features")
+    shared = {
+        key: value for key, value in content.items() if key not in (*known, "out", "networks", "workers")
+    }
+    recipes: dict[str, Recipe] = {}
+    if not isinstance(content["networks"], list):
+        raise UserError(f"networks is {content['networks']!r}; write networks=[denoiser,weaker]")
+    for name in content["networks"]:
+        if name not in known:
+            raise unknown_name("network", name, known)
+        if not isinstance(content[name], Mapping):
+            raise UserError(f"{name} is {content[name]!r}; set its fields, such as {name}.seed=5")
+        if name == "features":
+            recipes[name] = build(FeaturesRecipe, content[name], name)
+        else:
+            recipes[name] = build(DenoiserRecipe, {**shared, **content[name]}, name)
+    if not recipes:
+        raise UserError(f"networks is empty; name some of: {', '.join(known)}")
+    workers = content["workers"] or os.cpu_count() or 1
+    if not isinstance(workers, int) or workers < 1:
+        raise UserError(f"workers is {workers!r}; it must be 1 or more, or null for one per CPU core")
+    out = Path(content["out"])
+    for line in train_all(recipes, out, min(workers, len(recipes))):
+        print(line)
+    print(f"networks and training records: {out}")
+    return 0

@@ -1,0 +1,33 @@
+"""The commands of `erk-bench`, one a file; importing them imports nothing that takes long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from erk_bench.commands import (
+    analyze,
+    convert,
+    doctor,
+    evaluate,
+    export,
+    fetch,
+    generate,
+    grid,
+    plan,
+    qualitative,
+    reference,
+    run,
+    search,
+    table,
+    task,
+    train_digits,
+)
+from erk_bench.commands.command import Command
+
+COMMANDS: dict[str, Command[Any]] = {
+    each.COMMAND.name: each.COMMAND
+    for each in (
+        run, generate, evaluate, table, grid, search, analyze, plan, task, fetch, reference, export,
+        qualitative, convert, train_digits, doctor,
+    )
+}  # fmt: skip

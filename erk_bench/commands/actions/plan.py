@@ -1,0 +1,211 @@
+"""`erk-bench plan`: what a run, table or grid would take; the manifest of a sweep."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table as RichTable
+
+from erk_bench.base.console import wide_console
+from erk_bench.base.errors import UserError
+from erk_bench.commands.actions.table import shifted
+from erk_bench.commands.command import given
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.plan import PlanOptions
+from erk_bench.reporting.table_views import DASH
+from erk_bench.runs import cost as planning
+from erk_bench.runs import launch
+from erk_bench.runs.blocks import blocks_of
+from erk_bench.runs.device import assets_of
+from erk_bench.runs.generate import unfinished
+from erk_bench.runs.needs import addresses_of
+from erk_bench.spec import RunSpec
+from erk_bench.studies import manifest as manifests
+from erk_bench.studies import simulate as simulating
+from erk_bench.studies.grid_file import trees
+
+MOST_WORKERS = 100_000  # that a simulation takes
+
+
+def plan(options: PlanOptions, overrides: list[str]) -> int:
+    """Show what the runs would take, or write their manifest."""
+    sets = options.sets
+    if options.table and options.grid:
+        raise UserError("both table and grid are given; plan one of them")
+    if options.simulate and max(options.simulate) > MOST_WORKERS:
+        counts = ",".join(map(str, options.simulate))
+        raise UserError(f"simulate is '{counts}'; it takes numbers of workers from 1 to {MOST_WORKERS:,}")
+    if options.grid:
+        grid, cells = grid_cells(grid_file(options.grid), overrides, fetch=False)
+        specs = [spec for group in trees(cells) for spec in group]
+        lines = manifests.grid_lines(options.grid, grid, overrides)
+    elif options.table:
+        table = table_file(options.table)
+        rows, specs = table_specs(table, overrides, options.rows or "", fetch=False)
+        seeds = [shifted(specs[0], index).seeds for index in range(sets)]
+        lines = manifests.table_lines(table, rows, overrides, seeds)
+    else:
+        specs = [run_spec(overrides, fetch=False)]
+        lines = [["run", *overrides]]
+    if options.manifest:
+        if sets > 1 and not options.table:
+            raise UserError(
+                f"sets is {sets}, but only a table's manifest has seed sets; give seeds=... instead"
+            )
+        path = Path(options.manifest).expanduser()
+        subject = given(options, ("grid", "table", "rows", "sets")) or ["run"]
+        manifests.write_manifest(path, shlex.join([*subject, *overrides]), lines)
+        print(f"{path}: {len(lines)} tasks; 'erk-bench task {path} 0' runs the first")
+        return 0
+    specs = [shifted(spec, index) for index in range(sets) for spec in specs]
+    return show_plan(specs, options.throughput, shared=bool(options.grid), workers=options.simulate or ())
+
+
+def show_plan(
+    specs: Sequence[RunSpec],
+    throughput: float | None,
+    *,
+    shared: bool = False,
+    workers: Sequence[int] = (),
+) -> int:
+    """What is left to do, in blocks, evaluations, FLOPs, disk and time; nothing is sampled or written.
+
+    throughput: TFLOP/s of a GPU. shared: the runs are cells of a grid, and share trajectories. workers:
+    numbers of them, for which the time is simulated.
+    """
+    table = RichTable(title="plan")
+    for header in (
+        "run", "images", "blocks done", "NFE / image", "evaluations left", "TFLOPs left", "features",
+        "images on disk",
+    ):  # fmt: skip
+        table.add_column(header, justify="left" if header == "run" else "right")
+    evaluations, flops, features, pixels = 0.0, 0.0, 0, 0
+    rows: list[list[float]] = []  # FLOPs of each run's blocks
+    unknown = list(dict.fromkeys(path for spec in specs for path in spec.own_code))
+    for spec in specs:
+        name, done, total = _progress_of(spec)
+        left = (total - done) * spec.block_size
+        cost = planning.estimate(spec)
+        nfe, nfe_guide = cost.nfe, cost.nfe_guide
+        known = not math.isnan(nfe)
+        if known:
+            evaluations += left * (nfe + nfe_guide)
+            flops += left * cost.flops
+            rows.append([cost.flops * spec.block_size] * (total - done))
+        features += left * cost.feature_bytes
+        pixels += left * cost.image_bytes
+        table.add_row(
+            name,
+            f"{len(spec.seed_range):,}",
+            f"{done} / {total}",
+            (f"{nfe} + {nfe_guide}" if nfe_guide else str(nfe)) if known else DASH,
+            f"{left * (nfe + nfe_guide):,.0f}" if known else DASH,
+            f"{left * cost.flops / 1e12:,.0f}" if known else DASH,
+            _size(left * cost.feature_bytes),
+            _size(left * cost.image_bytes),
+        )
+    wide_console().print(table)
+    kept = "" if specs[0].samples == "none" else f"; images {_size(pixels)} (samples=none keeps none)"
+    all_unknown = all(spec.own_code for spec in specs)
+    work = (
+        "evaluations that only a run can count"
+        if all_unknown
+        else f"{evaluations:,.0f} network evaluations, {flops / 1e12:,.0f} TFLOPs of the networks"
+    )
+    print(
+        f"to do: {work} (decoding and features come on top); on disk: features "
+        f"{_size(features)}{kept or f', no images (they would take {_size(pixels)})'}"
+    )
+    if shared:
+        print(
+            "that is for separate runs: 'erk-bench grid' shares trajectories and needs less (a quarter to a "
+            "half on the digits grid)"
+        )
+    if unknown:
+        print(
+            f"evaluations and time of {', '.join(unknown)} are not known: only running the file would tell, "
+            "and planning runs nobody's code"
+        )
+    rate = 0.0 if all_unknown else _print_time(specs[0], flops, throughput)
+    if workers and unknown:
+        raise UserError(
+            f"simulate needs the cost of a block, and that of {unknown[0]} is not known; leave out simulate"
+        )
+    if workers:
+        if not rate:
+            raise UserError("simulate needs the speed of a worker; give throughput=TFLOP/s of one GPU")
+        _simulate([[block / rate / 3600 for block in row] for row in rows if row], workers)
+    assets = assets_of(specs[0])
+    missing = dict.fromkeys(
+        address for spec in specs for address in addresses_of(spec) if not assets.is_here(address)
+    )
+    if missing:
+        print(
+            f"missing: {len(missing)} files; 'erk-bench fetch' with the same settings (or table=...) gets "
+            "them:"
+        )
+        for address in missing:
+            print(f"  {address}")
+    return 0
+
+
+def _progress_of(spec: RunSpec) -> tuple[str, int, int]:
+    """Name, finished blocks and all blocks; nothing can be finished while weights were never here."""
+    total = len(blocks_of(spec.seed_range, spec.block_size))
+    assets = assets_of(spec)
+    if spec.unknown_weights:
+        return f"{spec.slug} (not fetched)", 0, total
+    if not all(assets.is_here(address) for address in addresses_of(spec)):
+        return spec.run_id, 0, total
+    return spec.run_id, total - len(unfinished(spec, features=True)), total
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _simulate(rows: Sequence[Sequence[float]], counts: Sequence[int]) -> None:
+    """Print how long so many workers would take under each rule. rows: hours of each run's blocks."""
+    if not rows:
+        print("nothing is left to simulate")
+        return
+    conditions = simulating.Conditions()
+    table = RichTable(title=f"simulated: {sum(map(len, rows)):,} blocks of {len(rows)} runs")
+    for header in ("workers", "rule", "hours", "of the shortest", "idle", "lost work"):
+        table.add_column(header, justify="left" if header == "rule" else "right")
+    for count in counts:
+        shortest = simulating.shortest(rows, count, conditions)
+        for rule in simulating.RULES:
+            found = simulating.simulate(rows, count, rule, conditions)
+            table.add_row(
+                f"{count:,}", rule, f"{found.makespan:,.3g}", f"{found.makespan / shortest:.2f}",
+                f"{found.idle:.0%}", f"{found.lost:.1%}",
+            )  # fmt: skip
+    wide_console().print(table)
+    print(
+        f"assumed: log speeds spread by {conditions.speed_spread:g}, {conditions.slow_share:.0%} of workers "
+        f"at {conditions.slow_speed:g} of the speed, nodes of {simulating.NODE} preempted every "
+        f"{conditions.mean_uptime:g} hours for {conditions.pause * 60:g} minutes (docs/performance.md)"
+    )
+
+
+def _print_time(spec: RunSpec, flops: float, throughput: float | None) -> float:
+    """Also returns the FLOPs a second of a worker; 0 where they are not known."""
+    workers = launch.default_workers(spec)
+    if throughput is not None:
+        rate = throughput * 1e12
+        print(f"about {flops / rate / 3600:,.2f} GPU-hours at {throughput:g} TFLOP/s")
+        return rate
+    measured = planning.measured_rate(spec)
+    if measured is None:
+        print("time: no GPU here; give throughput=TFLOP/s of one GPU for an estimate in GPU-hours")
+        return 0.0
+    hours = flops / measured / 3600
+    print(
+        f"about {hours:,.2f} worker-hours on this machine ({hours * 60 / workers:,.1f} minutes with "
+        f"{workers} workers), at {measured / 1e12:,.2f} TFLOP/s, as just timed on this network's size"
+    )
+    return measured
