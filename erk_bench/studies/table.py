@@ -168,7 +168,7 @@ def check_comparable(headline: str, records: Sequence[Record]) -> None:
             )
         for what, mine, other in (
             ("metrics", set(record.metrics), set(first.metrics)),
-            ("detectors", record.detectors, first.detectors),
+            ("detectors", set(record.detectors), set(first.detectors)),
             ("reference", record.reference, first.reference),
             ("protocol", record.protocol, first.protocol),
         ):

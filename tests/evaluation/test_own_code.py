@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from erk_bench.base.assets import Assets
@@ -103,14 +106,17 @@ def test_the_example_metric_is_the_energy_distance() -> None:
     assert found.replicates == pytest.approx([each[family.part].value for each in without])
 
 
-def test_nothing_is_imported_before_it_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_imported_before_it_runs(here: Path) -> None:
     """Planning, listing files and reading titles look at the text alone."""
+    for name, text in (("my_detector.py", DETECTOR), ("my_metric.py", METRIC)):
+        Path(name).write_text(text + "# imported by no other test\n")
     names = "fd@my_detector.py:load,my_metric.py:gap@digits,my_metric.py:gap:power=1@my_detector.py:load"
     assert main(["plan", *SMALL, f"metrics.names=[{names}]"]) == 0
     assert main(["fetch", *SMALL, f"metrics.names=[{names}]", "dry_run=true"]) == 0
     assert METRICS["my_metric.py:gap@digits"].title == "my_metric.gap-digits"
     assert not Path("RAN").exists()
-    assert len(scored(names).metrics) == 3 and Path("RAN").exists()
+    load_detector("my_detector.py:load", Assets.from_environment(), "cpu")
+    assert Path("RAN").exists()
 
 
 def test_features_and_values_of_other_code_never_mix(here: Path) -> None:
@@ -129,9 +135,29 @@ def test_features_and_values_of_other_code_never_mix(here: Path) -> None:
         3 * second.metrics["my_metric.py:gap@digits"].value
     )
     for one, other in ((first, second), (second, third)):
-        check_comparable("my_metric.py:gap@digits", [one, one])
+        reordered = dataclasses.replace(one, detectors=one.detectors[::-1])
+        check_comparable("my_metric.py:gap@digits", [one, reordered])
         with pytest.raises(UserError, match="has detectors .*run all rows of a table with the same settings"):
             check_comparable("my_metric.py:gap@digits", [one, other])
+
+
+def test_a_table_of_ones_own_metric(here: Path) -> None:
+    """Its title, and which values are better; the familiar metric by its other name."""
+    Path("my_metric.py").write_text(f"{METRIC}gap.title = 'Gap'\ngap.lower = False\n")
+    table = {
+        "name": "mine", "title": "mine", "caption": "Mine.", "headline": "my_metric.py:gap@digits",
+        "base": ["metrics.names=[my_metric.py:gap@digits,fd@digits]"],
+        "rows": [[], ["correction=erk_guid", "correction.w_stiff=3", "correction.w_con=0"]],
+    }  # fmt: skip
+    Path("mine.yaml").write_text(yaml.safe_dump(table))
+    assert main(["table", "table=mine.yaml", *SMALL, "schedule.num_steps=4", "to=tables"]) == 0
+    assert "| Gap-digits | Δ Gap-digits | verdict | FD-digits |" in Path("tables/mine.md").read_text()
+    with Path("tables/mine.csv").open() as file:
+        plain, corrected = csv.DictReader(file)
+    gain = float(corrected["my_metric.py:gap@digits"]) - float(plain["my_metric.py:gap@digits"])
+    assert gain == pytest.approx(float(corrected["difference"])) and float(plain["fd_digits"]) > 0
+    assert abs(gain) > 2 * float(corrected["difference_se"])
+    assert corrected["verdict"] == ("better" if gain > 0 else "worse")
 
 
 def test_a_record_keeps_a_metric_whose_file_is_gone(here: Path) -> None:
