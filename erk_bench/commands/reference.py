@@ -24,7 +24,8 @@ class ReferenceOptions:
     detectors: tuple[str, ...] = option(
         Names("NAME,..."),
         "networks of the features: inception (FID, IS, KID), vgg16 (precision, recall), dinov2_torch "
-        "(FD-DINOv2), dinov2_pil; digits (FD-digits) for grey images with resolution=8",
+        "(FD-DINOv2), dinov2_pil; digits (FD-digits) for grey images with resolution=8; FILE.py:NAME for "
+        "one of your own (docs/plugins.md)",
         ("inception", "dinov2_torch"),
     )
     keep_features: bool = option(
