@@ -164,6 +164,10 @@ def tracker_spec(overrides: Sequence[str]) -> TrackerSpec:
 
 
 def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
+    """The spec of a composed config, with the sha256 of every file of weights.
+
+    fetch: weights whose sha256 is not known are fetched; else their sha256 stays unknown in the spec.
+    """
     model, guidance = dict(content["model"]), dict(content["guidance"])
     assets = Assets.from_environment(bool(content["offline"]))
     guides = {role: model.pop(role, None) for role in {row.role for row in GUIDANCES.values()} if role}

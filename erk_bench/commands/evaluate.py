@@ -28,18 +28,20 @@ def evaluate(options: RunOptions, settings: list[str]) -> int:
     spec = run_spec(settings)
     prepare([spec])
     store = RunStore.open(spec)
-    lacking = [block for block in unfinished(spec, features=True) if not store.has_images(block)]
+    left = unfinished(spec, features=True)
+    lacking = [block for block in left if not store.has_images(block)]
     if lacking:
         total = len(blocks_of(spec.seed_range, spec.block_size))
         raise UserError(
             f"{len(lacking)} of {total} blocks are missing (first: {lacking[0]}) in {store.folder}; run "
             "'erk-bench generate' with the same settings first"
         )
-    if launch.compute([[spec]], features=True, title=f"features of {spec.run_id}"):
+    title = f"features of {spec.run_id}"
+    if launch.compute([[spec]], features=True, title=title, left={spec.run_id: left}):
         if len(spec.seed_range) >= MANY:
             images = f"{len(spec.seed_range):,} images"
             print(f"scoring {images}: {', '.join(spec.metrics.names)}", file=sys.stderr)
-        show_record(score(spec), record_path(spec))
+        show_record(score(spec, complete=True), record_path(spec))
     return 0
 
 

@@ -30,7 +30,10 @@ def pick_device(spec: RunSpec, worker: Worker) -> torch.device:
 
 
 def set_up_device(choice: str, local_rank: int) -> torch.device:
-    """The device of `choice` (auto, cpu or cuda), set up so that all of a run's arithmetic is alike."""
+    """Set up the device of `choice` (auto, cpu or cuda) for the whole process, and return it.
+
+    A CPU computes with one thread, a GPU without TF32, so that every worker rounds in the same way.
+    """
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
         raise UserError("device is 'cuda' but torch sees no GPU; use device=cpu, or see 'erk-bench doctor'")

@@ -16,6 +16,7 @@ from erk_bench.evaluation.detectors import detector_key, load_detector
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.device import assets_of, memory_guard
+from erk_bench.runs.listing import Listing
 from erk_bench.runs.records import device_name
 from erk_bench.runs.sample_block import sample_block, sample_tree
 from erk_bench.runs.store import ImageBlock, RunStore, Timing
@@ -33,13 +34,16 @@ def npz_path(spec: RunSpec) -> Path:
 
 
 def wants_images(spec: RunSpec) -> bool:
-    """Whether images are asked for; block files are only means to features, and may have been deleted."""
+    """Whether the spec asks for images that must be there at the end: PNG files, or an .npz not yet written.
+
+    Other runs need images for their features alone, so that block files may be deleted later.
+    """
     return spec.samples == "png" or (spec.samples == "npz" and not npz_path(spec).is_file())
 
 
-def is_kept(spec: RunSpec, store: RunStore, block: Block) -> bool:
+def is_kept(spec: RunSpec, files: RunStore | Listing, block: Block) -> bool:
     """Whether the block's images are there in a form that `samples` accepts."""
-    return store.has_images(block, png=True if spec.samples == "png" else None)
+    return files.has_images(block, png=True if spec.samples == "png" else None)
 
 
 class Job(NamedTuple):

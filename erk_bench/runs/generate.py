@@ -10,7 +10,7 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from erk_bench.runs.claims import Claims
 from erk_bench.runs.device import pick_device
 from erk_bench.runs.finish_block import Job, detector_keys, finished, is_kept, wants_images
 from erk_bench.runs.launches import LOCKS, working_on
+from erk_bench.runs.listing import Listing
 from erk_bench.runs.sample_block import is_tree
 from erk_bench.runs.store import DAMAGED, RunStore
 from erk_bench.runs.writer import BlockWriter
@@ -37,37 +38,44 @@ Progress = Callable[[RunSpec, int], None]
 def unfinished(spec: RunSpec, *, features: bool, among: Sequence[Block] | None = None) -> list[Block]:
     """The blocks of the spec's seeds that still lack features (or, for features=False, images).
 
-    among: blocks to look at, where the others are known to be finished.
+    It lists the run's folders once, however many blocks there are. among: only these blocks are looked for;
+    the caller knows that the others are finished.
     """
     blocks = blocks_of(spec.seed_range, spec.block_size) if among is None else among
-    store = RunStore.open(spec)
+    if not blocks:
+        return []
     keys = list(detector_keys(spec).values()) if features else []
+    files = Listing(RunStore.open(spec), keys)
     images = wants_images(spec) or not features
     return [
         block
         for block in blocks
-        if not all(store.has_features(key, block) for key in keys)
-        or (images and not is_kept(spec, store, block))
-        or store.lost_images(block)
+        if not all(files.has_features(key, block) for key in keys)
+        or (images and not is_kept(spec, files, block))
+        or (spec.samples != "none" and files.lost_images(block))
     ]
 
 
-def set_aside_damaged(specs: Sequence[RunSpec], worker: Worker, *, features: bool) -> None:
-    """Read this worker's share of the files that are there, and tell how many were damaged, in one line.
+def set_aside_damaged(specs: Sequence[RunSpec], worker: Worker, *, features: bool) -> dict[str, list[Block]]:
+    """Read this worker's share of the files that are there; one line tells how many were damaged.
 
-    They are renamed, so that they count as missing.
+    Damaged files are renamed, so that they count as missing. Returns their blocks by run_id.
     """
     found: list[Path] = []
+    damaged: dict[str, list[Block]] = {}
     for spec in specs:
         keys = list(detector_keys(spec).values()) if features else []
         blocks = worker.owned(blocks_of(spec.seed_range, spec.block_size))
-        found += RunStore.open(spec).set_aside_damaged(blocks, keys)
+        paths = RunStore.open(spec).set_aside_damaged(blocks, keys)
+        damaged[spec.run_id] = [Block(int(path.stem), spec.block_size) for path in paths]
+        found += paths
     if found:
         print(
             f"warning: {len(found)} block files were damaged and are computed again (first: '{found[0]}', "
             f"renamed to {DAMAGED})",
             file=sys.stderr,
         )
+    return damaged
 
 
 def generate(
@@ -77,13 +85,15 @@ def generate(
     *,
     features: bool,
     shared: bool = False,
+    left: Mapping[str, Collection[Block]] | None = None,
 ) -> None:
     """This worker's share of the images of every spec and, if asked, of their features.
 
     Group after group; within one, specs take turns block by block, so that their timings compare. shared:
     specs of a group compute what their trajectories have in common once. Then blocks that other workers have
     not begun, from the last one back, so that nobody waits for a slow one or for one that is gone. Finished
-    blocks are skipped; where features are asked for and all there, images may have been deleted. Files are
+    blocks are skipped; where features are asked for and all there, images may have been deleted. left: what
+    `unfinished` found of each run_id; nobody asks for the files of other blocks. Files are
     written beside the sampler, and all of them are there when this returns.
     Raises UserError for anything a user can put right, Stopped between two blocks where a signal asked for
     it; finished blocks stay.
@@ -119,7 +129,8 @@ def generate(
             for spec, block in turn.blocks:
                 run_id = spec.run_id
                 if (
-                    (run_id, block) in begun
+                    (left is not None and block not in left[run_id])
+                    or (run_id, block) in begun
                     or run_id in failed
                     or (turn.taken_over and not claims[run_id].usable)
                 ):
@@ -155,7 +166,11 @@ def generate(
 
 
 class _Turn(NamedTuple):
-    """Blocks to compute next. together: one block of runs that share trajectories. taken_over: of others."""
+    """Blocks to compute next.
+
+    together: they are the same block of runs that share trajectories. taken_over: they belong to all workers,
+    and this one takes those that nobody has begun.
+    """
 
     blocks: list[tuple[RunSpec, Block]]
     together: bool
@@ -163,10 +178,10 @@ class _Turn(NamedTuple):
 
 
 def _turns(groups: Sequence[Sequence[RunSpec]], worker: Worker, *, shared: bool) -> Iterator[_Turn]:
-    """This worker's own blocks, then everybody's from the last back.
+    """This worker's own blocks in order, then the blocks of all workers, from the last one back.
 
-    Blocks are dealt like cards, going on from run to run: dealt from the first worker every time, the last of
-    1,000 workers would have none of runs of 500 blocks.
+    Blocks are dealt to the workers in turn. The next run goes on with the worker after the last one: if every
+    run began with the first worker, the last of 1,000 workers would get no block of runs of 500 blocks.
     """
     dealt = 0
     before: dict[str, int] = {}  # a run in two groups has the same owners

@@ -33,20 +33,28 @@ def compute(
     shared: bool = False,
     watch: Progress = lambda spec, count: None,
     expect: Callable[[int], None] = lambda images: None,
+    left: Mapping[str, Sequence[Block]] | None = None,
 ) -> bool:
     """Finish all images (and features) of groups of specs; True where the results may be scored.
 
     Under a launcher (RANK and WORLD_SIZE set) this process does its own share, and what others have not
     begun; rank 0 then waits for their files and alone returns True. Without one, local workers share the
-    work. shared: specs of a group share their trajectories. watch: also called after every finished block;
-    expect: before, with the images that this process will report, unless it takes over others'.
+    work.
+    shared: specs of a group share their trajectories.
+    watch: is called after every finished block.
+    expect: is called once, before the first block. It gets the number of images of this process's share;
+    the process reports more if it takes over blocks of others.
+    left: what `unfinished` found of each run_id, if the caller has looked already.
     """
     specs = [spec for group in groups for spec in group]
     worker = Worker.from_environment()
     for spec in specs:
         RunStore.open(spec).sweep()
-    set_aside_damaged(specs, worker or Worker(), features=features)
-    left = {spec.run_id: unfinished(spec, features=features) for spec in specs}
+    damaged = set_aside_damaged(specs, worker or Worker(), features=features)
+    if left is None:
+        left = {spec.run_id: unfinished(spec, features=features) for spec in specs}
+    else:
+        left = {spec.run_id: sorted({*left[spec.run_id], *damaged[spec.run_id]}) for spec in specs}
     # Counting imports a solver of the user's own: its mistakes are told before workers start, and a finished
     # run imports nothing.
     cost = {spec.run_id: max(sum(count_evaluations(spec)), 1) for spec in specs if left[spec.run_id]}
@@ -65,12 +73,12 @@ def compute(
 
         num_workers = min(default_workers(specs[0]), _num_units(groups, left, shared))
         if worker is not None or num_workers == 1:
-            generate(groups, worker or Worker(), advance, features=features, shared=shared)
+            generate(groups, worker or Worker(), advance, features=features, shared=shared, left=left)
         else:
             try:
-                _run_local(_Work(groups, features, shared), num_workers, advance)
+                _run_local(_Work(groups, features, shared, left), num_workers, advance)
             except WorkerLostError as error:
-                if any(unfinished(spec, features=features) for spec in specs):
+                if any(unfinished(spec, features=features, among=left[spec.run_id]) for spec in specs):
                     raise
                 print(f"warning: {error}. The other workers did its blocks", file=sys.stderr)
     if worker is not None and reports():
@@ -110,6 +118,7 @@ class _Work(NamedTuple):
     groups: Sequence[Sequence[RunSpec]]
     features: bool
     shared: bool
+    left: Mapping[str, Sequence[Block]]
 
 
 class _Ends(NamedTuple):
@@ -186,7 +195,7 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
         link.send((spec, count))
 
     try:
-        generate(work.groups, worker, advance, features=work.features, shared=work.shared)
+        generate(work.groups, worker, advance, features=work.features, shared=work.shared, left=work.left)
     except stopping.Stopped:
         sys.exit(stopping.STATUS)
     except UserError as error:
@@ -198,7 +207,10 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
 
 
 def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:
-    """Wait until the other ranks' files are there, or nothing new has come for STALL_S."""
+    """Wait until the other ranks' files are there, or nothing new has come for STALL_S.
+
+    The first look is at all blocks: another rank may have set a damaged one aside since the launch began.
+    """
     missing = [unfinished(spec, features=features) for spec in specs]
     left, since, pause = sum(map(len, missing)), time.monotonic(), 0.2
     while left:

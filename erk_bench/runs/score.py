@@ -28,15 +28,16 @@ from erk_bench.runs.store import RunStore, Timing, set_aside
 from erk_bench.spec import PROTOCOL, RunSpec
 
 
-def score(spec: RunSpec) -> Record:
+def score(spec: RunSpec, *, complete: bool = False) -> Record:
     """Compute every metric from the kept features and write the record beside them.
 
+    complete: the caller knows that no block is missing, such as after a launch; the disk is not asked again.
     Raises UserError, counting the missing blocks, while the features are not complete.
     """
     store = RunStore.open(spec)
     seeds = spec.seed_range
     blocks = blocks_of(seeds, spec.block_size)
-    missing = unfinished(spec, features=True)
+    missing = [] if complete else unfinished(spec, features=True)
     if missing:
         raise UserError(
             f"{len(missing)} of {len(blocks)} blocks of {spec.run_id} are missing (first: {missing[0]}); "

@@ -1,9 +1,8 @@
-"""A grid of (w_stiff, w_con) cells of ERK-Guid on the same noise, every distinct trajectory computed once.
+"""Samples of many (w_stiff, w_con) cells of ERK-Guid from the same noise; equal trajectories are shared.
 
-All cells of a sample coincide with the plain solver until its gate first opens (stiffness > w_con); cells
-that open together and share w_stiff go on together. So each sample has a tree of branches, and a branch
-carries the cells that have been equal so far. A step evaluates the network once for each branch, before its
-cells part.
+ERK-Guid changes a step only where the stiffness exceeds w_con. Until then a sample's trajectory is that of
+the plain solver, whatever the cell. Cells whose trajectories are still equal form one branch, and a step
+evaluates the network once for each branch. A branch is split where a step differs between its cells.
 """
 
 from __future__ import annotations

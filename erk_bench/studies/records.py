@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.progress import progress_bar
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
-from erk_bench.runs.blocks import Worker, blocks_of
+from erk_bench.runs.blocks import Block, Worker, blocks_of
 from erk_bench.runs.device import pick_device
 from erk_bench.runs.export import finish_samples
 from erk_bench.runs.generate import unfinished
@@ -53,19 +54,23 @@ def compute_records(
     """
     start = time.monotonic()
     done = {spec.run_id: finished_record(spec) for spec in itertools.chain(*groups)}
-    lacking = [
-        [spec for spec in group if done[spec.run_id] is None or unfinished(spec, features=True)]
-        for group in groups
-    ]
+    left = {spec.run_id: unfinished(spec, features=True) for spec in itertools.chain(*groups)}
+    lacking = [[spec for spec in group if done[spec.run_id] is None or left[spec.run_id]] for group in groups]
     lacking = [group for group in lacking if group]
     todo = [spec for group in lacking for spec in group]
     if not todo and not launch.reports():
         return None
     if todo:
         if not sampling:
-            _check_sampled(todo)
+            _check_sampled(todo, left)
         complete = launch.compute(
-            lacking, features=True, title=title, shared=shared, watch=tracker.advance, expect=tracker.expect
+            lacking,
+            features=True,
+            title=title,
+            shared=shared,
+            watch=tracker.advance,
+            expect=tracker.expect,
+            left=left,
         )
         if not complete:
             return None
@@ -78,11 +83,11 @@ def compute_records(
     return {run_id: record for run_id, record in done.items() if record is not None}
 
 
-def _check_sampled(specs: Sequence[RunSpec]) -> None:
+def _check_sampled(specs: Sequence[RunSpec], left: Mapping[str, Sequence[Block]]) -> None:
     missing = []
     for spec in specs:
         store = RunStore.open(spec)
-        blocks = [block for block in unfinished(spec, features=True) if not store.has_images(block)]
+        blocks = [block for block in left[spec.run_id] if not store.has_images(block)]
         if blocks:
             missing.append((spec, blocks))
     if missing:
@@ -108,7 +113,9 @@ def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
         with progress_bar(f"scoring {len(specs)} runs", sum(images), sum(images), shown=True) as bar:
 
             def records() -> Iterator[Record]:
-                for record, count in zip(pool.map(score, specs), images, strict=True):
+                for record, count in zip(
+                    pool.map(functools.partial(score, complete=True), specs), images, strict=True
+                ):
                     bar(count, count)
                     yield record
                     stopping.check()
