@@ -314,10 +314,11 @@ def table_file(name: str) -> TableFile:
         if plain not in of_track:
             raise unknown_name(f"table of track '{track}'", plain, of_track)
         name = of_track[plain]
-    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
-    if file is None:
+    if name.endswith((".yaml", ".yml")):
+        return read_table(Path(name).expanduser())
+    if name not in files:
         raise unknown_name("table", name, [*files, "FILE.yaml"])
-    return read_table(file)
+    return read_table(files[name], config_folder().parent)
 
 
 def grid_file(name: str) -> Grid:

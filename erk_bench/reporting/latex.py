@@ -11,7 +11,7 @@ from erk_bench.reporting.table_views import WRAPPED, Column, TableRow, TableView
 PAGE = 112  # characters of a line of \footnotesize in 6.5 inches, a gap between columns counted as GAP
 GAP = 2.0
 PAGE_ROWS = 46  # rows that a page holds below a caption
-LEFT = ("guidance", "method", "verdict", "reproduced")  # names stand left, numbers right
+LEFT = ("guidance", "method", "verdict", "baseline", "reproduced")  # names stand left, numbers right
 
 # Brackets and stars would be taken as options of a line's end before them.
 SPECIAL = {
@@ -67,7 +67,7 @@ def _ranked(column: Column, view: TableView) -> Column:
     headline = next(iter(view.rows[0].metrics))
     if column.key == "guidance":
         return column._replace(rank=7 if len({row.guidance for row in view.rows}) == 1 else 0)
-    of_paper = {"seconds_per_1000": 9, "overhead": 8, "verdict": 6, "difference": 2, "nfe": 1}
+    of_paper = {"seconds_per_1000": 9, "overhead": 8, "verdict": 6, "baseline": 5, "difference": 2, "nfe": 1}
     kept = column.key in ("steps", "method", headline)
     return column._replace(
         rank=0 if kept else of_paper.get(column.key, 3 if "published" in column.key else 4)

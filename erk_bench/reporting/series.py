@@ -53,7 +53,10 @@ def series_names(rows: Sequence[TableRow], abscissa: Callable[[TableRow], float]
     The settings of a correction may change along a series, as those tuned for each number of steps do. They
     are part of the name where two rows of one guidance and abscissa differ in nothing else.
     """
-    short = [row.method if row.method == row.solver else _without_settings(row.method) for row in rows]
+    short = [
+        row.method if row.labelled or row.method == row.solver else _without_settings(row.method)
+        for row in rows
+    ]
     places = zip(short, rows, strict=True)
     count = Counter((name, row.guidance, abscissa(row)) for name, row in places)
     ambiguous = {name for (name, _, _), number in count.items() if number > 1}

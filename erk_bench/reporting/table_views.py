@@ -1,9 +1,7 @@
-"""Tables as views of rows: terminal, Markdown and CSV from the same columns (LaTeX: latex.py)."""
+"""Tables as views of rows: columns, terminal and Markdown (LaTeX: latex.py, CSV: table_csv.py)."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -44,8 +42,9 @@ class SetSummary(NamedTuple):
 class TableRow:
     """One row as shown. metrics: (title, estimate) by metric name, the headline first.
 
-    difference: headline minus that of the plain solver on the same seeds, with its paired standard error;
+    difference: headline minus that of the row's baseline on the same seeds, with its paired standard error;
     verdict: "better", "worse" or "not resolved". overhead: relative extra time over the plain solver.
+    baseline: which row that is, where the table says so. labelled: `method` is a name that the table gives.
     reproduction: how far the headline is from the reference record, empty without one; off: farther than
     tolerated. published: by metric name. sets: spread and minimum by metric name, where there are several
     seed sets; the estimates are means then. solver: its title and options, those of a corrected row too.
@@ -66,6 +65,8 @@ class TableRow:
     published: Mapping[str, PublishedValue] = field(default_factory=dict)
     sets: Mapping[str, SetSummary] = field(default_factory=dict)
     solver: str = ""
+    baseline: str = ""
+    labelled: bool = False
 
     @property
     def cost(self) -> float:
@@ -125,7 +126,7 @@ def column_keys(metrics: Sequence[str]) -> list[str]:
     of_metrics = [f"{name}{end}" for name in metrics for end in ends]
     return [
         "guidance", "steps", "method", "nfe", *of_metrics, *(f"published_{name}" for name in metrics),
-        "difference", "verdict", "seconds_per_1000", "overhead", "reproduced",
+        "difference", "verdict", "baseline", "seconds_per_1000", "overhead", "reproduced",
     ]  # fmt: skip
 
 
@@ -191,6 +192,11 @@ def _columns(view: TableView, *, every: bool = False) -> list[Column]:
         ),
         Column("verdict", "verdict", lambda row: row.verdict or DASH, rank=2),
         *(
+            [Column("baseline", "baseline", lambda row: row.baseline or DASH, rank=2)]
+            if every or any(row.baseline for row in view.rows)
+            else []
+        ),
+        *(
             Column(name, title, metric(name), rank=2 if name in shown else FILES_ONLY, metric=name)
             for name, title in zip(names[1:], titles[1:], strict=True)
         ),
@@ -235,7 +241,7 @@ def print_table(view: TableView, console: Console) -> None:
     caption = f"{view.caption} Too wide for this terminal: {', '.join(hidden)}." if hidden else view.caption
     table = RichTable(title=view.title, caption=caption, caption_justify="left")
     for column in columns:
-        left = column.header in ("guidance", "method", "verdict", WRAPPED)
+        left = column.header in ("guidance", "method", "verdict", "baseline", WRAPPED)
         table.add_column(column.header, justify="left" if left else "right", no_wrap=column.header != WRAPPED)
     styles = {"better": "green", "worse": "red"}
     for before, row in zip((None, *view.rows), view.rows, strict=False):
@@ -265,40 +271,3 @@ def markdown(view: TableView) -> str:
 def _in_cell(text: str) -> str:
     """Text that ends neither the cell nor the line."""
     return " ".join(text.replace("|", r"\|").split())
-
-
-def to_csv(view: TableView) -> str:
-    """CSV with full precision; errors in columns of their own, right behind a chosen column."""
-    names = list(view.rows[0].metrics)
-    shown = [name for name in names if any(name in row.published for row in view.rows)]
-    several = names if any(row.sets for row in view.rows) else []
-    metric_headers = [part for name in names for part in (name, f"{name}_se")]
-    lines: list[list[object]] = [
-        ["guidance", "steps", "method", "nfe", "nfe_guide", *metric_headers, "difference",
-         "difference_se", "verdict", "seconds_per_1000", "overhead", "overhead_se", "reproduced",
-         *(f"published_{part}" for part in shown), *(f"{part}_off_published" for part in shown),
-         *(f"{name}_{part}" for name in several for part in SetSummary._fields)]
-    ]  # fmt: skip
-    for row in view.rows:
-        values = [number for name in names for number in row.metrics[name][1]]
-        lines.append(
-            [row.guidance, row.steps, row.method, row.nfe, row.nfe_guide, *values,
-             *(row.difference or ("", "")), row.verdict, row.seconds_per_1000, *(row.overhead or ("", "")),
-             row.reproduction,
-             *(row.published[name].value if name in row.published else "" for name in shown),
-             *(row.published[name].gap if name in row.published else "" for name in shown),
-             *(number for name in several for number in (row.sets[name] if row.sets else ("", "")))]
-        )  # fmt: skip
-    owners = [_owner(str(header)) for header in lines[0]]
-    chosen = [place for key in view.chosen for place, owner in enumerate(owners) if owner == key]
-    written = chosen or range(len(owners))
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([[line[place] for place in written] for line in lines])
-    return buffer.getvalue()
-
-
-def _owner(header: str) -> str:
-    """The key of the column that a column of the CSV file belongs to."""
-    if header.endswith("_off_published"):
-        return f"published_{header.removesuffix('_off_published')}"
-    return "nfe" if header == "nfe_guide" else header.removesuffix("_se")

@@ -9,7 +9,7 @@ from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView
 from erk_bench.runs.blocks import blocks_of
 from erk_bench.runs.records import Record
 from erk_bench.studies.grid_file import Cell, Grid, label
-from erk_bench.studies.table import RESOLVED, SEEDS_ONLY, check_comparable, paired_difference, verdict
+from erk_bench.studies.verdicts import RESOLVED, SEEDS_ONLY, check_comparable, paired_difference, verdict
 
 
 def build_grid_view(grid: Grid, cells: Sequence[Cell], records: Mapping[str, Record]) -> GridView:

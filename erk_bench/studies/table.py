@@ -1,27 +1,23 @@
-"""From records to a table: which row is compared with which, and how sure the difference is."""
+"""From records to a table: each row beside its baseline, its published values and its reference."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median, stdev
+from dataclasses import replace
+from typing import TypeVar
 
-from erk_bench.base.errors import UserError
-from erk_bench.evaluation.families import jackknife_error
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.reporting.row_names import guidance_name, row_names
-from erk_bench.reporting.table_views import Estimate, TableRow, TableView, rounded
+from erk_bench.reporting.row_names import RowName, guidance_name, row_names
+from erk_bench.reporting.table_views import PublishedValue, TableRow, TableView
 from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec
 from erk_bench.studies import published
-from erk_bench.studies.table_file import RowSpec, TableFile
+from erk_bench.studies.baselines import Line, baselines
+from erk_bench.studies.table_file import Published, RowSpec, TableFile
+from erk_bench.studies.table_notes import at_equal_cost, facts, minima
+from erk_bench.studies.verdicts import check_comparable, mean_difference, overhead, reproduction, verdict
 
-RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
-# What a verdict does not cover; said wherever there are verdicts.
-SEEDS_ONLY = (
-    "Standard errors are over sampling seeds; between training seeds FID varies about three times as much "
-    "(arXiv 2606.20536)."
-)
+T = TypeVar("T")
 
 
 def pairs(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
@@ -32,64 +28,6 @@ def pairs(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     return list(groups.values())
 
 
-def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
-    """record minus other, with the jackknife standard error of the difference; same seeds only."""
-    if record.seeds != other.seeds:
-        raise UserError(f"{record.run_id} has seeds {record.seeds}, {other.run_id} {other.seeds}: no pair")
-    a, b = record.metrics[metric], other.metrics[metric]
-    if len(a.replicates) != len(b.replicates):
-        raise UserError(
-            f"{record.run_id} has {len(a.replicates)} jackknife groups, {other.run_id} {len(b.replicates)}; "
-            "run both with the same metrics.num_groups"
-        )
-    errors = [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
-    return a.value - b.value, jackknife_error(errors)
-
-
-def verdict(difference: Estimate, lower: bool) -> str:
-    """better, worse or not resolved, for a metric of which lower (or higher) values are better."""
-    value, error = difference
-    if abs(value) <= RESOLVED * error:
-        return "not resolved"
-    return "better" if (value < 0) == lower else "worse"
-
-
-def overhead(record: Record, other: Record) -> Estimate | None:
-    """Relative extra time with the standard error of a median, from the blocks that both timed.
-
-    Blocks of a pair take turns, so each ratio compares neighbours in time. None below two such blocks.
-    """
-    common = record.seconds_per_block.keys() & other.seconds_per_block.keys()
-    ratios = [record.seconds_per_block[b] / other.seconds_per_block[b] for b in sorted(common)]
-    if len(ratios) < 2:
-        return None
-    return median(ratios) - 1, math.sqrt(math.pi / 2 / len(ratios)) * stdev(ratios)
-
-
-def reproduction(record: Record, reference: Record | None, metric: str, tolerance: float) -> tuple[str, bool]:
-    """How far a row is from its reference, in standard errors, and whether that is too far.
-
-    On the same seeds the error is the reference's own and `tolerance` holds; on other seeds both errors
-    count, and three times `tolerance`.
-    """
-    if reference is None:
-        return "", False
-    if reference.protocol != record.protocol:
-        return f"reference has protocol {reference.protocol}", True
-    if reference.num_images != record.num_images:
-        return f"reference has {reference.num_images} images", False  # the distance depends on it
-    new, old = record.metrics[metric], reference.metrics[metric]
-    same = record.seeds == reference.seeds
-    error = old.standard_error if same else math.hypot(old.standard_error, new.standard_error)
-    limit = tolerance if same else 3 * tolerance
-    gap = abs(new.value - old.value)
-    distance = gap / error if error else (0.0 if gap == 0 else math.inf)
-    seeds = "" if same else ", other seeds"
-    if distance > limit:
-        return f"OFF by {distance:.2f} SE{seeds}", True
-    return f"within {distance:.2f} SE{seeds}", False
-
-
 def build_view(
     table: TableFile,
     rows: Sequence[RowSpec],
@@ -98,169 +36,107 @@ def build_view(
 ) -> TableView:
     """The table of `rows` (of the table file), each with the records of its seed sets, in their order.
 
-    Each row is shown beside its baseline, its published values and its reference.
+    Each row is shown beside its baseline, its published values and its reference. Rows that are the same run
+    are shown once.
     """
     headline = table.headline
     check_comparable(headline, [record for sets in records for record in sets])
-    specs = [sets[0].run_spec for sets in records]
-    several = len({spec.solver.name for spec in specs}) > 1
-    by_digest = {spec.digest: sets for spec, sets in zip(specs, records, strict=True)}
-    names = [headline, *(name for name in records[0][0].metrics if name != headline)]
+    lines = [Line(row, sets[0].run_spec, sets) for row, sets in zip(rows, records, strict=True)]
+    against = {line.spec.digest: base for line, base in _once(lines, baselines(table, lines))}
+    lines = [line for line, _ in _once(lines, lines)]
+    specs = [line.spec for line in lines]
+    called = {spec.digest: name for spec, name in zip(specs, _names(lines), strict=True)}
     shown, warnings = [], []
-    called = row_names(specs)
-    for row, spec, sets, (method, solver) in zip(rows, specs, records, called, strict=True):
-        base = by_digest.get(spec.baseline.digest) if spec.correction.w_stiff else None
-        difference = _mean_difference(sets, base, headline) if base else None
-        first = sets[0]
-        reproduced, off = reproduction(first, references.get(first.run_id), headline, table.tolerance)
-        measured = {name: published.over_sets(sets, name) for name in names}
+    for line in lines:
+        base = against[line.spec.digest]
         beside = {}
-        if row.published and table.published:
-            beside = {
-                name: published.compare(
-                    row.published[name], table.published, measured[name], first.num_images
-                )
-                for name in names
-                if name in row.published
-            }
-            warnings.append(published.unfair(table.published, len(sets), first.num_images))
-        shown.append(
-            TableRow(
-                steps=spec.schedule.num_steps,
-                guidance=guidance_name(spec),
-                method=method,
-                solver=solver,
-                nfe=first.nfe,
-                nfe_guide=first.nfe_guide,
-                metrics={name: (METRICS[name].title, measured[name].mean) for name in names},
-                difference=difference,
-                verdict=verdict(difference, METRICS[headline].lower) if difference else "",
-                seconds_per_1000=first.seconds_per_1000,
-                overhead=overhead(first, base[0]) if base else None,
-                reproduction=reproduced,
-                off=off or any(value.within is False for value in beside.values()),
-                published=beside,
-                sets={name: measured[name].summary for name in names} if len(sets) > 1 else {},
-            )
-        )
+        if line.row.published and table.published:
+            num_images = line.records[0].num_images
+            warnings.append(published.unfair(table.published, len(line.records), num_images))
+            beside = _beside(line, table.published)
+        row = _shown(table, line, called[line.spec.digest], base, beside, references)
+        if base and table.names_baselines:
+            steps = base.spec.schedule.num_steps
+            row = replace(row, baseline=f"{called[base.spec.digest].method}, {steps} steps")
+        shown.append(row)
     notes = [note for note in dict.fromkeys(warnings) if note]
-    notes += _minima(table, rows, shown, records[0][0].num_images)
-    notes += _at_equal_cost(specs, records, shown, headline) if several else []
+    notes += minima(table, [line.row for line in lines], shown, records[0][0].num_images)
+    if len({spec.solver.name for spec in specs}) > 1:
+        notes += at_equal_cost(specs, [line.records for line in lines], shown, headline)
     return TableView(
         table.title,
-        f"{table.caption} {_facts(table, records)}",
+        f"{table.caption} {facts(table, records)}",
         tuple(shown),
         METRICS[headline].lower,
         tuple(notes),
         table.name,
-        frozenset(name for name in names if not METRICS[name].lower),
+        frozenset(name for name in records[0][0].metrics if not METRICS[name].lower),
     )
 
 
-def check_comparable(headline: str, records: Sequence[Record]) -> None:
-    """Refuse to show records side by side that were measured differently."""
-    first = records[0]
-    for record in records:
-        if headline not in record.metrics:
-            raise UserError(
-                f"{record.run_id} has no metric '{headline}', the table's headline; it has: "
-                f"{', '.join(record.metrics)}. Run it with metrics.names that include it"
-            )
-        for what, mine, other in (
-            ("metrics", set(record.metrics), set(first.metrics)),
-            ("detectors", set(record.detectors), set(first.detectors)),
-            ("reference", record.reference, first.reference),
-            ("protocol", record.protocol, first.protocol),
-        ):
-            if mine != other:
-                raise UserError(
-                    f"{record.run_id} has {what} {_listed(mine)}, {first.run_id} {_listed(other)}; run all "
-                    "rows of a table with the same settings of metrics, and the same version"
-                )
+def _once(lines: Sequence[Line], values: Sequence[T]) -> list[tuple[Line, T]]:
+    """The first line of every run, each with its value."""
+    found: dict[str, tuple[Line, T]] = {}
+    for line, value in zip(lines, values, strict=True):
+        found.setdefault(line.spec.digest, (line, value))
+    return list(found.values())
 
 
-def _listed(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    return ", ".join(sorted(value)) if isinstance(value, (set, tuple)) else str(value)
+def _names(lines: Sequence[Line]) -> list[RowName]:
+    """What rows are called: their labels, else solver and correction."""
+    names = row_names([line.spec for line in lines])
+    return [
+        name
+        if not line.row.label
+        else RowName(line.row.label, name.solver if line.spec.correction.w_stiff else line.row.label)
+        for line, name in zip(lines, names, strict=True)
+    ]
 
 
-def _mean_difference(sets: Sequence[Record], base: Sequence[Record], metric: str) -> Estimate:
-    """Mean over the seed sets of the paired differences."""
-    pairs = [paired_difference(record, other, metric) for record, other in zip(sets, base, strict=True)]
-    error = math.sqrt(math.fsum(error**2 for _, error in pairs)) / len(pairs)
-    return fmean(value for value, _ in pairs), error
-
-
-def _facts(table: TableFile, records: Sequence[Sequence[Record]]) -> str:
-    sets = records[0]
-    first = sets[0]
-    device = ", ".join(first.environment.get("sampled_on") or [first.environment["device"]])
-    seeds = ", ".join(record.seeds for record in sets)
-    text = (
-        f"{first.num_images} images a row, seeds {seeds}; ± is one jackknife standard error; "
-        f"Δ is against the row without ERK-Guid on the same seeds, resolved beyond {RESOLVED:g} standard "
-        f"errors; s / 1000 is one worker's seconds for 1000 images on {device}. {SEEDS_ONLY}"
+def _shown(
+    table: TableFile,
+    line: Line,
+    called: RowName,
+    base: Line | None,
+    beside: Mapping[str, PublishedValue],
+    references: Mapping[str, Record],
+) -> TableRow:
+    """base: the row that it is compared with. beside: its published values."""
+    headline, spec, first = table.headline, line.spec, line.records[0]
+    names = [headline, *(name for name in first.metrics if name != headline)]
+    measured = {name: published.over_sets(line.records, name) for name in names}
+    reproduced, off = reproduction(first, references.get(first.run_id), headline, table.tolerance)
+    difference = mean_difference(line.records, base.records, headline) if base else None
+    # Only the blocks of a run and of the same without correction took turns, so only their times compare.
+    timed = base if base and base.spec.digest == spec.baseline.digest else None
+    return TableRow(
+        steps=spec.schedule.num_steps,
+        guidance=guidance_name(spec),
+        method=called.method,
+        solver=called.solver,
+        labelled=bool(line.row.label),
+        nfe=first.nfe,
+        nfe_guide=first.nfe_guide,
+        metrics={name: (METRICS[name].title, measured[name].mean) for name in names},
+        difference=difference,
+        verdict=verdict(difference, METRICS[headline].lower) if difference else "",
+        seconds_per_1000=first.seconds_per_1000,
+        overhead=overhead(first, timed.records[0]) if timed else None,
+        reproduction=reproduced,
+        off=off or any(value.within is False for value in beside.values()),
+        published=beside,
+        sets={name: measured[name].summary for name in names} if len(line.records) > 1 else {},
     )
-    if len(sets) > 1:
-        text += f" Values are means of {len(sets)} seed sets, spread is their standard deviation."
-    known = table.published
-    if known:
-        text += (
-            f" Published values: {known.source}; in brackets measured minus published, OFF beyond "
-            f"{known.tolerance:.0%} of the published value plus {published.STANDARD_ERRORS:g} standard "
-            "errors."
-        )
-    return text
 
 
-def _minima(
-    table: TableFile, rows: Sequence[RowSpec], shown: Sequence[TableRow], num_images: int
-) -> list[str]:
-    """The best row of a group beside the published best of the same group; only where all of it is there."""
-    notes = []
-    for entry in table.minima:
-        group = [line for row, line in zip(rows, shown, strict=True) if row.group == entry.group]
-        whole = sum(row.group == entry.group for row in table.rows)
-        if len(group) < whole or table.published is None or num_images != table.published.images:
-            continue
-        best = min(group, key=lambda row: row.metrics[entry.metric][1][0])
-        title, estimate = best.metrics[entry.metric]
-        notes.append(
-            f"lowest {title} of the {whole} rows of group {entry.group}: {rounded(estimate)} "
-            f"({best.method}), published {entry.value:g} ({entry.source}); the lowest of several rows "
-            "flatters itself"
-        )
-    return notes
-
-
-def _at_equal_cost(
-    specs: Sequence[RunSpec], records: Sequence[Sequence[Record]], shown: Sequence[TableRow], headline: str
-) -> list[str]:
-    """For each guidance and number of evaluations, the best corrected row against the best plain one."""
-    notes = []
-    lines = list(zip(specs, records, shown, strict=True))
-    for guidance, cost in dict.fromkeys((row.guidance, row.cost) for row in shown):
-        here = [line for line in lines if (line[2].guidance, line[2].cost) == (guidance, cost)]
-        best = []
-        for corrected in (True, False):
-            of_kind = [line for line in here if bool(line[0].correction.w_stiff) == corrected]
-            ordered = sorted(of_kind, key=lambda line: line[2].metrics[headline][1][0])
-            best += ordered[:1] if METRICS[headline].lower else ordered[-1:]
-        if len(best) < 2:
-            continue
-        (_, mine, row), (_, other, plain) = best
-        difference = _mean_difference(mine, other, headline)
-        notes.append(
-            f"{cost:g} evaluations, {guidance}: best corrected {row.method} {_value(row, headline)}, "
-            f"best plain {plain.method} {_value(plain, headline)}; difference {rounded(difference, '+')}, "
-            f"{verdict(difference, METRICS[headline].lower)}"
-        )
-    return notes
-
-
-def _value(row: TableRow, metric: str) -> str:
-    return rounded(row.metrics[metric][1])
+def _beside(line: Line, known: Published) -> dict[str, PublishedValue]:
+    """The published values of a row, those of metrics that it has."""
+    first = line.records[0]
+    return {
+        name: published.compare(value, known, published.over_sets(line.records, name), first.num_images)
+        for name, value in line.row.published.items()
+        if name in first.metrics
+    }
 
 
 def references_for(specs: Sequence[RunSpec], found: Mapping[tuple[str, str], Record]) -> dict[str, Record]:

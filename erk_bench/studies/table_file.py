@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from erk_bench.base.addresses import is_address
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build
 from erk_bench.base.file_names import check_file_name
@@ -16,6 +17,8 @@ from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.table_views import FIGURES
 from erk_bench.spec import RunSpec
 
+# What `baseline` may say instead of a row: the same run uncorrected; the first plain row of equal cost.
+SOLVER, COST = RULES = ("solver", "cost")
 EXAMPLE = "see configs/table/digits.yaml, or table2.yaml for one with published values"
 
 
@@ -57,14 +60,23 @@ class Minimum:
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row of a table. set: its settings. published: the known values by metric."""
+    """A row of a table. set: its settings. published: the known values by metric.
+
+    label: what the row is called, "" for its solver's and correction's own names. baseline: here as in the
+    table, for this row alone.
+    """
 
     set: tuple[str, ...]
     published: Mapping[str, float] = field(default_factory=dict)
     group: str | int | None = None
+    label: str = ""
+    baseline: str | int | None = None
 
     def __post_init__(self) -> None:
         _check_lines("set", self.set)
+        _check_lines("label", [self.label])
+        if self.label in RULES:
+            raise UserError(f"label is '{self.label}', which is a rule of 'baseline'; choose another name")
         _check_lines("group", [self.group] if isinstance(self.group, str) else [])
         for metric, value in self.published.items():
             _check_metric(metric)
@@ -72,8 +84,8 @@ class RowSpec:
                 raise UserError(f"published.{metric} is {value!r}; expected a number")
 
     def overridden(self) -> RowSpec:
-        """The row under settings that change what it computes: nothing is published of that."""
-        return RowSpec(self.set)
+        """The row under settings that change what it computes: label and published values are not of that."""
+        return RowSpec(self.set, baseline=self.baseline)
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,8 @@ class TableFile:
     base: settings of every row. headline: the metric that rows are compared by. reference: the folder of its
     reference records; tolerance: standard errors that a row may be off its reference. fetch: whether `fetch
     TRACK` gets its networks. figure: how it is drawn. sheet_nfe: evaluations of the rows whose images are
-    shown, None for all.
+    shown, None for all. baseline: what rows are compared with: the number or label of a row, or a rule; None
+    for the rule 'solver'.
     """
 
     name: str
@@ -99,6 +112,7 @@ class TableFile:
     fetch: bool = True
     figure: str = "steps"
     sheet_nfe: float | None = None
+    baseline: str | int | None = None
 
     def __post_init__(self) -> None:
         check_file_name("its name", self.name)
@@ -113,6 +127,9 @@ class TableFile:
             raise UserError(f"tolerance is {self.tolerance!r}; expected a number of standard errors above 0")
         if self.sheet_nfe is not None and not is_number(self.sheet_nfe):
             raise UserError(f"sheet_nfe is {self.sheet_nfe!r}; expected a number of evaluations")
+        for row in self.rows:
+            if self.baseline_of(row) is row and row.baseline is not None:
+                raise UserError(f"the row '{row.baseline}' has itself as its baseline; name another row")
         if self.figure not in FIGURES:
             raise unknown_name("figure", self.figure, FIGURES)
         known = any(row.published for row in self.rows)
@@ -127,14 +144,61 @@ class TableFile:
             if all(row.group != entry.group for row in self.rows):
                 raise UserError(f"minima has the group '{entry.group}', which no row is in")
 
+    @property
+    def names_baselines(self) -> bool:
+        """Whether the table or a row of it says what is compared with what."""
+        return self.baseline is not None or any(row.baseline is not None for row in self.rows)
 
-def read_table(file: Path) -> TableFile:
-    """A table file. Raises UserError naming the file and what is missing, unknown or of the wrong kind."""
+    def baseline_of(self, row: RowSpec) -> str | RowSpec:
+        """A rule, or the row that `row` is compared with."""
+        name = self.baseline if row.baseline is None else row.baseline
+        if name is None:
+            return SOLVER
+        return name if isinstance(name, str) and name in RULES else self._named(name)
+
+    def _named(self, name: str | int) -> RowSpec:
+        """The row of that number or label. Raises UserError where there is none, or several."""
+        if isinstance(name, int):
+            if not 0 <= name < len(self.rows):
+                raise UserError(
+                    f"baseline is {name}; expected the number of a row, 0 to {len(self.rows) - 1}"
+                )
+            return self.rows[name]
+        found = [row for row in self.rows if row.label == name]
+        if not found or not name:
+            labels = dict.fromkeys(row.label for row in self.rows if row.label)
+            raise unknown_name("baseline", name, [*RULES, *labels, f"0 to {len(self.rows) - 1}"])
+        if len(found) > 1:
+            raise UserError(f"baseline is '{name}', the label of {len(found)} rows; give the number of one")
+        return found[0]
+
+
+def read_table(file: Path, folder: Path | None = None) -> TableFile:
+    """A table file. Raises UserError naming the file and what is missing, unknown or of the wrong kind.
+
+    folder: what its relative paths start from; the file's own folder unless given. `reference` always does,
+    files in settings where they are there, and else from where the command runs.
+    """
     content = read_yaml(file, "table", EXAMPLE)
+    folder = file.parent if folder is None else folder
     try:
-        return build(TableFile, _plain(content))
+        table = build(TableFile, _plain(content))
     except UserError as error:
         raise UserError(f"the table '{file}': {error}; {EXAMPLE}") from error
+    rows = tuple(dataclasses.replace(row, set=_beside(folder, row.set)) for row in table.rows)
+    reference = table.reference and str(folder / Path(table.reference).expanduser())
+    return dataclasses.replace(table, base=_beside(folder, table.base), rows=rows, reference=reference)
+
+
+def _beside(folder: Path, settings: Sequence[str]) -> tuple[str, ...]:
+    """The settings, with the files that are in `folder` found from anywhere."""
+    found = []
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        path, colon, name = value.partition(":") if is_address(value) else (value, "", "")
+        here = bool(Path(path).suffix) and not Path(path).is_absolute() and (folder / path).is_file()
+        found.append(f"{key}{equals}{folder / path}{colon}{name}" if here else setting)
+    return tuple(found)
 
 
 def _plain(content: object) -> dict[str, Any]:

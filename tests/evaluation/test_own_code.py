@@ -25,7 +25,7 @@ from erk_bench.evaluation.reference import digits_reference
 from erk_bench.evaluation.reference_files import Real, read_facts
 from erk_bench.runs.records import Record, read_record
 from erk_bench.spec import MetricsSpec
-from erk_bench.studies.table import check_comparable
+from erk_bench.studies.verdicts import check_comparable
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["seeds=0-7", "block_size=4", "workers=1", "device=cpu", "schedule.num_steps=2",

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from erk_bench.reporting.latex import latex
+from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.table_figures import nfe_figure, pareto_front, sample_sheet, steps_figure, to_bytes
 from erk_bench.reporting.table_views import (
     DASH,
@@ -26,7 +27,6 @@ from erk_bench.reporting.table_views import (
     markdown,
     print_table,
     rounded,
-    to_csv,
 )
 
 GUIDANCES = ("no guidance", "CFG 1.25", "autoguidance 1.25")

@@ -13,7 +13,8 @@ from erk_bench.base.fields import to_dict
 from erk_bench.commands.actions.table import shifted
 from erk_bench.commands.compose import run_spec
 from erk_bench.reporting.latex import latex
-from erk_bench.reporting.table_views import markdown, to_csv
+from erk_bench.reporting.table_csv import to_csv
+from erk_bench.reporting.table_views import markdown
 from erk_bench.runs.records import MetricRecord, Record
 from erk_bench.spec import CorrectionSpec
 from erk_bench.studies.published import MINIMUM_BELOW_MEAN, compare, over_sets, unfair

@@ -19,12 +19,14 @@ from erk_bench.commands.compose import run_spec, table_file
 from erk_bench.evaluation.families import jackknife_error
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.latex import latex
-from erk_bench.reporting.table_views import TableRow, TableView, markdown, to_csv
+from erk_bench.reporting.table_csv import to_csv
+from erk_bench.reporting.table_views import TableRow, TableView, markdown
 from erk_bench.runs.records import MetricRecord, Record, write_record
 from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.studies.records import read_folder
-from erk_bench.studies.table import build_view, overhead, paired_difference, pairs, reproduction, verdict
+from erk_bench.studies.table import build_view, pairs
 from erk_bench.studies.table_file import RowSpec, TableFile
+from erk_bench.studies.verdicts import overhead, paired_difference, reproduction, verdict
 
 NUM_GROUPS = 20
 ERK_GUID = CorrectionSpec(name="erk_guid", w_stiff=0.5, w_con=0.25)

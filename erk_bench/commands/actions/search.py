@@ -32,7 +32,7 @@ from erk_bench.studies.grid import evaluations_of
 from erk_bench.studies.records import compute_records, prepare
 from erk_bench.studies.search import STEP, Found, Measured, Plan, Space, make_rungs
 from erk_bench.studies.search import search as propose
-from erk_bench.studies.table import paired_difference, verdict
+from erk_bench.studies.verdicts import paired_difference, verdict
 
 DEFAULT_RUNS = 12  # full runs that the budget pays for, where none is given
 FIRST = 8  # the first rung has about this part of the images

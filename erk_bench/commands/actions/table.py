@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from erk_bench.base.config_files import config_folder
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import unknown_name
 from erk_bench.base.files import write_atomic
@@ -20,6 +19,7 @@ from erk_bench.commands.tracking import tracked
 from erk_bench.reporting import table_figures, table_views
 from erk_bench.reporting.latex import latex
 from erk_bench.reporting.styles import Style, style_named
+from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs.export import images_of
 from erk_bench.runs.generate import unfinished
@@ -49,7 +49,7 @@ def table(options: TableOptions, settings: list[str]) -> int:
 def show_table(
     content: TableFile,
     rows: Sequence[RowSpec],
-    specs: Sequence[RunSpec],
+    every: Sequence[RunSpec],
     options: TableOptions,
     tracker: Tracker,
     *,
@@ -57,59 +57,60 @@ def show_table(
 ) -> int:
     """Show the `rows` of a table file, computed or from records; status 1 if a row is off.
 
-    specs: of each row. as_published: the rows are the table's own, so that a row without a reference record
-    is off too, where the table has reference records.
+    every: the run of each row. as_published: the rows are the table's own, so that a row without a reference
+    record is off too, where the table has reference records.
     """
-    unique = {
-        spec.run_id: (row, spec) for row, spec in zip(rows, specs, strict=True)
-    }  # settings make rows equal
-    rows, specs = [row for row, _ in unique.values()], [spec for _, spec in unique.values()]
+    specs = list({spec.run_id: spec for spec in every}.values())  # settings make rows equal
     sets = [[shifted(spec, index) for spec in specs] for index in range(options.sets)]
     style = style_named(options.style)
     chosen = chosen_columns(options.columns, content.headline, specs[0])
-    folder = config_folder().parent / content.reference if content.reference else None
-    again = (
-        options.from_ is not None and folder is not None and Path(options.from_).resolve() == folder.resolve()
-    )
-    found = read_folder(folder) if folder is not None and not again else {}
-    references = tables.references_for(specs, found)
-    records: list[list[Record]] | None
+    folder = None if content.reference is None else Path(content.reference)
+    if folder is not None and options.from_ and Path(options.from_).resolve() == folder.resolve():
+        folder = None  # the records themselves are shown
+    references = tables.references_for(specs, read_folder(folder) if folder is not None else {})
     if options.from_:
-        records = [
-            list(several)
-            for several in zip(*(read_records(each, options.from_) for each in sets), strict=True)
-        ]
+        computed = _by_run(specs, [read_records(each, options.from_) for each in sets])
     else:
-        records = _compute_rows(content, sets, options.sampling, tracker)
-    if records is None:
+        computed = _compute_rows(content, sets, options.sampling, tracker)
+    if not computed:
         return 0
     to = Path(options.to or Path(specs[0].out) / "tables").expanduser()
+    records = [computed[spec.run_id] for spec in every]
     view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
-    name = content.name
-    for form, text in (("md", table_views.markdown), ("csv", table_views.to_csv), ("tex", latex)):
-        write_atomic(to / f"{name}.{form}", text(view).encode())
-    for form in style.forms:
-        drawn = table_figures.draw(view, content.figure, style)
-        write_atomic(to / f"{name}-{content.figure}.{form}", table_figures.to_bytes(drawn, form))
-    for record in itertools.chain(*records):
+    _write(content, view, to, style)
+    for record in itertools.chain(*computed.values()):
         tracker.record(record, None if options.from_ else RunStore.folder_of(record.run_spec))
     tracker.table(view)
-    tracker.picture(f"{name}-{content.figure}", to / f"{name}-{content.figure}.png")
+    tracker.picture(f"{content.name}-{content.figure}", to / f"{content.name}-{content.figure}.png")
     if not options.from_:
-        _sample_sheet(content, specs, view, to / f"{name}-samples.png", tracker, style)
+        _sample_sheet(content, specs, view, to / f"{content.name}-samples.png", tracker, style)
     if options.records:
-        for index, record in ((index, record) for several in records for index, record in enumerate(several)):
-            suffix = f"-{record.seeds}" if index else ""
-            write_record(Path(options.records) / f"{record.run_id}{suffix}.json", record)
+        _write_records(Path(options.records), computed.values())
     table_views.print_table(view, wide_console())
-    print(f"table and pictures: {to}/{name}*")
+    print(f"table and pictures: {to}/{content.name}*")
     dropped = content.published and not any(row.published for row in rows)
     if dropped and any(row.published for row in content.rows):
         print(
             "the published values are not compared: a setting changes what is computed, or the rows have none"
         )
-    as_published = as_published and not again and not options.records
-    return _status(view, None if again else folder, references, as_published=as_published)
+    return _status(view, folder, references, as_published=as_published and not options.records)
+
+
+def _write(content: TableFile, view: table_views.TableView, to: Path, style: Style) -> None:
+    """The table as Markdown, CSV and LaTeX, and its picture."""
+    for form, text in (("md", table_views.markdown), ("csv", to_csv), ("tex", latex)):
+        write_atomic(to / f"{content.name}.{form}", text(view).encode())
+    for form in style.forms:
+        drawn = table_figures.draw(view, content.figure, style)
+        write_atomic(to / f"{content.name}-{content.figure}.{form}", table_figures.to_bytes(drawn, form))
+
+
+def _write_records(to: Path, records: Iterable[Sequence[Record]]) -> None:
+    """records: of each run, one for each seed set."""
+    for several in records:
+        for index, record in enumerate(several):
+            suffix = f"-{record.seeds}" if index else ""
+            write_record(to / f"{record.run_id}{suffix}.json", record)
 
 
 def chosen_columns(names: Sequence[str], headline: str, spec: RunSpec) -> tuple[str, ...]:
@@ -163,17 +164,23 @@ def shifted(spec: RunSpec, index: int) -> RunSpec:
 
 def _compute_rows(
     content: TableFile, sets: Sequence[Sequence[RunSpec]], sampling: bool, tracker: Tracker
-) -> list[list[Record]] | None:
-    """The rows' records of every seed set, from earlier runs or computed now; None on a silent rank."""
+) -> dict[str, list[Record]]:
+    """The runs' records of every seed set, from earlier launches or computed now; none on a silent rank."""
     prepare(sets[0])
     computed = []
     for specs in sets:
         records = compute_records(
             tables.pairs(specs), title=f"table {content.name}", tracker=tracker, sampling=sampling
         )
-        computed.append(records and [records[spec.run_id] for spec in specs])
-    complete = [records for records in computed if records is not None]
-    return [list(several) for several in zip(*complete, strict=True)] or None
+        if records is not None:
+            computed.append([records[spec.run_id] for spec in specs])
+    return _by_run(sets[0], computed)
+
+
+def _by_run(specs: Sequence[RunSpec], sets: Sequence[Sequence[Record]]) -> dict[str, list[Record]]:
+    """The records of each run by run_id, one for each seed set; empty without sets."""
+    several = zip(*sets, strict=True)
+    return {spec.run_id: list(records) for spec, records in zip(specs, several, strict=False)}
 
 
 def first_images(spec: RunSpec, count: int) -> np.ndarray | None:

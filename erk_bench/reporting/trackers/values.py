@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 
 from erk_bench.base.fields import to_dict
-from erk_bench.reporting import table_views
 from erk_bench.reporting.grid_views import GridView, grid_csv
+from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.table_views import Estimate, TableView
 from erk_bench.reporting.trackers.tracker import SECONDS_PER_1000, Launch, error_key
 from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec
 
 SMALLEST_IMAGE = 64  # pixels; smaller ones are enlarged by whole factors
-TEXT_COLUMNS = ("guidance", "method", "verdict", "reproduced")  # of the table; all others are numbers
+TEXT_COLUMNS = (
+    "guidance",
+    "method",
+    "verdict",
+    "baseline",
+    "reproduced",
+)  # of the table; all others are numbers
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_PARTITION")
 
 
@@ -98,7 +104,7 @@ def launch_tags(launch: Launch) -> set[str]:
 
 def numbers(view: TableView) -> tuple[list[str], list[list[str | float | None]]]:
     """Columns and rows of a table's CSV form, text as text and everything else as numbers or None."""
-    header, *lines = csv.reader(io.StringIO(table_views.to_csv(view)))
+    header, *lines = csv.reader(io.StringIO(to_csv(view)))
     rows: list[list[str | float | None]] = [
         [
             text if name in TEXT_COLUMNS else (float(text) if text else None)

@@ -1,0 +1,112 @@
+"""How sure a difference between two records is, and which records may be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median, stdev
+
+from erk_bench.base.errors import UserError
+from erk_bench.evaluation.families import jackknife_error
+from erk_bench.reporting.table_views import Estimate
+from erk_bench.runs.records import Record
+
+RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
+# What a verdict does not cover; said wherever there are verdicts.
+SEEDS_ONLY = (
+    "Standard errors are over sampling seeds; between training seeds FID varies about three times as much "
+    "(arXiv 2606.20536)."
+)
+
+
+def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
+    """record minus other, with the jackknife standard error of the difference; same seeds only."""
+    if record.seeds != other.seeds:
+        raise UserError(f"{record.run_id} has seeds {record.seeds}, {other.run_id} {other.seeds}: no pair")
+    a, b = record.metrics[metric], other.metrics[metric]
+    if len(a.replicates) != len(b.replicates):
+        raise UserError(
+            f"{record.run_id} has {len(a.replicates)} jackknife groups, {other.run_id} {len(b.replicates)}; "
+            "run both with the same metrics.num_groups"
+        )
+    errors = [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
+    return a.value - b.value, jackknife_error(errors)
+
+
+def verdict(difference: Estimate, lower: bool) -> str:
+    """better, worse or not resolved, for a metric of which lower (or higher) values are better."""
+    value, error = difference
+    if abs(value) <= RESOLVED * error:
+        return "not resolved"
+    return "better" if (value < 0) == lower else "worse"
+
+
+def overhead(record: Record, other: Record) -> Estimate | None:
+    """Relative extra time with the standard error of a median, from the blocks that both timed.
+
+    Blocks of a pair take turns, so each ratio compares neighbours in time. None below two such blocks.
+    """
+    common = record.seconds_per_block.keys() & other.seconds_per_block.keys()
+    ratios = [record.seconds_per_block[b] / other.seconds_per_block[b] for b in sorted(common)]
+    if len(ratios) < 2:
+        return None
+    return median(ratios) - 1, math.sqrt(math.pi / 2 / len(ratios)) * stdev(ratios)
+
+
+def reproduction(record: Record, reference: Record | None, metric: str, tolerance: float) -> tuple[str, bool]:
+    """How far a row is from its reference, in standard errors, and whether that is too far.
+
+    On the same seeds the error is the reference's own and `tolerance` holds; on other seeds both errors
+    count, and three times `tolerance`.
+    """
+    if reference is None:
+        return "", False
+    if reference.protocol != record.protocol:
+        return f"reference has protocol {reference.protocol}", True
+    if reference.num_images != record.num_images:
+        return f"reference has {reference.num_images} images", False  # the distance depends on it
+    new, old = record.metrics[metric], reference.metrics[metric]
+    same = record.seeds == reference.seeds
+    error = old.standard_error if same else math.hypot(old.standard_error, new.standard_error)
+    limit = tolerance if same else 3 * tolerance
+    gap = abs(new.value - old.value)
+    distance = gap / error if error else (0.0 if gap == 0 else math.inf)
+    seeds = "" if same else ", other seeds"
+    if distance > limit:
+        return f"OFF by {distance:.2f} SE{seeds}", True
+    return f"within {distance:.2f} SE{seeds}", False
+
+
+def mean_difference(sets: Sequence[Record], base: Sequence[Record], metric: str) -> Estimate:
+    """Mean over the seed sets of the paired differences."""
+    pairs = [paired_difference(record, other, metric) for record, other in zip(sets, base, strict=True)]
+    error = math.sqrt(math.fsum(error**2 for _, error in pairs)) / len(pairs)
+    return fmean(value for value, _ in pairs), error
+
+
+def check_comparable(headline: str, records: Sequence[Record]) -> None:
+    """Refuse to show records side by side that were measured differently."""
+    first = records[0]
+    for record in records:
+        if headline not in record.metrics:
+            raise UserError(
+                f"{record.run_id} has no metric '{headline}', the table's headline; it has: "
+                f"{', '.join(record.metrics)}. Run it with metrics.names that include it"
+            )
+        for what, mine, other in (
+            ("metrics", set(record.metrics), set(first.metrics)),
+            ("detectors", set(record.detectors), set(first.detectors)),
+            ("reference", record.reference, first.reference),
+            ("protocol", record.protocol, first.protocol),
+        ):
+            if mine != other:
+                raise UserError(
+                    f"{record.run_id} has {what} {_listed(mine)}, {first.run_id} {_listed(other)}; run all "
+                    "rows of a table with the same settings of metrics, and the same version"
+                )
+
+
+def _listed(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return ", ".join(sorted(value)) if isinstance(value, (set, tuple)) else str(value)
