@@ -15,6 +15,7 @@ from typing import Any
 
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as workspaces
+from pydantic import TypeAdapter  # what workspaces are made of
 
 from erk_bench.reporting.trackers.tracker import (
     FRACTION,
@@ -85,8 +86,9 @@ def make_workspace(entity: str, project: str, name: str, metrics: Sequence[str])
 
 
 def as_json(workspace: workspaces.Workspace) -> dict[str, Any]:
-    """The workspace as the service would store it."""
-    content: dict[str, Any] = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+    """The workspace with its sections and their panels."""
+    dumped = TypeAdapter(workspaces.Workspace).dump_python(workspace, mode="json", exclude_none=True)
+    content: dict[str, Any] = dumped
     return content
 
 

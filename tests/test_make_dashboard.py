@@ -43,8 +43,7 @@ def script() -> ModuleType:
 
 def panels_of(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The panels by the name of their section."""
-    sections = content["spec"]["section"]["panelBankConfig"]["sections"]
-    return {section["name"]: section["panels"] for section in sections}
+    return {section["name"]: section["panels"] for section in content["sections"]}
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -91,7 +90,7 @@ def test_default_metrics_and_tables_exist(script: ModuleType) -> None:
 
 def test_settings_are_in_the_workspace(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     content = dry_run(script, capsys, "--entity", "team", "--project", "mine", "--name", "Mine")
-    assert (content["entity"], content["project"], content["displayName"]) == ("team", "mine", "Mine")
+    assert (content["entity"], content["project"], content["name"]) == ("team", "mine", "Mine")
 
 
 def test_entity_is_needed_to_save(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from erk_bench.commands.compose import run_spec
 from erk_bench.diffusers import ERKGuidDPMSolverScheduler, ERKGuidHeunScheduler
 from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.corrections import CORRECTIONS
-from erk_bench.sampling.shared import Cell
+from erk_bench.sampling.shared import Strength
 from erk_bench.spec import CorrectionSpec, RunSpec
 
 SHA = "a" * 64
@@ -241,7 +241,7 @@ def test_w_con_has_one_default() -> None:
     found = {
         "spec": CorrectionSpec(name="erk_guid").w_con,
         "sample": inspect.signature(erk_bench.sample).parameters["w_con"].default,
-        "grid": Cell(1.0).w_con,
+        "grid": Strength(1.0).w_con,
         "qualitative": COMMANDS["qualitative"].options().w_con,
         **{name: run_spec([f"correction={name}"]).correction.w_con for name in CORRECTIONS if name != "none"},
         **{

@@ -98,6 +98,8 @@ def _read(folder: Path) -> LoggedRun:
         if kind == "run":
             run.info = record.run
             run.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "config":
+            run.config |= {item.key: json.loads(item.value_json) for item in record.config.update}
         elif kind == "history":
             items = {item.key or "/".join(item.nested_key): _value(item) for item in record.history.item}
             run.history.append(items)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from erk_bench.base.errors import UserError
 from erk_bench.commands.compose import tracker_spec
-from erk_bench.reporting.trackers.tracker import Launch, Tracker, TrackerSpec, open_tracker
+from erk_bench.reporting.trackers import open_tracker
+from erk_bench.reporting.trackers.tracker import Launch, Tracker, TrackerSpec
 from erk_bench.runs import launch
 from erk_bench.spec import RunSpec
 

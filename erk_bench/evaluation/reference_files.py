@@ -24,9 +24,6 @@ NPZ_DETECTOR = "inception"  # EDM1's files have no other
 ASYMMETRY = 1e-6  # of a covariance, relative to its largest entry
 MAX_DIM = 8192  # of features; the widest published ones have 4096
 
-# Widths of the published detectors' features, for `read_reference`.
-DIMS = {"inception": 2048, "dinov2_torch": 1024, "dinov2_pil": 1024, "vgg16": 4096, "digits": 64}
-
 
 @dataclass(frozen=True)
 class Real:
@@ -40,14 +37,12 @@ class Real:
     features: Tensor | None = None
 
 
-def read_reference(path: Path, dims: Mapping[str, int] | None = None) -> dict[str, Real]:
+def read_reference(path: Path) -> dict[str, Real]:
     """The reference in `path` by detector name: statistics always, features where the file has them.
 
     Reads EDM2's .pkl (img512.pkl, img64.pkl; restricted, nothing in it is run), EDM1's .npz (mu, sigma) and
-    our .safetensors. dims: expected feature width by detector (`DIMS` for the published ones); a detector
-    that it does not name is not checked. Features of a .safetensors stay in the file until used.
-    Raises UserError for a file that is missing, damaged, hostile or of another kind, and for statistics
-    that are not finite, not symmetric or of a width that does not fit.
+    our .safetensors, whose features stay in the file until used. Raises UserError for a file that is missing,
+    damaged, hostile or of another kind, and for statistics that are not finite or not symmetric.
     """
     _check_is_file(path)
     readers = {".pkl": _read_pickle, ".npz": _read_npz, ".safetensors": _read_safetensors}
@@ -56,17 +51,7 @@ def read_reference(path: Path, dims: Mapping[str, int] | None = None) -> dict[st
             f"reference '{path}' ends in '{path.suffix}'; give a {', '.join(readers)} file of statistics, or "
             "make one with 'erk-bench reference'"
         )
-    reals = readers[path.suffix](path)
-    for name, real in reals.items():
-        assert real.stats is not None  # every reader gives statistics
-        width = len(real.stats.mean)
-        expected = (dims or {}).get(name, width)
-        if width != expected:
-            raise UserError(
-                f"reference '{path}': detector '{name}' has {width}-d statistics, but its features are "
-                f"{expected}-d; the file is of another detector: give the reference that belongs to it"
-            )
-    return reals
+    return readers[path.suffix](path)
 
 
 def read_facts(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 
-from erk_bench.reporting.grid_views import GridPanel, GridPoint, GridView
+from erk_bench.reporting.grid_views import GridPanel, GridPoint, GridView, label, short
 from erk_bench.reporting.series import Look, looks
 from erk_bench.reporting.styles import (
     MARGIN,
@@ -34,7 +34,6 @@ from erk_bench.reporting.styles import (
 )
 from erk_bench.reporting.table_figures import WIDE, logarithmic
 from erk_bench.reporting.table_views import Estimate
-from erk_bench.studies.grid_file import label, short
 
 SCALE = plt.get_cmap("viridis")
 PLAIN = "without ERK-Guid"

@@ -10,6 +10,22 @@ from typing import NamedTuple
 
 from erk_bench.reporting.table_views import DASH, Estimate, rounded
 
+# How an axis is called where there is little room; others by the last part of their key.
+SHORT = {"schedule.num_steps": "steps", "guidance.weight": "guidance weight"}
+
+
+def short(key: str) -> str:
+    """What an axis is called in figures and tables."""
+    return SHORT.get(key, key.rpartition(".")[2])
+
+
+def label(place: Mapping[str, str]) -> str:
+    """'8 steps, w_stiff 0.5' for some values of a cell."""
+    parts = [
+        f"{value} steps" if short(key) == "steps" else f"{short(key)} {value}" for key, value in place.items()
+    ]
+    return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class GridPoint:

@@ -14,11 +14,14 @@ from matplotlib.figure import Figure
 
 from erk_bench.reporting.series import looks
 from erk_bench.reporting.styles import SCREEN, set_panel_title
-from erk_bench.sampling.shared import Cell
+from erk_bench.sampling.shared import Strength
 
 
 def search_figure(
-    title: str, metric: str, rungs: Sequence[tuple[int, Sequence[tuple[Cell, float]]]], plain: Sequence[float]
+    title: str,
+    metric: str,
+    rungs: Sequence[tuple[int, Sequence[tuple[Strength, float]]]],
+    plain: Sequence[float],
 ) -> Figure:
     """Every cell, larger and with another marker the more images it was measured on, coloured by its ratio to
     the plain solver there.

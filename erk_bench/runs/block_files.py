@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +69,22 @@ def block_facts(raw: bytes) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise DamagedFile("its header has no facts")
     return meta
+
+
+def block_entry(path: Path) -> dict[str, Any]:
+    """Bytes, seeds and sha256 of a block file, by its header. Raises DamagedFile where there is none."""
+    num_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        size = file.read(8)
+        meta = block_facts(size + file.read(min(int.from_bytes(size, "little"), num_bytes)))
+    try:
+        return {
+            "bytes": num_bytes,
+            **{key: meta[key] for key in ("first_seed", "num_seeds")},
+            "sha256": meta.get(CHECKSUM) or meta[EARLIER_CHECKSUM],
+        }
+    except KeyError as error:
+        raise DamagedFile(f"its header has no {error}") from error
 
 
 def _checksum(raw: bytes, found: str) -> str:

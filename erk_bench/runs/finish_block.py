@@ -82,10 +82,10 @@ class Job(NamedTuple):
 
 
 # A job with the function that writes its files, or with the reason why there is nothing to write.
-Outcome = tuple[Job, Callable[[], None] | UserError]
+FinishedJob = tuple[Job, Callable[[], None] | UserError]
 
 
-def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcome]:
+def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[FinishedJob]:
     """Compute what a block lacks; yields each job that lacked something.
 
     jobs: several are the same block of runs that share their trajectories.
@@ -121,7 +121,7 @@ def _finish(job: Job, kept: ImageBlock | None, device: torch.device) -> Callable
     return _writer(job, host, counts, features, timing)
 
 
-def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[Outcome]:
+def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[FinishedJob]:
     """Sample the jobs' block together; each distinct image goes through each detector once."""
     first = jobs[0]
     tree = sample_tree([job.spec for job in jobs], first.block.seeds, device)

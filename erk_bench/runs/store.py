@@ -23,7 +23,7 @@ from torch import Tensor
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.fields import identity_fields
 from erk_bench.base.files import sweep, write_atomic, writing
-from erk_bench.runs.block_files import DamagedFile, block_bytes, block_facts, parse_block
+from erk_bench.runs.block_files import DamagedFile, block_bytes, block_entry, block_facts, parse_block
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.png import read_png_block, write_png_block
 from erk_bench.spec import RunSpec, digest_of
@@ -199,6 +199,18 @@ class RunStore:
         with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(lambda each: damaged(*each), files)
             return [path for (path, _), bad in zip(files, found, strict=True) if bad]
+
+    @staticmethod
+    def manifest(folder: Path, subfolder: str, blocks: Sequence[Block]) -> list[dict[str, Any]]:
+        """Path, bytes, seeds and sha256 of these blocks' files, by their headers; empty unless all are there.
+
+        folder: of a run. subfolder: "images", or "features/" with a detector's key.
+        """
+        paths = [folder / subfolder / f"{block.index:08d}.safetensors" for block in blocks]
+        try:
+            return [{"path": path.relative_to(folder).as_posix(), **block_entry(path)} for path in paths]
+        except (OSError, DamagedFile):
+            return []
 
     def sweep(self) -> None:
         """Remove what killed writers have left in the run's folders."""

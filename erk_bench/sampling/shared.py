@@ -25,7 +25,7 @@ from erk_bench.sampling.steps import Step
 ALWAYS = -1.0  # a w_con that every stiffness exceeds
 
 
-class Cell(NamedTuple):
+class Strength(NamedTuple):
     """Strength and gate of ERK-Guid; strength 0 is the plain solver."""
 
     w_stiff: float
@@ -120,7 +120,7 @@ def solve_grid(
     problem = equation.problem(net, guide)
     states, index = integrate_grid(
         problem.denoiser, noise.to(equation.dtype) * problem.run.levels[0], problem.run, condition,
-        [Cell(*cell) for cell in cells], branch_limit,
+        [Strength(*cell) for cell in cells], branch_limit,
         functools.partial(equation.correction.row.make, **equation.correction.options),
     )  # fmt: skip
     counted = [network.num_images for network in (problem.main, problem.guiding) if network]
@@ -133,7 +133,7 @@ def integrate_grid(
     x: Tensor,
     run: Run,
     condition: Tensor | None,
-    cells: Sequence[Cell],
+    cells: Sequence[Strength],
     branch_limit: int,
     correction: Callable[[float, float], Correct] = erk_guid,
 ) -> tuple[Tensor, Tensor]:
@@ -170,7 +170,7 @@ def integrate_grid(
 def _parted(
     bundle: _Bundle,
     step: Step,
-    cells: Sequence[Cell],
+    cells: Sequence[Strength],
     run: Run,
     correction: Callable[[float, float], Correct],
 ) -> _Bundle:

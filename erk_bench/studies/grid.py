@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView
+from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView, label
 from erk_bench.runs.blocks import blocks_of
 from erk_bench.runs.records import Record
-from erk_bench.studies.grid_file import Cell, Grid, label
+from erk_bench.studies.grid_file import Cell, Grid
 from erk_bench.studies.verdicts import RESOLVED, SEEDS_ONLY, check_comparable, paired_difference, verdict
 
 

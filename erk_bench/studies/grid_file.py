@@ -16,15 +16,13 @@ from erk_bench.base.fields import identity_fields
 from erk_bench.base.file_names import check_file_name
 from erk_bench.base.yaml_files import check_text, is_line, read_yaml
 from erk_bench.evaluation.metrics import METRICS, check_metric
+from erk_bench.reporting.grid_views import label
 from erk_bench.spec import RunSpec
 
 NEEDED = ("name", "title", "caption", "base", "axes", "panels")
 KNOWN = (*NEEDED, "x", "curves")
 EXAMPLE = "see configs/grid/digits.yaml"
 MAX_CELLS = 10_000
-
-# How an axis is called where there is little room; others by the last part of their key.
-SHORT = {"schedule.num_steps": "steps", "guidance.weight": "guidance weight"}
 
 
 @dataclass(frozen=True)
@@ -78,19 +76,6 @@ class Cell(NamedTuple):
 
     place: Mapping[str, str]
     spec: RunSpec
-
-
-def short(key: str) -> str:
-    """What an axis is called in figures and tables."""
-    return SHORT.get(key, key.rpartition(".")[2])
-
-
-def label(place: Mapping[str, str]) -> str:
-    """'8 steps, w_stiff 0.5' for some values of a cell."""
-    parts = [
-        f"{value} steps" if short(key) == "steps" else f"{short(key)} {value}" for key, value in place.items()
-    ]
-    return ", ".join(parts)
 
 
 def read_grid(file: Path) -> Grid:

@@ -16,7 +16,7 @@ MINIMUM_BELOW_MEAN = {2: 0.56, 3: 0.85, 4: 1.03, 5: 1.16}
 STANDARD_ERRORS = 3.0  # that a measured value may be off its published one, beside the table's tolerance
 
 
-class Measured(NamedTuple):
+class SeedSetValues(NamedTuple):
     """One metric over the seed sets of a row: mean with its standard error, and each set's value."""
 
     mean: Estimate
@@ -32,15 +32,15 @@ class Measured(NamedTuple):
         return SetSummary(stdev(self.values) if len(self.values) > 1 else 0.0, self.minimum)
 
 
-def over_sets(records: Sequence[Record], metric: str) -> Measured:
+def over_sets(records: Sequence[Record], metric: str) -> SeedSetValues:
     """A metric over records of the same run on disjoint seed sets."""
     found = [record.metrics[metric] for record in records]
     error = math.sqrt(math.fsum(item.standard_error**2 for item in found)) / len(found)
     values = tuple(item.value for item in found)
-    return Measured((fmean(values), error), values)
+    return SeedSetValues((fmean(values), error), values)
 
 
-def compare(value: float, published: Published, measured: Measured, num_images: int) -> PublishedValue:
+def compare(value: float, published: Published, measured: SeedSetValues, num_images: int) -> PublishedValue:
     """Measured minus published: the minimum with a published minimum of several sets, else the mean.
 
     Within where the gap is at most `tolerance` of the published value plus three standard errors; open (None)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import optuna
 
 from erk_bench.base.errors import UserError
-from erk_bench.sampling.shared import Cell
+from erk_bench.sampling.shared import Strength
 
 FINALISTS = 2  # at least so many cells are measured on all images: the winner needs a runner-up
 STEP = 0.05  # of the proposals: finer ones could not be told apart
@@ -29,7 +29,7 @@ class Space(NamedTuple):
     w_con: tuple[float, float]
 
 
-class Measured(NamedTuple):
+class MetricAtCost(NamedTuple):
     """A cell's metric on some images, and the network evaluations that this cell has taken so far."""
 
     value: float
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 
 
 # The cells on the first `num_images` images.
-Measure = Callable[[Sequence[Cell], int], Mapping[Cell, Measured]]
+Measure = Callable[[Sequence[Strength], int], Mapping[Strength, MetricAtCost]]
 
 
 class Plan(NamedTuple):
@@ -109,20 +109,20 @@ def make_rungs(
     return tuple(rungs), tuple(to_block_end(count) + seeds[0] - start for count in rungs)
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """Each rung's cells with their values, best first; the last rung is on all images."""
 
-    rungs: list[tuple[int, list[tuple[Cell, float]]]]
+    rungs: list[tuple[int, list[tuple[Strength, float]]]]
     evaluations: float
 
 
-def search(measure: Measure, space: Space, plan: Plan, *, lower: bool, seed: int) -> Found:
+def search(measure: Measure, space: Space, plan: Plan, *, lower: bool, seed: int) -> SearchResult:
     """Spend the budget. lower: whether lower values are better. seed: of the proposals.
 
     Raises UserError for a budget that is not enough for one batch.
     """
     plan.check()
-    spent: dict[Cell, float] = {}
+    spent: dict[Strength, float] = {}
     values = _explore(measure, space, plan, lower, seed, spent)
     rungs = [(plan.rungs[0], _ranked(values, lower))]
     for number, (images, count) in enumerate(zip(plan.rungs[1:], plan.promotions(len(values)), strict=True)):
@@ -132,17 +132,17 @@ def search(measure: Measure, space: Space, plan: Plan, *, lower: bool, seed: int
         found = measure(chosen, images)
         spent |= {cell: item.evaluations for cell, item in found.items()}
         rungs.append((images, _ranked({cell: item.value for cell, item in found.items()}, lower)))
-    return Found(rungs, sum(spent.values()))
+    return SearchResult(rungs, sum(spent.values()))
 
 
 def _explore(
-    measure: Measure, space: Space, plan: Plan, lower: bool, seed: int, spent: dict[Cell, float]
-) -> dict[Cell, float]:
+    measure: Measure, space: Space, plan: Plan, lower: bool, seed: int, spent: dict[Strength, float]
+) -> dict[Strength, float]:
     """Proposals on the first rung, while the budget leaves enough for promoting them.
 
     Promoting is expected to share as much as exploring did; if it does not, fewer cells are promoted.
     """
-    values: dict[Cell, float] = {}
+    values: dict[Strength, float] = {}
     with _quiet():
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * plan.batch)
         study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
@@ -168,15 +168,15 @@ def _explore(
     return values
 
 
-def _proposal(trial: optuna.Trial, space: Space) -> Cell:
+def _proposal(trial: optuna.Trial, space: Space) -> Strength:
     numbers = [
         round(trial.suggest_float(name, *bounds, step=STEP), 6)
         for name, bounds in zip(Space._fields, space, strict=True)
     ]
-    return Cell(*numbers)
+    return Strength(*numbers)
 
 
-def _ranked(values: Mapping[Cell, float], lower: bool) -> list[tuple[Cell, float]]:
+def _ranked(values: Mapping[Strength, float], lower: bool) -> list[tuple[Strength, float]]:
     return sorted(values.items(), key=lambda item: item[1] if lower else -item[1])
 
 

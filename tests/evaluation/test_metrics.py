@@ -25,7 +25,6 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.commands.compose import run_spec
-from erk_bench.evaluation import fidelity
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.families import (
@@ -48,6 +47,7 @@ from erk_bench.runs.blocks import Worker
 from erk_bench.runs.generate import generate
 from erk_bench.runs.score import score
 from erk_bench.spec import MetricsSpec, RunSpec
+from tests import fidelity
 
 SEED = 2020  # torch-fidelity's own default
 DIGITS = tuple(name for name, metric in METRICS.items() if metric.detector == "digits")

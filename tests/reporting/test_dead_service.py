@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from erk_bench.reporting.trackers.tracker import IMAGES, Launch, TrackerSpec, open_tracker
+from erk_bench.reporting.trackers import open_tracker
+from erk_bench.reporting.trackers.tracker import IMAGES, Launch, TrackerSpec
 from erk_bench.runs.records import write_record
 from erk_bench.spec import RunSpec
 from tests.runs.test_records import record_of

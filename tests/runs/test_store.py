@@ -14,7 +14,7 @@ from erk_bench.base import files
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.files import write_atomic
 from erk_bench.runs import launch
-from erk_bench.runs.block_files import DamagedFile, block_bytes, parse_block
+from erk_bench.runs.block_files import DamagedFile, block_bytes, block_facts, parse_block
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.export import images_of
 from erk_bench.runs.generate import generate, unfinished
@@ -49,6 +49,21 @@ def test_round_trip_and_same_bytes(small_run: MakeSpec) -> None:
     read = store.read_images(block)
     assert torch.equal(read.images, content().images) and (read.nfe, read.nfe_guide) == (7, 3)
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing temporary is left
+
+
+def test_manifest_lists_whole_files_by_their_headers(small_run: MakeSpec) -> None:
+    store, blocks = opened(small_run()), [Block(0, 8), Block(1, 8)]
+    store.write_images(blocks[0], content())
+    assert RunStore.manifest(store.folder, "images", blocks) == []  # one is missing
+    store.write_images(blocks[1], content())
+    first, second = RunStore.manifest(store.folder, "images", blocks)
+    path = store.folder / "images" / "00000001.safetensors"
+    assert (first["first_seed"], second["first_seed"], second["num_seeds"]) == (0, 8, 8)
+    assert (second["path"], second["bytes"]) == ("images/00000001.safetensors", path.stat().st_size)
+    assert second["sha256"] == block_facts(path.read_bytes())["file_sha256"]
+    for raw in (b"", b"\xff" * 100, path.read_bytes()[:20], b"\2\0\0\0\0\0\0\0{}"):
+        path.write_bytes(raw)
+        assert RunStore.manifest(store.folder, "images", blocks) == []
 
 
 def test_opening_writes_nothing(small_run: MakeSpec) -> None:

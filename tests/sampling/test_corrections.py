@@ -20,7 +20,7 @@ from erk_bench.sampling.corrections import (
     gaussian_factor,
 )
 from erk_bench.sampling.loop import Run, integrate
-from erk_bench.sampling.shared import Cell, integrate_grid
+from erk_bench.sampling.shared import Strength, integrate_grid
 from erk_bench.sampling.solvers import heun_step
 from erk_bench.sampling.steps import Node, Step
 from tests.conftest import golden, golden_net
@@ -173,7 +173,7 @@ def test_a_grid_of_erk_alpha_shares_trajectories() -> None:
 
     run = Run(heun_step, 1, [9.0, 3.0, 1.0, 0.3, 0.1])
     x = noise() * 9.0
-    cells = [Cell(w_stiff, w_con) for w_stiff in (0.0, 0.7, 1.5) for w_con in (0.0, 0.4, 1.0)]
+    cells = [Strength(w_stiff, w_con) for w_stiff in (0.0, 0.7, 1.5) for w_con in (0.0, 0.4, 1.0)]
     states, index = integrate_grid(two_widths, x, run, None, cells, 256, erk_alpha)
     for cell, rows in zip(cells, index, strict=True):
         assert torch.equal(states[rows], integrate(two_widths, x, run, None, erk_alpha(*cell))), cell

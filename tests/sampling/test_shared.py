@@ -15,14 +15,14 @@ from erk_bench.sampling.corrections import erk_guid
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.sample import sample_counted
 from erk_bench.sampling.schedules import polynomial, sigmas
-from erk_bench.sampling.shared import Cell, integrate_grid, sample_grid
+from erk_bench.sampling.shared import Strength, integrate_grid, sample_grid
 from erk_bench.sampling.solvers import heun_step
 from tests.conftest import golden_net
 
-CELLS = [Cell(w_stiff, w_con) for w_stiff in (0.0, 0.5, 1.0) for w_con in (0.0, 0.1, 0.5, 1.4)]
+CELLS = [Strength(w_stiff, w_con) for w_stiff in (0.0, 0.5, 1.0) for w_con in (0.0, 0.1, 0.5, 1.4)]
 # The grid on which sharing was first measured: 48 cells.
 PROTOTYPE = [
-    Cell(w_stiff, w_con)
+    Strength(w_stiff, w_con)
     for w_stiff in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
     for w_con in (0.0, 0.1, 0.3, 0.5, 1.0, 2.0)
 ]
@@ -88,7 +88,7 @@ def test_share_of_separate_evaluations_on_digits(num_steps: int, share: float) -
 
 def test_cells_that_never_open_cost_nothing() -> None:
     noise = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(1))
-    shut = [Cell(w_stiff, 1e9) for w_stiff in (0.5, 1.0, 2.0)]
+    shut = [Strength(w_stiff, 1e9) for w_stiff in (0.5, 1.0, 2.0)]
     found = sample_grid(lambda x, sigma, labels: x * 0.5, noise, cells=shut, num_steps=6)
     assert found.evaluations == 11 * 3 and found.separate == 3 * found.evaluations
     assert len(found.states) == 3 and torch.equal(found.x[0], found.x[2])

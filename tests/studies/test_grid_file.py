@@ -16,7 +16,8 @@ from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import identity_fields
 from erk_bench.commands.compose import grid_cells, grid_file
-from erk_bench.studies.grid_file import Cell, Grid, check_cells, label, read_grid, short, trees
+from erk_bench.reporting.grid_views import label, short
+from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid, trees
 
 GRIDS = [file.stem for file in sorted((config_folder() / "grid").glob("*.yaml"))]
 STEPS, W_STIFF, W_CON = "schedule.num_steps", "correction.w_stiff", "correction.w_con"

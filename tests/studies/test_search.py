@@ -14,13 +14,22 @@ from erk_bench.cli import main
 from erk_bench.commands.actions.search import conclusions
 from erk_bench.commands.compose import run_spec
 from erk_bench.runs.records import MetricRecord, Record, read_record
-from erk_bench.sampling.shared import Cell
-from erk_bench.studies.search import FINALISTS, STEP, Found, Measured, Plan, Space, make_rungs, search
+from erk_bench.sampling.shared import Strength
+from erk_bench.studies.search import (
+    FINALISTS,
+    STEP,
+    MetricAtCost,
+    Plan,
+    SearchResult,
+    Space,
+    make_rungs,
+    search,
+)
 from tests.studies.test_table import record_of
 
 SPACE = Space((0.1, 2.5), (0.0, 2.0))
 PLAN = Plan(rungs=(100, 200, 400), sampled=(100, 200, 400), factor=2, nfe=10, budget=150_000, batch=8)
-BEST = Cell(0.8, 0.5)
+BEST = Strength(0.8, 0.5)
 
 
 class Landscape:
@@ -28,24 +37,26 @@ class Landscape:
 
     def __init__(self, share: float = 1.0, sign: float = 1.0) -> None:
         self.share, self.sign = share, sign
-        self.images: dict[Cell, int] = {}
-        self.cost: dict[Cell, float] = {}
+        self.images: dict[Strength, int] = {}
+        self.cost: dict[Strength, float] = {}
         self.calls: list[tuple[int, int]] = []
 
-    def __call__(self, cells: Sequence[Cell], num_images: int) -> Mapping[Cell, Measured]:
+    def __call__(self, cells: Sequence[Strength], num_images: int) -> Mapping[Strength, MetricAtCost]:
         self.calls.append((len(cells), num_images))
         for cell in cells:
             added = num_images - self.images.get(cell, 0)
             self.cost[cell] = self.cost.get(cell, 0.0) + added * PLAN.nfe * self.share
             self.images[cell] = num_images
-        return {cell: Measured(self.sign * self.value(cell, num_images), self.cost[cell]) for cell in cells}
+        return {
+            cell: MetricAtCost(self.sign * self.value(cell, num_images), self.cost[cell]) for cell in cells
+        }
 
     @property
     def evaluations(self) -> float:
         return sum(self.cost.values())
 
     @staticmethod
-    def value(cell: Cell, num_images: int) -> float:
+    def value(cell: Strength, num_images: int) -> float:
         bowl = (cell.w_stiff - BEST.w_stiff) ** 2 + (cell.w_con - BEST.w_con) ** 2
         return 1 + bowl + 5 / num_images * ((cell.w_stiff * 7 + cell.w_con * 11) % 1)
 
@@ -82,7 +93,7 @@ def test_the_same_seed_searches_the_same_and_another_does_not() -> None:
 
 def test_promotions_that_share_less_than_exploring_stay_within_the_budget() -> None:
     class Dearer(Landscape):
-        def __call__(self, cells: Sequence[Cell], num_images: int) -> Mapping[Cell, Measured]:
+        def __call__(self, cells: Sequence[Strength], num_images: int) -> Mapping[Strength, MetricAtCost]:
             self.share = 0.2 if num_images == 100 else 1.0
             return super().__call__(cells, num_images)
 
@@ -132,12 +143,12 @@ def test_rungs_end_with_blocks(
     assert make_rungs(seeds, *settings) == (rungs, sampled)
 
 
-A, B, C = Cell(0.5, 0.1), Cell(0.6, 0.1), Cell(0.7, 0.1)
+A, B, C = Strength(0.5, 0.1), Strength(0.6, 0.1), Strength(0.7, 0.1)
 
 
-def records(**values: tuple[float, list[float]]) -> dict[tuple[Cell | None, int], Record]:
+def records(**values: tuple[float, list[float]]) -> dict[tuple[Strength | None, int], Record]:
     """Records on 10 images of the plain solver and cells A, B, C: a value and its jackknife replicates."""
-    cells: dict[str, Cell | None] = {"plain": None, "a": A, "b": B, "c": C}
+    cells: dict[str, Strength | None] = {"plain": None, "a": A, "b": B, "c": C}
     made = {}
     for name, (value, replicates) in values.items():
         metric = MetricRecord(value, 0.1, tuple(replicates))
@@ -148,7 +159,7 @@ def records(**values: tuple[float, list[float]]) -> dict[tuple[Cell | None, int]
 def test_the_winner_is_told_with_its_distance_from_the_runner_up() -> None:
     found = records(plain=(3.0, [3.0, 3.0]), a=(1.0, [1.0, 1.2]), b=(1.0, [1.0, 1.2]), c=(1.3, [1.3, 1.3]))
     ranked = [(A, 1.0), (B, 1.0), (C, 1.3)]
-    lines = conclusions(found, "fd_digits", Found([(10, ranked)], 0.0))
+    lines = conclusions(found, "fd_digits", SearchResult([(10, ranked)], 0.0))
     assert (
         lines[0].startswith("winner: w_stiff 0.5, w_con 0.1: FD-digits 1, -2.00 ± 0.10")
         and "better" in lines[0]
@@ -156,7 +167,7 @@ def test_the_winner_is_told_with_its_distance_from_the_runner_up() -> None:
     # B is A's equal; C differs by 0.3 with a jackknife error of sqrt(1/2 (2 0.1^2)) = 0.1
     assert "w_stiff 0.7, w_con 0.1, 3.0 standard errors away (+0.3 ± 0.1)" in lines[1]
     assert "winner of 3 cells flatters itself" in lines[2]
-    lines = conclusions(found, "fd_digits", Found([(10, ranked[:2])], 0.0))
+    lines = conclusions(found, "fd_digits", SearchResult([(10, ranked[:2])], 0.0))
     assert "every finalist has the same value" in lines[1]
 
 

@@ -28,7 +28,7 @@ from erk_bench.runs.sample_block import draw_block
 from erk_bench.sampling.equation import correction_part
 from erk_bench.spec import RunSpec
 from erk_bench.studies.analysis.figures import to_csv
-from erk_bench.studies.analysis.trajectories import Found, observe
+from erk_bench.studies.analysis.trajectories import ObservedSteps, observe
 from erk_bench.studies.analysis.trajectory_figures import by_step, correlation, quantile, trajectory_figure
 
 
@@ -82,7 +82,7 @@ def _check(spec: RunSpec, images: int) -> None:
     check_draws(spec)
 
 
-def _observed(spec: RunSpec, images: int, iterations: int) -> tuple[Found, int]:
+def _observed(spec: RunSpec, images: int, iterations: int) -> tuple[ObservedSteps, int]:
     device = pick_device(spec, Worker())
     if device.type == "cpu":
         torch.set_num_threads(launch.default_workers(spec))  # one process here, and no bytes to keep
@@ -100,7 +100,7 @@ def _observed(spec: RunSpec, images: int, iterations: int) -> tuple[Found, int]:
     return found, noise[0].numel()
 
 
-def _show(found: Found) -> None:
+def _show(found: ObservedSteps) -> None:
     table = RichTable(title="medians over samples, at the start of each step")
     for name in ("sigma", "|lambda|", "found", "R", "R / |lambda|", "|J dx| / |dx|", "|cos| dx", "|cos| df"):
         table.add_column(name, justify="right")

@@ -14,14 +14,14 @@ from erk_bench.commands.compose import grid_cells, grid_file
 from erk_bench.commands.grid import GridOptions
 from erk_bench.commands.tracking import tracked
 from erk_bench.reporting import grid_figures, table_figures
-from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown
+from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown, label, short
 from erk_bench.reporting.styles import SCREEN, Style, style_named
 from erk_bench.reporting.table_views import DASH, rounded
 from erk_bench.reporting.trackers.tracker import Curve, CurvePoint, Tracker
 from erk_bench.runs.records import Record, write_record
 from erk_bench.runs.store import RunStore
 from erk_bench.studies.grid import build_grid_view, summary
-from erk_bench.studies.grid_file import Cell, Grid, label, short, trees
+from erk_bench.studies.grid_file import Cell, Grid, trees
 from erk_bench.studies.records import compute_records, prepare, read_records
 
 SHOWN = 5  # cells of a panel that a terminal shows

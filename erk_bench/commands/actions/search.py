@@ -26,11 +26,11 @@ from erk_bench.runs.checks import check_names
 from erk_bench.runs.cost import count_evaluations
 from erk_bench.runs.records import Record
 from erk_bench.runs.store import RunStore
-from erk_bench.sampling.shared import Cell
+from erk_bench.sampling.shared import Strength
 from erk_bench.spec import CorrectionSpec, RunSpec
 from erk_bench.studies.grid import evaluations_of
 from erk_bench.studies.records import compute_records, prepare
-from erk_bench.studies.search import STEP, Found, Measured, Plan, Space, make_rungs
+from erk_bench.studies.search import STEP, MetricAtCost, Plan, SearchResult, Space, make_rungs
 from erk_bench.studies.search import search as propose
 from erk_bench.studies.verdicts import paired_difference, verdict
 
@@ -46,10 +46,10 @@ class _Bench:
     def __init__(self, spec: RunSpec, tracker: Tracker) -> None:
         self.spec = spec
         self.headline = spec.metrics.names[0]
-        self.records: dict[tuple[Cell | None, int], Record] = {}
+        self.records: dict[tuple[Strength | None, int], Record] = {}
         self._tracker = tracker
 
-    def at(self, cell: Cell | None, num_images: int) -> RunSpec:
+    def at(self, cell: Strength | None, num_images: int) -> RunSpec:
         """The run of a cell, or of the plain solver, on the first images."""
         first = self.spec.seed_range[0]
         correction = CorrectionSpec(name="none")
@@ -62,7 +62,7 @@ class _Bench:
             metrics=dataclasses.replace(self.spec.metrics, names=(self.headline,)),
         )
 
-    def __call__(self, cells: Sequence[Cell], num_images: int) -> dict[Cell, Measured]:
+    def __call__(self, cells: Sequence[Strength], num_images: int) -> dict[Strength, MetricAtCost]:
         specs = {cell: self.at(cell, num_images) for cell in (None, *cells)}
         records = compute_records(
             [list(specs.values())],
@@ -75,13 +75,13 @@ class _Bench:
         found = {}
         for cell in cells:
             record = records[specs[cell].run_id]
-            found[cell] = Measured(record.metrics[self.headline].value, evaluations_of(record)[0])
+            found[cell] = MetricAtCost(record.metrics[self.headline].value, evaluations_of(record)[0])
         return found
 
     @property
     def evaluations(self) -> float:
         """Of every cell and the plain solver, each on the most images that it was measured on."""
-        most: dict[Cell | None, tuple[int, float]] = {}
+        most: dict[Strength | None, tuple[int, float]] = {}
         for (cell, images), record in self.records.items():
             most[cell] = max(most.get(cell, (0, 0.0)), (images, evaluations_of(record)[0]))
         return sum(count for _, count in most.values())
@@ -113,7 +113,7 @@ def search_weights(spec: RunSpec, options: SearchOptions, tracker: Tracker) -> i
     space = Space(options.w_stiff, options.w_con)
     bench = _Bench(spec, tracker)
     plan = make_plan(spec, options)
-    check_names(bench.at(Cell(1.0, 1.0), plan.rungs[0]))  # a solver without pairs is told now
+    check_names(bench.at(Strength(1.0, 1.0), plan.rungs[0]))  # a solver without pairs is told now
     prepare([bench.at(None, images) for images in plan.rungs])
     lower = METRICS[bench.headline].lower
     found = propose(bench, space, plan, lower=lower, seed=options.search_seed)
@@ -159,7 +159,7 @@ def make_plan(spec: RunSpec, options: SearchOptions) -> Plan:
     return plan
 
 
-def _to_csv(bench: _Bench, found: Found) -> str:
+def _to_csv(bench: _Bench, found: SearchResult) -> str:
     """One line for each cell and rung, best first."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -178,7 +178,7 @@ def _to_csv(bench: _Bench, found: Found) -> str:
     return buffer.getvalue()
 
 
-def _show(bench: _Bench, found: Found) -> None:
+def _show(bench: _Bench, found: SearchResult) -> None:
     metric = METRICS[bench.headline]
     table = RichTable(
         title="search", caption="± is one jackknife standard error, on the same seeds in a rung"
@@ -205,7 +205,9 @@ def _show(bench: _Bench, found: Found) -> None:
     wide_console().print(table)
 
 
-def conclusions(records: Mapping[tuple[Cell | None, int], Record], headline: str, found: Found) -> list[str]:
+def conclusions(
+    records: Mapping[tuple[Strength | None, int], Record], headline: str, found: SearchResult
+) -> list[str]:
     """The winner on all images, its gain, and its distance from the runner-up in standard errors."""
     images, ranked = found.rungs[-1]
     metric = METRICS[headline]

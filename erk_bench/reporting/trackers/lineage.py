@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
-
 from erk_bench.base.assets import PACKAGE, Assets
-from erk_bench.runs.block_files import CHECKSUM, EARLIER_CHECKSUM
 from erk_bench.runs.blocks import blocks_of
 from erk_bench.runs.records import Record
+from erk_bench.runs.store import RunStore
 from erk_bench.spec import WeightsSpec
 
 
@@ -71,39 +68,17 @@ def blocks(record: Record, folder: Path) -> list[Artifact]:
 
     A kind of which no block or not every block is kept is left out.
     """
+    kept = blocks_of(record.run_spec.seed_range, record.run_spec.block_size)
     found = []
     for kind, subfolders in (
         ("samples", ["images"]),
         ("features", [f"features/{detector}" for detector in record.detectors]),
     ):
-        files = [file for subfolder in subfolders for file in _manifest(record, folder, subfolder)]
+        files = [file for each in subfolders for file in RunStore.manifest(folder, each, kept)]
         if files:
             facts = {"run_id": record.run_id, "seeds": record.seeds, "blocks": len(files)}
             found.append(_artifact(kind, record.run_id, facts, {**facts, "files": files}))
     return found
-
-
-def _manifest(record: Record, folder: Path, subfolder: str) -> list[dict[str, Any]]:
-    spec = record.run_spec
-    paths = [
-        folder / subfolder / f"{block.index:08d}.safetensors"
-        for block in blocks_of(spec.seed_range, spec.block_size)
-    ]
-    if not all(path.is_file() for path in paths):
-        return []
-    return list(_entries(folder, paths))
-
-
-def _entries(folder: Path, paths: list[Path]) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads(file.metadata()["erk_bench"])
-        yield {
-            "path": path.relative_to(folder).as_posix(),
-            "bytes": path.stat().st_size,
-            **{key: meta[key] for key in ("first_seed", "num_seeds")},
-            "sha256": meta.get(CHECKSUM) or meta[EARLIER_CHECKSUM],
-        }
 
 
 def record_file(record: Record) -> Artifact:

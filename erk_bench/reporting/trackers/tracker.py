@@ -1,10 +1,8 @@
-"""Trackers: views of launches and records for a dashboard; the disabled one does nothing."""
+"""What every tracker offers, and the names under which values are logged. The tracker here does nothing."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.base.stopping import Stopped
 from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.table_views import Estimate, TableView
 from erk_bench.runs.records import Record
@@ -48,7 +45,7 @@ def figure_key(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerSpec:
-    """Where to track (key of TRACKERS), under which project and entity, and how.
+    """Where to track (a key of TRACKERS), under which project and entity, and how.
 
     project, entity: None takes the service's own setting. mode: "auto" is online where a key is set.
     folder: of the local files, which lie in its subfolder wandb. tags: put on every run.
@@ -62,8 +59,6 @@ class TrackerSpec:
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.name not in TRACKERS:
-            raise unknown_name("tracker", self.name, TRACKERS)
         if self.mode not in MODES:
             raise unknown_name("tracker.mode", self.mode, MODES)
         if not self.folder:
@@ -137,42 +132,3 @@ class Tracker:
 
     def close(self, failed: bool = False, hurry: bool = False) -> None:
         """Finish, in bounded time. failed: the command did not end well. hurry: without a last upload."""
-
-
-def _wandb_tracker(spec: TrackerSpec, launch: Launch) -> Tracker:
-    try:
-        # Only here: most installations have no wandb, and importing it takes a second.
-        module = importlib.import_module("erk_bench.reporting.trackers.wandb.tracker")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "wandb":
-            raise
-        raise UserError(
-            "tracker 'wandb' needs the wandb package, which is not installed; run: pip install "
-            "'erk-bench[wandb]', or use tracker=none"
-        ) from error
-    made: Tracker = module.make_tracker(spec, launch)
-    return made
-
-
-TRACKERS: dict[str, Callable[[TrackerSpec, Launch], Tracker]] = {
-    "none": lambda spec, launch: Tracker(),
-    "wandb": _wandb_tracker,
-}
-
-
-@contextmanager
-def open_tracker(spec: TrackerSpec, launch: Launch) -> Iterator[Tracker]:
-    """The tracker of a launch, closed when the block ends; only the process that reports opens one.
-
-    Raises UserError, before any work, where the tracker cannot be used as asked.
-    """
-    tracker = TRACKERS[spec.name](spec, launch)
-    try:
-        yield tracker
-    except Stopped:  # a scheduler that wants its node back does not wait for uploads
-        tracker.close(hurry=True)
-        raise
-    except BaseException:
-        tracker.close(failed=True)
-        raise
-    tracker.close()

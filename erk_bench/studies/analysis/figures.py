@@ -23,7 +23,7 @@ from torch import Tensor
 from erk_bench.base.files import write_atomic
 from erk_bench.reporting.series import BLACK, BLUE, ORANGE, Look, looks
 from erk_bench.reporting.table_figures import to_bytes
-from erk_bench.studies.analysis.measure import SIGMA_MAX, Measured, cosine, levels, measure
+from erk_bench.studies.analysis.measure import SIGMA_MAX, MeasuredSteps, cosine, levels, measure
 from erk_bench.studies.analysis.mixture import tree
 from erk_bench.studies.analysis.toy_networks import toy_network
 
@@ -37,14 +37,14 @@ GREY = "#4c566a"  # of lines that are not measured
 Columns = dict[str, Tensor]
 
 
-class Drawn(NamedTuple):
+class AnalysisFigure(NamedTuple):
     """A picture and the numbers in it."""
 
     figure: Figure
     columns: Columns
 
 
-def figure1(found: Measured) -> Drawn:
+def figure1(found: MeasuredSteps) -> AnalysisFigure:
     """How far the local error and the free difference reach along the dominant eigenvector, and across it."""
     stiff = found.size > STIFF
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharex=True, sharey=True, layout="constrained")
@@ -69,10 +69,10 @@ def figure1(found: Measured) -> Drawn:
     axes[0].set_ylabel("|component across it|")
     axes[0].legend(loc="upper left")
     figure.suptitle(f"Figure 1: Heun steps with |λ| > {STIFF:g} on the 2D mixture, {STEPS} noise levels")
-    return Drawn(figure, columns)
+    return AnalysisFigure(figure, columns)
 
 
-def guiding_directions(found: Measured) -> dict[str, Tensor]:
+def guiding_directions(found: MeasuredSteps) -> dict[str, Tensor]:
     """Where model guidance would push at the start of each step [M, 2]: the main denoised point minus the
     unconditional (CFG) or the weaker network's (autoguidance); of small networks, and CFG's exact one."""
     points = (found.start, found.sigma)
@@ -88,7 +88,7 @@ def guiding_directions(found: Measured) -> dict[str, Tensor]:
     }
 
 
-def figure2(found: Measured) -> Drawn:
+def figure2(found: MeasuredSteps) -> AnalysisFigure:
     """Alignment with the dominant eigenvector against stiffness: of the error, and of what is free."""
     known = found.used.isfinite().all(dim=1)  # the first step has no previous pair
     start_size = found.at_start.abs()[known]
@@ -116,10 +116,10 @@ def figure2(found: Measured) -> Drawn:
     figure.suptitle(
         f"Figure 2: {COUNT} trajectories of Heun's method, {STEPS} noise levels; bands: middle 80 %"
     )
-    return Drawn(figure, columns)
+    return AnalysisFigure(figure, columns)
 
 
-def figure3(found: Measured) -> Drawn:
+def figure3(found: MeasuredSteps) -> AnalysisFigure:
     """The free estimates: R against the exact stiffness; the slope difference is a power iteration on dx."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     left.scatter(found.size, found.estimate, s=4, alpha=0.25, color=BLUE, linewidths=0)
@@ -147,10 +147,10 @@ def figure3(found: Measured) -> Drawn:
     right.grid(alpha=0.3)
     figure.colorbar(points, ax=right, label="log10 |λ|")
     figure.suptitle("Figure 3: what the solver sees for free")
-    return Drawn(figure, {"abs_lambda": found.size, "R": found.estimate, "cos_dx": dx, "cos_df": df})
+    return AnalysisFigure(figure, {"abs_lambda": found.size, "R": found.estimate, "cos_dx": dx, "cos_df": df})
 
 
-def proposition1(found: Measured) -> Drawn:
+def proposition1(found: MeasuredSteps) -> AnalysisFigure:
     """R / |lambda| against c = |cos(dx, v)|, and the law for a constant symmetric Jacobian."""
     figure, axis = plt.subplots(figsize=(6, 4.6), layout="constrained")
     cos = cosine(found.dx, found.eigenvector)
@@ -167,7 +167,9 @@ def proposition1(found: Measured) -> Drawn:
     axis.legend(loc="lower right")
     axis.grid(alpha=0.3)
     figure.colorbar(points, ax=axis, label="r = |λ₂ / λ₁|")
-    return Drawn(figure, {"abs_lambda": found.size, "cos_dx": cos, "R_over_lambda": ratio, "r": second})
+    return AnalysisFigure(
+        figure, {"abs_lambda": found.size, "cos_dx": cos, "R_over_lambda": ratio, "r": second}
+    )
 
 
 def _binned(axis: Axes, key: str, size: Tensor, values: Tensor, band: str, label: str, look: Look) -> Columns:
@@ -192,7 +194,7 @@ def _binned(axis: Axes, key: str, size: Tensor, values: Tensor, band: str, label
     return {f"{key}_{name}": torch.from_numpy(column) for name, column in parts.items()}
 
 
-FIGURES: dict[str, Callable[[Measured], Drawn]] = {
+FIGURES: dict[str, Callable[[MeasuredSteps], AnalysisFigure]] = {
     "figure1": figure1,
     "figure2": figure2,
     "figure3": figure3,
@@ -200,7 +202,7 @@ FIGURES: dict[str, Callable[[Measured], Drawn]] = {
 }
 
 
-def draw_all(to: Path, names: Sequence[str] = tuple(FIGURES)) -> Measured:
+def draw_all(to: Path, names: Sequence[str] = tuple(FIGURES)) -> MeasuredSteps:
     """Measure, and write every picture as PNG and SVG with its CSV into a folder."""
     start = tree("A").sample(COUNT, SIGMA_MAX, torch.Generator().manual_seed(SEED))
     found = measure(tree("A"), start, levels(STEPS))

@@ -54,7 +54,7 @@ def eigenpairs(jacobian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSteps:
     """A row for each step (from sigma to sigma_next) and sample, [M] or [M, D], float64.
 
     start: where the step begins. lte: Heun's minus the exact solution of the step. dx, df: Heun's minus
@@ -96,7 +96,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def measure(
     mixture: GaussianMixture, start: Tensor, sigmas: Sequence[float], substeps: int = SUBSTEPS
-) -> Measured:
+) -> MeasuredSteps:
     """Every step of Heun's trajectories from `start` [N, 2] at sigmas[0]; float64, since an LTE is small.
 
     The steps are those of the solver that samples (sampling/solvers.py), without a correction.
@@ -129,7 +129,9 @@ def measure(
             }
         )
         x = heun
-    return Measured(**{item.name: torch.cat([row[item.name] for row in found]) for item in fields(Measured)})
+    return MeasuredSteps(
+        **{item.name: torch.cat([row[item.name] for row in found]) for item in fields(MeasuredSteps)}
+    )
 
 
 def end_points(mixture: GaussianMixture, start: Tensor, num_steps: int, substeps: int = 2) -> Tensor:

@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).with_name("toy_networks.safetensors")
 SIGMA_DATA = 0.5
 
 
-class Recipe(NamedTuple):
+class ToyRecipe(NamedTuple):
     """What a network learns: a class of the tree, the width of its layers, iterations of training."""
 
     classes: str
@@ -31,9 +31,9 @@ class Recipe(NamedTuple):
 
 # As in autoguidance, the weaker network is smaller and trained less.
 RECIPES = {
-    "conditional": Recipe("A", 64, 20000),
-    "unconditional": Recipe("AB", 64, 20000),
-    "weaker": Recipe("A", 32, 1000),
+    "conditional": ToyRecipe("A", 64, 20000),
+    "unconditional": ToyRecipe("AB", 64, 20000),
+    "weaker": ToyRecipe("A", 32, 1000),
 }
 DEPTH, BATCH = 3, 4096
 SIGMA_RANGE = (0.002, 20.0)  # of training, log-uniform; above, all data are one point
@@ -61,7 +61,7 @@ class ToyNetwork(torch.nn.Module):
 
 
 def train(
-    recipe: Recipe, generator: torch.Generator, progress: Callable[[int, float], None] = lambda *_: None
+    recipe: ToyRecipe, generator: torch.Generator, progress: Callable[[int, float], None] = lambda *_: None
 ) -> ToyNetwork:
     """Denoising score matching on draws of the mixture, with EDM's weighting of noise levels.
 

@@ -31,7 +31,7 @@ class Dominant(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class ObservedSteps:
     """A row for each step after the first and each sample, [M], on the CPU in float64.
 
     step, sample: numbers. sigma: where the step starts, and everything is measured. estimate: R = |df| / |dx|
@@ -97,7 +97,7 @@ def observe(
     correct: Correct,
     iterations: int = 50,
     progress: Callable[[], None] = lambda: None,
-) -> Found:
+) -> ObservedSteps:
     """Sample from unit noise [N, C, H, W], measuring at the start of every step that has a pair.
 
     The Jacobian is that of the (guided) drift dx/dsigma, by forward-mode products; it is not symmetric for a
@@ -140,7 +140,7 @@ def observe(
     if not rows:
         raise UserError(f"no step of these {index} has a pair to estimate from; use more steps")
     columns = {name: torch.cat([row[name].flatten().double().cpu() for row in rows]) for name in rows[0]}
-    return Found(**columns)
+    return ObservedSteps(**columns)
 
 
 def chance(dimensions: int) -> float:

@@ -15,20 +15,20 @@ from torch import Tensor
 
 from erk_bench.reporting.series import Look, looks
 from erk_bench.reporting.styles import SCREEN, set_title
-from erk_bench.studies.analysis.trajectories import Found, chance
+from erk_bench.studies.analysis.trajectories import ObservedSteps, chance
 
 GATES = (0.1, 0.3, 1.0, 3.0)  # thresholds w_con that the picture shows beside the run's own
 GREY = "#4c566a"  # of lines that are not measured
 
 
-def correlation(found: Found, *, scaled: bool = False) -> float:
+def correlation(found: ObservedSteps, *, scaled: bool = False) -> float:
     """Pearson's, of log R and log |lambda|; scaled: of R sigma and |lambda| sigma, so that what both owe to
     the noise level alone does not count."""
     both = torch.stack([found.estimate.log(), found.size.log()])
     return torch.corrcoef(both + found.sigma.log() if scaled else both)[0, 1].item()
 
 
-def by_step(found: Found, values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+def by_step(found: ObservedSteps, values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
     """A statistic of the values [M] over the samples of each step, [steps]."""
     return torch.stack([statistic(values[found.step == step]) for step in found.step.unique()])
 
@@ -38,7 +38,7 @@ def quantile(q: float) -> Callable[[Tensor], Tensor]:
     return lambda values: values.quantile(q)
 
 
-def trajectory_figure(title: str, found: Found, dimensions: int, w_con: float | None) -> Figure:
+def trajectory_figure(title: str, found: ObservedSteps, dimensions: int, w_con: float | None) -> Figure:
     """Stiffness and its estimates, their correlation, alignment and gate openings over noise levels."""
     sigma = by_step(found, found.sigma, quantile(0.5))
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
@@ -84,7 +84,7 @@ def trajectory_figure(title: str, found: Found, dimensions: int, w_con: float | 
     return figure
 
 
-def _band(axis: Axes, found: Found, sigma: Tensor, values: Tensor, look: Look, label: str) -> None:
+def _band(axis: Axes, found: ObservedSteps, sigma: Tensor, values: Tensor, look: Look, label: str) -> None:
     middle = by_step(found, values, quantile(0.5))
     axis.plot(sigma, middle, color=look.color, marker=look.marker, markersize=4, label=label)
     low, high = (by_step(found, values, quantile(q)) for q in (0.1, 0.9))

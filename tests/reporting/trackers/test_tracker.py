@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from PIL import Image
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import build, to_dict
 from erk_bench.commands.compose import run_spec
+from erk_bench.reporting.trackers import open_tracker
 from erk_bench.reporting.trackers import values as tracked
 from erk_bench.reporting.trackers.tracker import (
     FRACTION,
@@ -29,7 +32,6 @@ from erk_bench.reporting.trackers.tracker import (
     Launch,
     Tracker,
     TrackerSpec,
-    open_tracker,
 )
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.generate import generate
@@ -126,14 +128,14 @@ def test_default_tracker_does_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_wandb_is_imported_for_its_tracker_only() -> None:
-    code = "import sys, erk_bench.cli, erk_bench.reporting.trackers.tracker; sys.exit('wandb' in sys.modules)"
+    code = "import sys, erk_bench.cli, erk_bench.reporting.trackers; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    for name in ("wandb_tracker", "wandb_runs"):
-        monkeypatch.delitem(sys.modules, f"erk_bench.reporting.{name}", raising=False)
+    for name in ("tracker", "runs"):
+        monkeypatch.delitem(sys.modules, f"erk_bench.reporting.trackers.wandb.{name}", raising=False)
     with (
         pytest.raises(UserError, match=r"pip install 'erk-bench\[wandb\]'"),
         open_tracker(TrackerSpec(name="wandb"), Launch("run", "x", [])),
@@ -141,10 +143,17 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
 
+def test_unknown_tracker_names_its_neighbour() -> None:
+    with (
+        pytest.raises(UserError, match="unknown tracker 'wandbb'; did you mean 'wandb'"),
+        open_tracker(TrackerSpec(name="wandbb"), Launch("run", "x", [])),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"name": "wandbb"}, "unknown tracker 'wandbb'; did you mean 'wandb'"),
         ({"mode": "of"}, "unknown tracker.mode 'of'.*online, offline"),
         ({"folder": ""}, "tracker.folder is empty"),
         ({"tags": ["x" * 65]}, "a tag has 1 to 64 characters"),
@@ -386,7 +395,7 @@ def test_mode_follows_setting_environment_and_key(
     assert find_mode(TrackerSpec(name="wandb", mode=mode)) == expected
 
 
-def test_key_of_wandb_login_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_key_of_wandb_login_is_found(fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import wandb
 
     from erk_bench.reporting.trackers.wandb.runs import find_mode
@@ -399,7 +408,107 @@ def test_key_of_wandb_login_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example")
     wandb.teardown()  # it read the environment when it was first used
     assert find_mode(TrackerSpec(name="wandb")) == "online"
+    monkeypatch.delenv("WANDB_BASE_URL")
     wandb.teardown()
+    netrc.write_text(netrc.read_text().replace("wandb.example", "api.wandb.ai"))
+    assert find_mode(TrackerSpec(name="wandb")) == "online"  # the public service, under its first name
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """wandb reads its environment anew; else it keeps what it found when it was first used."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("where", ["environment", "netrc"])
+def test_key_that_is_cut_off_is_refused_before_any_work(
+    where: str, fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if where == "environment":
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 39)
+    else:
+        (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'k' * 39}\n")
+        (tmp_path / "netrc").chmod(0o600)
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with (
+        pytest.raises(UserError, match="key for https://.* has 39 characters, and needs 40 or more"),
+        open_tracker(TrackerSpec(name="wandb"), Launch("run", "x", [])),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["machine", "machine api.wandb.ai login user\n", "", None])
+def test_netrc_without_a_key_is_none(
+    content: str | None, fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from erk_bench.reporting.trackers.wandb.runs import find_mode
+
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if content is not None:
+        (tmp_path / "netrc").write_text(content)
+    assert find_mode(TrackerSpec(name="wandb")) == "offline"
+
+
+def test_settings_that_a_version_of_wandb_lacks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pydantic
+    import wandb
+
+    from erk_bench.reporting.trackers.wandb.runs import Patience, settings_of
+
+    whole = settings_of(live=False, patience=Patience())
+    assert (whole.console, whole.finish_timeout, whole.x_disable_stats) == ("off", 30, True)
+    fewer = pydantic.create_model(
+        "Fewer",
+        __config__=pydantic.ConfigDict(extra="forbid"),
+        console=(str, ""),
+        x_disable_meta=(bool, True),
+    )
+    monkeypatch.setattr(wandb, "Settings", fewer)
+    assert settings_of(live=True, patience=Patience()).model_dump() == {
+        "console": "off", "x_disable_meta": False,
+    }  # fmt: skip
+
+
+def test_input_is_shown_in_the_config_where_wandb_has_not_the_private_call(
+    made: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    real = wandb.Run._log_artifact
+
+    def other(self: Any, artifact: Any, name: Any = None, type: Any = None, aliases: Any = None,
+              tags: Any = None) -> Any:  # fmt: skip
+        return real(self, artifact, name, type, aliases, tags)
+
+    monkeypatch.setattr(wandb.Run, "_log_artifact", other)
+    record = made.records[0]
+    (run,) = track_records(tmp_path, record)["result"]
+    assert run.used() == set()
+    assert run.logged() == {f"record-{record.run_id}"}
+    assert run.config["input reference-statistics-digits"] == record.reference
+    assert run.series("fd_digits") == [record.metrics["fd_digits"].value]
+
+
+def test_one_private_call_of_wandb() -> None:
+    """Its public interface is all else: no module of wandb's own, no name that begins with a line."""
+    import erk_bench.reporting.trackers.wandb as package
+
+    private = []
+    for file in Path(package.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                assert not [item for item in node.names if item.name.startswith("wandb.")], file
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").partition(".")[0] != "wandb", file
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                assert not ast.unparse(node).startswith("wandb."), file
+                if ast.unparse(node.value) != "self" and not node.attr.startswith("__"):
+                    private.append(node.attr)
+    assert private == ["_log_artifact"]
 
 
 def test_online_without_a_key_is_refused_before_any_work() -> None:

@@ -14,7 +14,7 @@ import torch
 import erk_bench.studies.analysis.figures as figures_module
 from erk_bench.base.config_files import config_folder
 from erk_bench.studies.analysis.figures import FIGURES, draw_all
-from erk_bench.studies.analysis.measure import SIGMA_MAX, Measured, levels, measure
+from erk_bench.studies.analysis.measure import SIGMA_MAX, MeasuredSteps, levels, measure
 from erk_bench.studies.analysis.mixture import tree
 
 
@@ -25,7 +25,7 @@ def closed() -> Iterator[None]:
 
 
 @functools.cache
-def few() -> Measured:
+def few() -> MeasuredSteps:
     start = tree("A").sample(30, SIGMA_MAX, torch.Generator().manual_seed(1))
     return measure(tree("A"), start, levels(12), substeps=2)
 

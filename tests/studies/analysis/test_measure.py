@@ -16,7 +16,7 @@ from erk_bench.sampling.solvers import heun_step
 from erk_bench.sampling.steps import Step
 from erk_bench.studies.analysis.measure import (
     SIGMA_MAX,
-    Measured,
+    MeasuredSteps,
     cosine,
     eigenpairs,
     end_points,
@@ -35,7 +35,7 @@ def start() -> Tensor:
 
 
 @functools.cache
-def measured() -> Measured:
+def measured() -> MeasuredSteps:
     return measure(tree("A"), start(), levels(32))
 
 

@@ -9,7 +9,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.studies.analysis.figures import guiding_directions
 from erk_bench.studies.analysis.measure import SIGMA_MAX, cosine, levels, measure
 from erk_bench.studies.analysis.mixture import tree
-from erk_bench.studies.analysis.toy_networks import RECIPES, Recipe, toy_network, train
+from erk_bench.studies.analysis.toy_networks import RECIPES, ToyRecipe, toy_network, train
 
 
 def relative_error(name: str, classes: str) -> float:
@@ -30,7 +30,7 @@ def test_shipped_networks_denoise_their_class() -> None:
 
 def test_training_lowers_the_loss_and_repeats() -> None:
     losses: list[float] = []
-    recipe = Recipe("A", 16, 60)
+    recipe = ToyRecipe("A", 16, 60)
     first = train(recipe, torch.Generator().manual_seed(1), lambda _, loss: losses.append(loss))
     again = train(recipe, torch.Generator().manual_seed(1))
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])

@@ -16,7 +16,7 @@ from torch import Tensor
 from erk_bench import cli, load_denoiser
 from erk_bench.sampling.corrections import erk_guid, no_correction
 from erk_bench.sampling.sample import equation_from
-from erk_bench.studies.analysis.measure import Measured, cosine, levels, measure
+from erk_bench.studies.analysis.measure import MeasuredSteps, cosine, levels, measure
 from erk_bench.studies.analysis.mixture import tree
 from erk_bench.studies.analysis.trajectories import (
     TOLERANCE,
@@ -51,7 +51,7 @@ def test_on_the_mixture_everything_is_what_the_exact_measurement_says() -> None:
     found = observe(problem, unit, None, no_correction, iterations=300)
     every = measure(mixture, unit * 80, levels(steps), substeps=1)
     rows = 20 * (steps - 2)  # no step starts where the last one ends, and the first has no pair
-    exact = Measured(**{item.name: getattr(every, item.name)[:rows] for item in fields(Measured)})
+    exact = MeasuredSteps(**{item.name: getattr(every, item.name)[:rows] for item in fields(MeasuredSteps)})
     assert found.step.unique().tolist() == list(range(1, steps - 1))
     torch.testing.assert_close(found.sigma, exact.sigma_next)
     torch.testing.assert_close(found.estimate, exact.estimate)

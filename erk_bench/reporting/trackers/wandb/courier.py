@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-Job = Callable[[], None]
+Call = Callable[[], None]
 
 
 class Courier:
@@ -19,14 +19,14 @@ class Courier:
     def __init__(self, failed: Callable[[Exception], bool], patience: float) -> None:
         self._failed = failed
         self._patience = patience
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._num_done = 0
         self._serving = True
         # A daemon: a job that never ends must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Call) -> None:
         """Have `job` done after those before it; forgotten once service has ended."""
         if self._serving:
             self._jobs.put(job)
@@ -48,7 +48,7 @@ class Courier:
                 pass
             self._num_done += 1
 
-    def _try(self, job: Job) -> bool:
+    def _try(self, job: Call) -> bool:
         """Whether the job is done with, well or not."""
         try:
             job()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import wandb
-from wandb.sdk.lib.wbauth import authenticate_session
 
 from erk_bench.base.errors import UserError
 from erk_bench.reporting.trackers import lineage
@@ -20,6 +21,8 @@ from erk_bench.reporting.trackers.tracker import LAUNCH, TrackerSpec
 PROJECT = "erk-bench"
 NAME_LENGTH = 128  # what W&B allows of a name or group
 TAG_LENGTH = 64
+FIRST_HOST = "api.wandb.ai"  # keys of the public service are kept under this name, whatever it is now
+KEY_LENGTH = 40  # what W&B asks of a key, at least
 LOG_WAIT_S = 10.0
 LOG_HEADER = 7  # bytes of a log that has nothing yet
 OTHER_MODES = {"run": "online", "shared": "online", "dryrun": "offline"}  # other names in WANDB_MODE
@@ -45,7 +48,7 @@ class Page(NamedTuple):
     tags: set[str]
 
 
-class Place(NamedTuple):
+class Home(NamedTuple):
     """Where W&B runs go: the user's settings, and the group and tags of their launch."""
 
     spec: TrackerSpec
@@ -61,12 +64,18 @@ def find_mode(spec: TrackerSpec) -> str:
     if asked in ("offline", "disabled"):
         return asked
     try:
-        host = wandb.setup().settings.base_url
-        key = authenticate_session(host=host, source="erk-bench", prompt=False, update_session=False)
+        settings = wandb.setup().settings
     except (wandb.Error, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"W&B's settings or key are not valid ({reason}); check WANDB_...") from error
-    if key is not None:
+        raise UserError(f"W&B's settings are not valid ({reason}); check WANDB_...") from error
+    host = settings.base_url
+    key = os.environ.get("WANDB_API_KEY") or settings.api_key or _login_key(host)
+    if key is not None and len(key.strip()) < KEY_LENGTH:
+        raise UserError(
+            f"the W&B key for {host} has {len(key.strip())} characters, and needs {KEY_LENGTH} or more; "
+            "run 'wandb login' or set WANDB_API_KEY"
+        )
+    if key is not None or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "online"
     if asked == "online":
         raise UserError(
@@ -77,6 +86,24 @@ def find_mode(spec: TrackerSpec) -> str:
     return "offline"
 
 
+def _login_key(host: str) -> str | None:
+    """The key that 'wandb login' keeps for a host, in the file that NETRC names or the one in the home."""
+    hosts = [urlsplit(host).netloc]
+    if host == wandb.Settings.model_fields["base_url"].default:
+        hosts.append(FIRST_HOST)
+    named = os.environ.get("NETRC")
+    for path in [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]:
+        try:
+            known = netrc.netrc(path.expanduser())
+        except (OSError, netrc.NetrcParseError):
+            continue  # none, or none that wandb itself could read
+        for name in hosts:
+            entry = known.authenticators(name)
+            if entry is not None and entry[2]:
+                return entry[2]
+    return None
+
+
 def how_to_sync(spec: TrackerSpec) -> str:
     return f"upload it later with: wandb sync --include-online {spec.folder}/wandb/*run-*"
 
@@ -85,9 +112,9 @@ def tell(message: str) -> None:
     print(f"W&B: {message}", file=sys.stderr, flush=True)
 
 
-def open_run(place: Place, page: Page, mode: str) -> wandb.Run:
+def open_run(home: Home, page: Page, mode: str) -> wandb.Run:
     """A new W&B run beside any others. mode: online or offline; raises wandb's errors."""
-    spec = place.spec
+    spec = home.spec
     live = page.job_type == LAUNCH
     Path(spec.folder).mkdir(parents=True, exist_ok=True)  # else wandb takes the temporary folder
     known: Literal["online", "offline"] = "online" if mode == "online" else "offline"
@@ -97,35 +124,46 @@ def open_run(place: Place, page: Page, mode: str) -> wandb.Run:
         dir=spec.folder,
         id=page.run_id,
         name=page.name[:NAME_LENGTH],
-        group=place.group[:NAME_LENGTH],
+        group=home.group[:NAME_LENGTH],
         job_type=page.job_type,
-        tags=sorted({tag[:TAG_LENGTH] for tag in page.tags | place.tags}),
+        tags=sorted({tag[:TAG_LENGTH] for tag in page.tags | home.tags}),
         config=page.config,
         mode=known,
         reinit="create_new",  # a run that a notebook has open stays as it is
         # A launch goes on where it stopped; a result replaces what its id showed before.
         resume="allow" if live and known == "online" else None,
-        settings=wandb.Settings(
-            console="off",
-            silent=True,
-            save_code=False,
-            disable_code=True,
-            disable_git=True,
-            disable_job_creation=True,
-            x_disable_stats=not live,
-            x_disable_meta=not live,
-            x_disable_machine_info=not live,
-            x_save_requirements=False,  # the record has the versions
-            init_timeout=place.patience.start,
-            finish_timeout=place.patience.finish,
-            finish_timeout_raises=True,
-        ),
+        settings=settings_of(live, home.patience),
     )
 
 
-def fill_run(place: Place, page: Page, use: Callable[[wandb.Run], None]) -> Path:
+def settings_of(live: bool, patience: Patience) -> wandb.Settings:
+    """Quiet, patient for so long, with machine statistics for a live run only.
+
+    The names that begin with x_ may go in any version of wandb: those that it lacks are left out.
+    """
+    wanted: dict[str, Any] = {
+        "console": "off",
+        "silent": True,
+        "save_code": False,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "x_disable_stats": not live,
+        "x_disable_meta": not live,
+        "x_disable_machine_info": not live,
+        "x_save_requirements": False,  # the record has the versions
+        "init_timeout": patience.start,
+        "login_timeout": patience.start,  # nobody is there to answer, should wandb ask for a key
+        "finish_timeout": patience.finish,
+        "finish_timeout_raises": True,
+    }
+    known = wandb.Settings.model_fields
+    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+
+
+def fill_run(home: Home, page: Page, use: Callable[[wandb.Run], None]) -> Path:
     """Write a whole run offline, where no service can stop it; returns its folder, ready for `upload`."""
-    run = open_run(place, page, "offline")
+    run = open_run(home, page, "offline")
     folder = Path(run.dir).parent
     try:
         use(run)
@@ -187,7 +225,13 @@ def wandb_artifact(artifact: lineage.Artifact) -> wandb.Artifact:
 def use_artifact(run: wandb.Run, artifact: lineage.Artifact) -> None:
     """Note an input, known to the service or not.
 
-    What Run.use_artifact does with an artifact of ours, which it refuses to do offline, though 'wandb sync'
-    uploads it all the same, and after which it waits for the upload without a time limit.
+    This makes the one private call of wandb. Run.use_artifact refuses offline, though 'wandb sync' uploads an
+    input all the same; online it waits for the upload without a time limit. Where a version of wandb has not
+    this call, or not with these arguments, the run's config shows the input instead.
     """
-    run._log_artifact(wandb_artifact(artifact), is_user_created=True, use_after_commit=True)
+    made = wandb_artifact(artifact)
+    try:
+        run._log_artifact(made, is_user_created=True, use_after_commit=True)
+    except (AttributeError, TypeError):
+        shown = {f"input {artifact.name}": artifact.facts}
+        run.config.update(shown, allow_val_change=True)  # type: ignore[no-untyped-call]

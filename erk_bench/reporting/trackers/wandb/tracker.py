@@ -39,11 +39,11 @@ from erk_bench.reporting.trackers.tracker import (
     figure_key,
     table_key,
 )
-from erk_bench.reporting.trackers.wandb.courier import Courier, Job
+from erk_bench.reporting.trackers.wandb.courier import Call, Courier
 from erk_bench.reporting.trackers.wandb.runs import (
+    Home,
     Page,
     Patience,
-    Place,
     fill_run,
     find_mode,
     how_to_sync,
@@ -84,7 +84,7 @@ class WandbTracker(Tracker):
         self._first_mode = mode
         patience = patience or Patience()
         tags = frozenset(tracked.launch_tags(launch) | set(spec.tags))
-        self._place = Place(spec, launch.name, tags, patience)
+        self._home = Home(spec, launch.name, tags, patience)
         # wandb keeps small files here until they are uploaded, and its logs, by default in the home folder.
         self._own_folders = [name for name in FOLDERS if name not in os.environ]
         for name in self._own_folders:
@@ -196,7 +196,7 @@ class WandbTracker(Tracker):
             tracked.launch_config(launch),
             set().union(*map(tracked.tags_of, launch.specs)),
         )
-        self._opened = run = open_run(self._place, page, self._mode)
+        self._opened = run = open_run(self._home, page, self._mode)
         run.define_metric(SECONDS)
         run.define_metric("progress/*", step_metric=SECONDS)
         return run
@@ -231,7 +231,7 @@ class WandbTracker(Tracker):
             tracked.result_config(record),
             tracked.tags_of(spec),
         )
-        self._pending.append(fill_run(self._place, page, use))
+        self._pending.append(fill_run(self._home, page, use))
 
     def _upload_some(self) -> None:
         if time.monotonic() - self._uploaded >= UPLOAD_EVERY_S:
@@ -240,7 +240,7 @@ class WandbTracker(Tracker):
     def _upload(self) -> None:
         self._uploaded = time.monotonic()
         if self._mode == "online" and self._pending:
-            upload(self._pending, self._place.patience.upload)
+            upload(self._pending, self._home.patience.upload)
             self._pending = []
 
     def _tell_made(self, inputs: Sequence[lineage.Artifact], made: Sequence[lineage.Artifact]) -> None:
@@ -258,7 +258,7 @@ class WandbTracker(Tracker):
             else:
                 use_artifact(run, artifact)
 
-    def _curve_job(self, name: str, curve: Curve) -> Job:
+    def _curve_job(self, name: str, curve: Curve) -> Call:
         facts = sorted(f"{key} {value}" for key, value in curve.facts.items())
         page = Page(
             CURVE,
@@ -276,7 +276,7 @@ class WandbTracker(Tracker):
             for point in sorted(curve.points, key=lambda point: point.x):
                 run.log({curve.x: point.x, **tracked.with_errors(point.metrics)})
 
-        return lambda: self._pending.append(fill_run(self._place, page, use))
+        return lambda: self._pending.append(fill_run(self._home, page, use))
 
 
 def _png(pixels: np.ndarray) -> Image.Image:

@@ -1,10 +1,4 @@
-"""The digits feature network as a torch-fidelity feature extractor, for digits from elsewhere.
-
-register()
-torch_fidelity.calculate_metrics(
-    input1="my/pngs", input2="real/pngs", feature_extractor="erk-bench-digits", isc=True, fid=True
-)
-"""
+"""The digits classifier as a feature extractor of torch-fidelity, to compare whole pipelines of metrics."""
 
 from __future__ import annotations
 
