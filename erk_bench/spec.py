@@ -40,11 +40,14 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+Options = tuple[tuple[str, bool | int | float | str], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsSpec:
-    """A file of weights: its address (see storage/assets) and its sha256, "" while the file was never here.
+    """A file of weights: its address (see base/assets) and its sha256, "" while the file was never here.
 
-    architecture: key of edm2.SIZES, from which costs are known before the file is here.
+    architecture: key of networks.sizes.SIZES, from which costs are known before the file is here.
     """
 
     path: str = execution()
@@ -59,23 +62,36 @@ class WeightsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkSpec(WeightsSpec):
+    """A network: its file of weights, or code that gives it.
+
+    own_code: the path is FILE.py:NAME of a user's own, and sha256 is of that file; options, checkpoint: what
+    its function is given.
+    """
+
+    own_code: bool = extension(False)
+    options: Options = extension(())
+    checkpoint: WeightsSpec | None = extension(None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """The main network and how its final state becomes a uint8 image (key of DECODERS).
 
-    vae, vae_config: weights and config.json of the decoder, for latent models.
+    vae, vae_config: weights and config.json of the decoder, for latent models. decoder_path, decoder_sha256:
+    FILE.py:NAME of a decoder of a user's own, and the hash of its file.
     """
 
     name: str = identity()
-    weights: WeightsSpec = identity()
+    weights: NetworkSpec = identity()
     decoder: str = identity()
+    decoder_path: str | None = execution(None)
+    decoder_sha256: str = extension("")
     vae: WeightsSpec | None = extension(None)
     vae_config: WeightsSpec | None = extension(None)
 
     def __post_init__(self) -> None:
         check_file_name("model.name", self.name)
-
-
-Options = tuple[tuple[str, bool | int | float | str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +156,15 @@ class ScheduleSpec:
 class GuidanceSpec:
     """Model guidance (key of GUIDANCES), its weight, sigma interval (low, high] and guiding network.
 
+    null_class: instead of a guiding network, the main one guides under its null class.
     eta, norm_threshold, momentum: options of apg; 0 where the guidance has none. options: those of others.
     """
 
     name: str = identity()
     weight: float = identity(1.0)
     interval: tuple[float, float] = identity((0.0, math.inf))
-    guide: WeightsSpec | None = identity(None)
+    guide: NetworkSpec | None = identity(None)
+    null_class: bool = extension(False)
     eta: float = extension(0.0)
     norm_threshold: float = extension(0.0)
     momentum: float = extension(0.0)
@@ -164,7 +182,7 @@ class GuidanceSpec:
             "guidance=autoguidance",
         )
         _check(
-            not self.active or self.guide is not None,
+            not self.active or self.guide is not None or self.null_class,
             f"guidance '{self.name}' with weight {self.weight} needs a guiding network, and the model has "
             "none for it; choose guidance=none or a model that has one",
         )
@@ -300,13 +318,26 @@ class RunSpec:
     def own_code(self) -> tuple[str, ...]:
         """The addresses of code of a user's own that sampling imports."""
         parts = (self.solver, self.schedule, self.guidance, self.correction)
-        return tuple(part.path for part in parts if part.path is not None)
+        networks = [item.path for item in self.networks if item.own_code]
+        paths = [part.path for part in parts] + [self.model.decoder_path]
+        return (*networks, *(path for path in paths if path is not None))
+
+    @property
+    def networks(self) -> tuple[NetworkSpec, ...]:
+        """The main network, and the guiding one where there is one."""
+        guide = self.guidance.guide if self.guidance.active else None
+        return (self.model.weights,) if guide is None else (self.model.weights, guide)
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is anything to guide with, for a guidance that is active."""
+        return self.guidance.guide is not None or self.guidance.null_class
 
     @property
     def weights(self) -> tuple[WeightsSpec, ...]:
         """Every file of weights that sampling needs."""
-        guide = self.guidance.guide if self.guidance.active else None
-        found = (self.model.weights, guide, self.model.vae, self.model.vae_config)
+        networks = [item.checkpoint if item.own_code else item for item in self.networks]
+        found = (*networks, self.model.vae, self.model.vae_config)
         return tuple(item for item in found if item is not None)
 
     @property

@@ -49,7 +49,9 @@ def golden_path(letter: str) -> Path:
 @cache
 def golden_net(letter: str) -> EDMPreconditioned:
     """Golden network a to i, ready for inference."""
-    return erk_bench.load_denoiser(golden_path(letter))
+    net = erk_bench.load_denoiser(golden_path(letter))
+    assert isinstance(net, EDMPreconditioned)
+    return net
 
 
 def raw_edm2(net: EDMPreconditioned) -> EDM2Network:

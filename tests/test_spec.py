@@ -34,12 +34,17 @@ IDENTITY = {
     "dtype", "network_dtype", "draw_device", "class_label",
 }  # fmt: skip
 EXTENSIONS = {
+    "model.weights.own_code", "model.weights.options", "model.weights.checkpoint.sha256",
+    "guidance.guide.own_code", "guidance.guide.options", "guidance.guide.checkpoint.sha256",
+    "guidance.null_class", "model.decoder_sha256",
     "model.vae.sha256", "model.vae_config.sha256", "compile", "solver.options", "solver.denoise_to_zero",
     "schedule.sigmas", "schedule.options", "schedule.sha256", "guidance.options", "guidance.sha256",
     "correction.options", "correction.sha256", "solver.afs",
     "solver.sha256", "guidance.eta", "guidance.norm_threshold", "guidance.momentum",
 }  # fmt: skip
 EXECUTION = {
+    "model.weights.checkpoint.path", "guidance.guide.checkpoint.path",
+    "model.weights.checkpoint.architecture", "guidance.guide.checkpoint.architecture", "model.decoder_path",
     "model.weights.path", "guidance.guide.path", "model.vae.path", "solver.path",
     "schedule.path", "guidance.path", "correction.path",
     "model.weights.architecture", "guidance.guide.architecture", "model.vae.architecture",
@@ -50,6 +55,9 @@ EXECUTION = {
     "seeds", "block_size", "device", "workers", "out",
 }  # fmt: skip
 CHANGED: dict[str, Any] = {
+    "model.weights.checkpoint.sha256": "f" * 64, "guidance.guide.checkpoint.sha256": "f" * 64,
+    "model.weights.own_code": True, "guidance.guide.own_code": True, "guidance.null_class": True,
+    "model.weights.options": [["by", 2.5]], "guidance.guide.options": [["by", 2.5]],
     "model.weights.sha256": "b" * 64, "guidance.guide.sha256": "c" * 64, "dtype": "float64",
     "network_dtype": "bfloat16", "draw_device": "cuda", "class_label": 3, "seeds": "0-7",
     "guidance.interval": [0.1, 5.0], "metrics.names": ["fd_digits"], "workers": 3,
@@ -67,6 +75,8 @@ def content(vae: bool = False) -> dict[str, Any]:
     plain = _content()
     if vae:
         plain["model"] |= {"vae": {"path": "v", "sha256": SHA}, "vae_config": {"path": "c", "sha256": SHA}}
+        for network in (plain["model"]["weights"], plain["guidance"]["guide"]):
+            network["checkpoint"] = {"path": "k", "sha256": SHA}
     return plain
 
 
@@ -126,6 +136,8 @@ def test_extensions_left_alone_do_not() -> None:
     fields = identity_fields(build(RunSpec, content()))
     assert "compile" not in fields and "vae" not in fields["model"]
     assert not {"options", "denoise_to_zero", "afs", "sha256"} & set(fields["solver"])
+    assert fields["model"] == {"name": "m", "weights": {"sha256": SHA}, "decoder": "rgb"}
+    assert fields["guidance"]["guide"] == {"sha256": SHA} and "null_class" not in fields["guidance"]
     assert "vae" in identity_fields(build(RunSpec, content(vae=True)))["model"]
 
 

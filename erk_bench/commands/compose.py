@@ -32,6 +32,7 @@ from erk_bench.evaluation.metrics import METRICS
 from erk_bench.networks.presets import preset_files, read_preset
 from erk_bench.reporting.trackers.tracker import TrackerSpec
 from erk_bench.runs.checks import check_names
+from erk_bench.runs.model_settings import OWN, guide_settings, network_settings, with_own_code
 from erk_bench.runs.plugins import facts_of
 from erk_bench.sampling.corrections import CORRECTIONS
 from erk_bench.sampling.guidance import GUIDANCES
@@ -101,7 +102,8 @@ def _with_code(overrides: Sequence[str]) -> list[str]:
         key, _, value = override.partition("=")
         if key == "metrics.names":
             override = "metrics.names=" + _WITH_OPTION.sub(r"'\1'", value)
-        found.append(f"{key}.path={value}" if key in PARTS and is_address(value) else override)
+        short = key in (*PARTS, "model") and is_address(value)
+        found.append(f"{key}.path={value}" if short else override)
     given = {override.partition("=")[0] for override in found}
     bases = [
         f"{kind}={base}" for kind, base in BASES.items() if f"{kind}.path" in given and kind not in given
@@ -123,7 +125,10 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     config = copy.deepcopy(_chosen(name, str(config_folder().resolve()), picks))
     # The options of a user's own code are in no config file; its function says which there are.
     given = {one.key_or_group for one in parsed}
-    added = ("schedule.sigmas", *(f"{kind}." for kind in PARTS if f"{kind}.path" in given))
+    own = {key.removesuffix("path") for key in given if key.startswith("model.") and key.endswith(".path")}
+    added = ("schedule.sigmas", *own, *(f"{kind}." for kind in PARTS if f"{kind}.path" in given))
+    if "model.path" in given and "model" not in given:
+        OmegaConf.update(config, "model", OWN, merge=False, force_add=True)
     for one in parsed:
         if one.is_sweep_override():
             raise HydraException(f"'{one.input_line}' has several values; only 'erk-bench grid' takes them")
@@ -170,11 +175,17 @@ def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     """
     model, guidance = dict(content["model"]), dict(content["guidance"])
     assets = Assets.from_environment(bool(content["offline"]))
-    guides = {role: model.pop(role, None) for role in {row.role for row in GUIDANCES.values()} if role}
+    roles = {row.role for row in GUIDANCES.values() if row.role}
+    model = with_own_code(model, roles)
+    guides = {role: model.pop(role, None) for role in roles}
     plain = {key: value for key, value in content.items() if key != "tracker"}
     if plain["schedule"].get("sigmas"):
         plain["schedule"], plain["solver"] = _explicit(plain["schedule"], plain["solver"])
     plain["metrics"] = _metrics(plain["metrics"])
+
+    def hashed(weights: object, where: str) -> dict[str, Any]:
+        return _with_hash(weights, where, assets, fetch)
+
     for kind in ("solver", "schedule", "correction"):
         plain[kind] = _part(kind, plain[kind])
     guidance = _part("guidance", guidance)
@@ -190,8 +201,8 @@ def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
             "guidance=none, or a model that has one (those with -guid- or -autog- in their names, or digits)"
         )
     if role and (row is None or row.active(guidance["weight"])):
-        guidance["guide"] = _with_hash(guides[role], f"model.{role}", assets, fetch)
-    model["weights"] = _with_hash(model["weights"], "model.weights", assets, fetch)
+        guidance |= guide_settings(guides[role], role, hashed)
+    model["weights"] = network_settings(model["weights"], "model.weights", hashed)
     if model.get("vae"):
         model["vae"] = _with_hash(model["vae"], "model.vae", assets, fetch)
         folder, slash, _ = model["vae"]["path"].rpartition("/")

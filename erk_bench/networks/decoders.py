@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from erk_bench.base.errors import UserError
 from erk_bench.digits import data as digits
 
 # Final states NCHW float -> images NCHW uint8, on the same device.
@@ -40,9 +41,22 @@ class Decoder(NamedTuple):
     load: Callable[[Path, Path, torch.device], Decode] | None = None
 
 
+BY_CHANNELS = "by_channels"  # grey for states of one channel, rgb for three
+
 DECODERS: dict[str, Decoder] = {
     "rgb": Decoder(3, 1, 3, decode=rgb_to_uint8),
     "grey": Decoder(1, 1, 1, decode=rgb_to_uint8),
     "digits": Decoder(1, 1, 1, decode=digits.decode),
     "sd_vae": Decoder(4, 8, 3, load=_load_sd_vae),
 }
+
+
+def by_channels(channels: int) -> Decoder:
+    """The decoder of a pixel model of so many channels. Raises UserError where there is none."""
+    for name in ("grey", "rgb"):
+        if DECODERS[name].channels == channels:
+            return DECODERS[name]
+    raise UserError(
+        f"the model's states have {channels} channels, which are no pixels; set model.decoder to one of: "
+        f"{', '.join(DECODERS)}, FILE.py:NAME"
+    )

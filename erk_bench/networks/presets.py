@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from erk_bench.base.addresses import is_address
 from erk_bench.base.assets import Assets
 from erk_bench.base.config_files import config_files
 from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.own_code import code_sha256
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.own_network import OwnDenoiser, load_own
 
 
 def preset_files() -> Mapping[str, Path]:
@@ -31,26 +34,34 @@ def read_preset(file: Path) -> dict[str, Any]:
 
 def preset_weights(file: Path) -> str:
     """The address of a preset's main network."""
-    weights = read_preset(file).get("weights")
-    path = weights.get("path") if isinstance(weights, dict) else None
+    content = read_preset(file)
+    weights = content.get("weights")
+    path = (
+        content["path"] if "path" in content else weights.get("path") if isinstance(weights, dict) else None
+    )
     if not isinstance(path, str):
         raise UserError(f"the model preset '{file}' has no weights.path; see configs/model/digits.yaml")
     return path
 
 
-def load_denoiser(path_or_preset: str | Path, device: torch.device | str = "cpu") -> EDMPreconditioned:
+def load_denoiser(
+    path_or_preset: str | Path, device: torch.device | str = "cpu"
+) -> EDMPreconditioned | OwnDenoiser:
     """A denoiser ready for inference: `net(x, sigma, condition) -> denoised`, float32 NCHW.
 
     path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', the name of a file in
-    configs/model (its main network), or an address that is fetched into the cache (see storage/assets).
+    configs/model (its main network), an address that is fetched into the cache (see base/assets), or
+    FILE.py:NAME of a network of your own.
     Weights are normalised once, here; nothing in a pickle is run.
     Raises UserError for an unknown name, a missing, damaged or hostile file.
     """
     text = str(path_or_preset)
-    assets = Assets.from_environment()
     presets = preset_files()
     if text in presets:
         text = preset_weights(presets[text])
-    elif assets.url(text) is None and not Path(text).suffix and not Path(text).exists():
+    if is_address(text):
+        return load_own(text, code_sha256(text, "the network"), torch.device(device), setting="the network")
+    assets = Assets.from_environment()
+    if assets.url(text) is None and not Path(text).suffix and not Path(text).exists():
         raise unknown_name("model preset", text, presets)
     return build_denoiser(read_checkpoint(assets.locate(text)), device)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+
+import torch
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import check_path
 from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.reference import REFERENCES
-from erk_bench.networks.decoders import DECODERS
-from erk_bench.networks.denoiser import Denoiser
-from erk_bench.networks.sizes import Architecture
-from erk_bench.runs.device import assets_of, network_architecture
+from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
+from erk_bench.runs.device import Shape, assets_of, decoder_row, network_shape
 from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.options import defaults_of
-from erk_bench.spec import RunSpec, WeightsSpec
+from erk_bench.spec import RunSpec
+
+CPU = torch.device("cpu")
 
 
 def check_names(spec: RunSpec) -> None:
@@ -25,14 +26,20 @@ def check_names(spec: RunSpec) -> None:
     No code of a user's own is run.
     """
     check_path("out", Path(spec.out).expanduser())
-    if spec.model.decoder not in DECODERS:
-        raise unknown_name("decoder", spec.model.decoder, DECODERS)
+    own_decoder = spec.model.decoder_path is not None
+    if not own_decoder and spec.model.decoder not in (BY_CHANNELS, *DECODERS):
+        raise unknown_name("decoder", spec.model.decoder, [*DECODERS, "FILE.py:NAME"])
+    if any(item.own_code for item in spec.networks) and (spec.network_dtype != "float32" or spec.compile):
+        raise UserError(
+            "network_dtype and compile are for checkpoints, and a network of your own decides that itself; "
+            "use network_dtype=float32 compile=false"
+        )
     if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
         raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
     detectors_of(spec.metrics.names)
     equation = equation_of(spec, imported=False)
     own = {**defaults_of(equation.solver.row), **equation.solver.options}
-    latents = DECODERS[spec.model.decoder].factor > 1
+    latents = spec.model.decoder in DECODERS and DECODERS[spec.model.decoder].factor > 1
     if own.get("thresholding") and own.get("predict") == "denoised" and latents:
         raise UserError(
             f"solver '{spec.solver.name}' thresholds denoised images to [-1, 1], and model "
@@ -40,28 +47,15 @@ def check_names(spec: RunSpec) -> None:
         )
 
 
-class Shape(NamedTuple):
-    """Of a network: channels and side of its states, and how many classes it knows."""
-
-    channels: int
-    resolution: int
-    num_classes: int
-
-
-def shape_of(network: Denoiser | Architecture) -> Shape:
-    """The shape of a network, or of an architecture."""
-    return Shape(network.img_channels, network.img_resolution, network.num_classes)
-
-
 def check_networks(spec: RunSpec) -> None:
     """Refuse networks that do not fit each other, the decoder or the class label, from their sizes alone."""
-    guide = spec.guidance.guide if spec.guidance.active else None
-    check_shapes(spec, _shape_of(spec, spec.model.weights), None if guide is None else _shape_of(spec, guide))
+    check_shapes(spec, *(network_shape(item, assets_of(spec)) for item in spec.networks))
 
 
 def check_images(spec: RunSpec) -> int:
     """Refuse metrics whose detectors do not take the model's images; returns the side of an image."""
-    decoder, shape = DECODERS[spec.model.decoder], _shape_of(spec, spec.model.weights)
+    shape = network_shape(spec.model.weights, assets_of(spec))
+    decoder = decoder_row(spec.model, shape, CPU)
     resolution = shape.resolution * decoder.factor
     for name in spec.metrics.names:
         row = detector_of(METRICS[name].detector)
@@ -82,9 +76,9 @@ def check_images(spec: RunSpec) -> int:
     return resolution
 
 
-def check_shapes(spec: RunSpec, main: Shape, guide: Shape | None) -> None:
+def check_shapes(spec: RunSpec, main: Shape, guide: Shape | None = None) -> None:
     """Refuse networks of these shapes that do not fit each other, the decoder or the class label."""
-    channels = DECODERS[spec.model.decoder].channels
+    channels = decoder_row(spec.model, main, CPU).channels
     if main.channels != channels:
         fitting = [name for name, row in DECODERS.items() if row.channels == main.channels]
         raise UserError(
@@ -96,13 +90,14 @@ def check_shapes(spec: RunSpec, main: Shape, guide: Shape | None) -> None:
             f"main and guiding network differ in (channels, resolution): {main[:2]} and {guide[:2]}; give "
             "networks of the same images"
         )
+    if spec.guidance.null_class and spec.guidance.active and not main.num_classes:
+        raise UserError(
+            "model.unconditional is 'same', but the model knows no classes; use guidance=none, or give it a "
+            "network"
+        )
     if spec.class_label is not None and not 0 <= spec.class_label < main.num_classes:
         raise UserError(
             f"class_label is {spec.class_label}; this model has labels 0 to {main.num_classes - 1}"
             if main.num_classes
             else "class_label is set but the model is unconditional; use class_label=null"
         )
-
-
-def _shape_of(spec: RunSpec, weights: WeightsSpec) -> Shape:
-    return shape_of(network_architecture(weights, assets_of(spec)))

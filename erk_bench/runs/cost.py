@@ -14,11 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from erk_bench.evaluation.detectors import PUBLISHED_DIM, detector_of
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import make_network
-from erk_bench.networks.decoders import DECODERS
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import Architecture
 from erk_bench.runs.blocks import Worker
-from erk_bench.runs.device import assets_of, memory_guard, network_architecture, pick_device
+from erk_bench.runs.device import (
+    assets_of,
+    decoder_row,
+    memory_guard,
+    network_architecture,
+    pick_device,
+    shape_of,
+)
 from erk_bench.runs.equation import equation_of
 from erk_bench.spec import RunSpec
 
@@ -28,21 +34,22 @@ CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing t
 
 def count_evaluations(spec: RunSpec) -> tuple[float, float]:
     """Evaluations of the main and of the guiding network for one image, counted on a one-pixel stand-in."""
-    return equation_of(spec).count_evaluations(guided=spec.guidance.guide is not None)
+    return equation_of(spec).count_evaluations(guided=spec.guided)
 
 
 class Cost(NamedTuple):
     """Of one image: evaluations of the main and the guiding network, their FLOPs (a multiply-add is two), and
     bytes of its features and of its pixels.
 
-    Evaluations and FLOPs are NaN for code of a user's own: only running it would tell.
+    Evaluations, FLOPs and bytes of pixels are NaN where code of a user's own decides them: only running it
+    would tell.
     """
 
     nfe: float
     nfe_guide: float
     flops: float
     feature_bytes: int
-    image_bytes: int
+    image_bytes: float
 
 
 def estimate(spec: RunSpec) -> Cost:
@@ -52,15 +59,19 @@ def estimate(spec: RunSpec) -> Cost:
     """
     assets = assets_of(spec)
     nfe, nfe_guide = (math.nan, math.nan) if spec.own_code else count_evaluations(spec)
-    main = network_architecture(spec.model.weights, assets)
-    flops = nfe * evaluation_flops(main)
-    if nfe_guide and spec.guidance.guide is not None:
-        flops += nfe_guide * evaluation_flops(network_architecture(spec.guidance.guide, assets))
+    flops, image_bytes = math.nan, math.nan
+    own = any(item.own_code for item in spec.networks)
+    if not own:
+        main, *guides = (network_architecture(item, assets) for item in spec.networks)
+        flops = nfe * evaluation_flops(main)
+        if nfe_guide and spec.guided:
+            flops += nfe_guide * evaluation_flops(guides[0] if guides else main)
     rows = [detector_of(name) for name in detectors_of(spec.metrics.names)]
     features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
-    decoder = DECODERS[spec.model.decoder]
-    side = main.img_resolution * decoder.factor
-    return Cost(nfe, nfe_guide, flops, features, decoder.image_channels * side * side)
+    if not own and spec.model.decoder_path is None:
+        decoder = decoder_row(spec.model, shape_of(main), torch.device("cpu"))
+        image_bytes = decoder.image_channels * (main.img_resolution * decoder.factor) ** 2
+    return Cost(nfe, nfe_guide, flops, features, image_bytes)
 
 
 def evaluation_flops(architecture: Architecture) -> int:

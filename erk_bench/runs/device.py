@@ -6,17 +6,20 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
-from erk_bench.networks.decoders import DECODERS, Decode
+from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels
 from erk_bench.networks.denoiser import Denoiser
+from erk_bench.networks.own_decoder import own_decoder
+from erk_bench.networks.own_network import load_own
 from erk_bench.networks.sizes import Architecture, architecture
 from erk_bench.runs.blocks import Worker
-from erk_bench.spec import ModelSpec, RunSpec, WeightsSpec
+from erk_bench.spec import ModelSpec, NetworkSpec, RunSpec, WeightsSpec
 
 
 def assets_of(spec: RunSpec) -> Assets:
@@ -89,6 +92,26 @@ def _architecture_of(path: Path) -> Architecture:
     return read_checkpoint(path).architecture
 
 
+class Shape(NamedTuple):
+    """Of a network: channels and side of its states, and how many classes it knows."""
+
+    channels: int
+    resolution: int
+    num_classes: int
+
+
+def shape_of(network: Denoiser | Architecture) -> Shape:
+    """The shape of a network, or of an architecture."""
+    return Shape(network.img_channels, network.img_resolution, network.num_classes)
+
+
+def network_shape(weights: NetworkSpec, assets: Assets) -> Shape:
+    """The shape of a network that need not be loaded; only code of a user's own is run, on the CPU."""
+    if weights.own_code:
+        return shape_of(network(weights, torch.device("cpu"), "float32", assets, False))
+    return shape_of(network_architecture(weights, assets))
+
+
 def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
     """The file of weights. Raises UserError if its sha256 is not the one that the run is named after."""
     path = assets.locate(weights.path)
@@ -103,9 +126,13 @@ def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
 
 @functools.lru_cache(maxsize=4)
 def network(
-    weights: WeightsSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
+    weights: NetworkSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
 ) -> Denoiser:
-    """A checkpoint's network, kept for the next block. Raises UserError if its sha256 is another."""
+    """A checkpoint's or user's network, kept for the next block. Raises UserError if its hash is another."""
+    if weights.own_code:
+        file = None if weights.checkpoint is None else checked_file(weights.checkpoint, assets)
+        options = dict(weights.options)
+        return load_own(weights.path, weights.sha256, device, checkpoint=file, options=options)
     path = checked_file(weights, assets)
     net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))
     if compiled:
@@ -113,10 +140,18 @@ def network(
     return net
 
 
+@functools.lru_cache(maxsize=4)
+def decoder_row(model: ModelSpec, shape: Shape, device: torch.device) -> Decoder:
+    """The row of the model's decoder, for states of this shape."""
+    if model.decoder_path is not None:
+        return own_decoder(model.decoder_path, model.decoder_sha256, shape[:2], device)
+    return by_channels(shape.channels) if model.decoder == BY_CHANNELS else DECODERS[model.decoder]
+
+
 @functools.lru_cache(maxsize=2)
-def decoder(model: ModelSpec, device: torch.device, assets: Assets) -> Decode:
+def decoder(model: ModelSpec, shape: Shape, device: torch.device, assets: Assets) -> Decode:
     """The model's way from final state to uint8 images, kept for the next block."""
-    row = DECODERS[model.decoder]
+    row = decoder_row(model, shape, device)
     if row.decode is not None:
         return row.decode
     assert row.load is not None

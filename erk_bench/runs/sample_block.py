@@ -12,8 +12,8 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.networks.denoiser import Denoiser
-from erk_bench.runs.checks import check_shapes, shape_of
-from erk_bench.runs.device import assets_of, check_draws, decoder, memory_guard, network
+from erk_bench.runs.checks import check_shapes
+from erk_bench.runs.device import assets_of, check_draws, decoder, memory_guard, network, shape_of
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.store import ImageBlock
 from erk_bench.sampling.sample import solve
@@ -76,7 +76,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
         if error:
             raise error
         seconds = time.perf_counter() - start  # the check waited for the device
-        images = decoder(spec.model, device, assets_of(spec))(sampled.x)
+        images = decoder(spec.model, shape_of(drawn.net), device, assets_of(spec))(sampled.x)
         copied = _to_host(images)
         counts = (sampled.nfe, sampled.nfe_guide)
         return SampledBlock(images, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds)
@@ -109,7 +109,7 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
             for each, rows in zip(specs, sampled.rows, strict=True)
         ]
         seconds = time.perf_counter() - start
-        decode = decoder(spec.model, device, assets_of(spec))
+        decode = decoder(spec.model, shape_of(drawn.net), device, assets_of(spec))
         states = sampled.states.nan_to_num()  # what is not finite is never shown
         images = torch.cat([decode(part) for part in states.split(spec.block_size)])
     return SampledTree(
@@ -147,7 +147,7 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Dra
     """The networks, and noise and classes of the seeds on the device."""
     assets = assets_of(spec)
     net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
-    guide = None
+    guide = net if spec.guidance.null_class and spec.guidance.active else None
     if spec.guidance.guide is not None and spec.guidance.active:
         guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
     check_shapes(spec, shape_of(net), None if guide is None else shape_of(guide))

@@ -13,9 +13,9 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import file_sha256
 from erk_bench.networks.decoders import DECODERS, rgb_to_uint8
-from erk_bench.runs.device import decoder
+from erk_bench.runs.device import Shape, decoder
 from erk_bench.runs.sample_block import sample_block
-from erk_bench.spec import ModelSpec, RunSpec, WeightsSpec
+from erk_bench.spec import ModelSpec, NetworkSpec, RunSpec, WeightsSpec
 from tests.assets import write_vae
 from tests.conftest import golden
 
@@ -62,13 +62,13 @@ def test_decoder_is_the_one_that_the_run_is_named_after(tmp_path: Path) -> None:
     folder = write_vae(tmp_path)
     paths = {"vae": folder / "diffusion_pytorch_model.safetensors", "vae_config": folder / "config.json"}
     files = {name: WeightsSpec(path=str(path), sha256=file_sha256(path)) for name, path in paths.items()}
-    weights = WeightsSpec(path="none", sha256="0" * 64)
+    weights = NetworkSpec(path="none", sha256="0" * 64)
     model = ModelSpec(name="m", weights=weights, decoder="sd_vae", **files)
-    assets, cpu = Assets.from_environment(), torch.device("cpu")
-    assert decoder(model, cpu, assets)(torch.zeros(2, 4, 8, 8)).shape == (2, 3, 16, 16)
+    assets, cpu, shape = Assets.from_environment(), torch.device("cpu"), Shape(4, 8, 0)
+    assert decoder(model, shape, cpu, assets)(torch.zeros(2, 4, 8, 8)).shape == (2, 3, 16, 16)
     for name in files:
         other = WeightsSpec(path=files[name].path, sha256="a" * 64)
         with pytest.raises(UserError, match=f"has sha256 .*, not {'a' * 64}; the file changed"):
-            decoder(dataclasses.replace(model, **{name: other}), cpu, assets)
+            decoder(dataclasses.replace(model, **{name: other}), shape, cpu, assets)
     with pytest.raises(UserError, match="decoder 'sd_vae' needs weights; set model.vae.path=FILE"):
-        decoder(dataclasses.replace(model, vae=None), cpu, assets)
+        decoder(dataclasses.replace(model, vae=None), shape, cpu, assets)

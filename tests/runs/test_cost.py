@@ -65,3 +65,9 @@ def test_bad_throughput(throughput: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_bad_rows(rows: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "table=table2", f"rows={rows}"]) == 2
     assert "expected numbers from 0 to 9" in capsys.readouterr().err
+
+
+def test_the_same_network_as_guide_costs_twice_as_much() -> None:
+    same = ["model.unconditional=same", "guidance=cfg", "guidance.weight=2"]
+    cost, plain = estimate(run_spec(same)), estimate(run_spec([]))
+    assert (cost.nfe, cost.nfe_guide, cost.flops) == (plain.nfe, plain.nfe, 2 * plain.flops)

@@ -82,7 +82,7 @@ def show_plan(
         "images on disk",
     ):  # fmt: skip
         table.add_column(header, justify="left" if header == "run" else "right")
-    evaluations, flops, features, pixels = 0.0, 0.0, 0, 0
+    evaluations, flops, features, pixels = 0.0, 0.0, 0, 0.0
     rows: list[list[float]] = []  # FLOPs of each run's blocks
     unknown = list(dict.fromkeys(path for spec in specs for path in spec.own_code))
     for spec in specs:
@@ -96,7 +96,7 @@ def show_plan(
             flops += left * cost.flops
             rows.append([cost.flops * spec.block_size] * (total - done))
         features += left * cost.feature_bytes
-        pixels += left * cost.image_bytes
+        pixels += 0 if math.isnan(cost.image_bytes) else left * cost.image_bytes
         table.add_row(
             name,
             f"{len(spec.seed_range):,}",
@@ -129,7 +129,8 @@ def show_plan(
             f"evaluations and time of {', '.join(unknown)} are not known: only running the file would tell, "
             "and planning runs nobody's code"
         )
-    rate = 0.0 if all_unknown else _print_time(specs[0], flops, throughput)
+    known_cost = next((spec for spec in specs if not spec.own_code), None)
+    rate = 0.0 if known_cost is None else _print_time(known_cost, flops, throughput)
     if workers and unknown:
         raise UserError(
             f"simulate needs the cost of a block, and that of {unknown[0]} is not known; leave out simulate"
@@ -163,7 +164,9 @@ def _progress_of(spec: RunSpec) -> tuple[str, int, int]:
     return spec.run_id, total - len(unfinished(spec, features=True)), total
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
+    if math.isnan(count):
+        return DASH
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
