@@ -27,7 +27,7 @@ from erk_bench.base.fields import build, to_dict
 from erk_bench.base.interpolations import check_name, check_value
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.commands.options import is_whole
-from erk_bench.commands.settings import Settings, check_words, defaults, groups, names
+from erk_bench.commands.settings import OWN_CODE, Settings, check_words, defaults, groups, names
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.networks.presets import preset_files, read_preset
 from erk_bench.reporting.trackers.tracker import TrackerSpec
@@ -102,7 +102,7 @@ def _with_code(overrides: Sequence[str]) -> list[str]:
         key, _, value = override.partition("=")
         if key == "metrics.names":
             override = "metrics.names=" + _WITH_OPTION.sub(r"'\1'", value)
-        short = key in (*PARTS, "model") and is_address(value)
+        short = key in OWN_CODE and is_address(value)
         found.append(f"{key}.path={value}" if short else override)
     given = {override.partition("=")[0] for override in found}
     bases = [

@@ -23,7 +23,7 @@ from erk_bench.base.yaml_files import is_line, read_yaml
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
-OWN_CODE = ("solver", "schedule", "guidance", "correction")  # groups that take FILE.py:NAME
+OWN_CODE = ("solver", "schedule", "guidance", "correction", "model")  # groups that take FILE.py:NAME
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -131,7 +131,8 @@ def check_words(words: Sequence[str], settings: Settings, own: Collection[str] =
     choices = groups() if settings.file == "run" else {}
     # The options of a user's own code are in no file; its function says which there are.
     own_code = [kind for kind in OWN_CODE if any(_is_own_code(kind, word) for word in words)]
-    added = ("schedule.sigmas", *(f"{kind}." for kind in own_code))
+    networks = [word.partition("=")[0].removesuffix(".path") for word in words if _is_own_network(word)]
+    added = ("schedule.sigmas", *(f"{kind}." for kind in (*own_code, *networks)))
     for word in words:
         if not is_line(word):
             raise UserError(f"the setting {word!r} has a line break or control character; leave it out")
@@ -151,9 +152,15 @@ def check_words(words: Sequence[str], settings: Settings, own: Collection[str] =
 
 
 def _is_own_code(kind: str, word: str) -> bool:
-    """Whether a word gives code of the user's own for a part of the equation."""
+    """Whether a word gives code of the user's own for a part of the equation, or for the model."""
     key, _, value = word.partition("=")
     return key == f"{kind}.path" or (kind in OWN_CODE and key == kind and is_address(value))
+
+
+def _is_own_network(word: str) -> bool:
+    """Whether a word gives code of the user's own for one of a model's networks."""
+    key, _, value = word.partition("=")
+    return key.startswith("model.") and key != "model.decoder" and is_address(value)
 
 
 def unknown_setting(key: str, settings: Settings, own: Collection[str] = ()) -> UserError:

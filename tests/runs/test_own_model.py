@@ -127,6 +127,9 @@ def test_guides_of_a_users_own(own: Callable[[str], Path]) -> None:
     block = sample_block(spec, [0, 1], CPU)
     assert (block.nfe, block.nfe_guide) == (7, 7)
     assert not torch.equal(block.on_device, images(run_spec(["model=my.py:load", *FEW]))[:2])
+    weak = ["model=my.py:load", "guidance=autoguidance", "guidance.weight=2", *FEW]
+    options = run_spec(["model.weaker.path=my.py:load", "model.weaker.by=0.25", *weak])
+    assert options.guidance.guide is not None and dict(options.guidance.guide.options) == {"by": 0.25}
     shipped = run_spec(["model.unconditional.path=my.py:weak", *guided])  # digits with a guide of one's own
     assert shipped.model.name == "digits" and images(shipped).shape == (3, 1, 8, 8)
     with pytest.raises(UserError, match="model 'my.load' has no 'unconditional' network"):
