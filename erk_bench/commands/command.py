@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import click
 
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.commands.options import Flag, Kind, rows
+from erk_bench.commands.options import Flag, OptionType, rows
 from erk_bench.commands.settings import Settings, check_words
 
 O = TypeVar("O")  # noqa: E741 - the class of a command's options
@@ -123,7 +123,7 @@ def given(options: Any, names: Sequence[str]) -> list[str]:
     """Those of the options that are not at their defaults, as NAME=VALUE."""
     found = []
     for field in dataclasses.fields(options):
-        kind: Kind[Any] = field.metadata["kind"]
+        kind: OptionType[Any] = field.metadata["kind"]
         value, name = getattr(options, field.name), field.name.removesuffix("_")
         if name in names and value != field.default:
             found.append(f"{name}={kind.show(value)}")

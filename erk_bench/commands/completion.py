@@ -9,7 +9,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
 from erk_bench.commands.command import Command
-from erk_bench.commands.options import Kind
+from erk_bench.commands.options import OptionType
 from erk_bench.commands.settings import defaults, groups, names
 
 VARIABLE = "_ERK_BENCH_COMPLETE"  # in the environment, set by the scripts that shells read
@@ -44,7 +44,7 @@ def _settings(command: Command[Any]) -> Iterator[str]:
 def _values(command: Command[Any], name: str) -> Sequence[str]:
     row = command.rows.get(name)
     if row is not None:
-        assert isinstance(row.type, Kind)
+        assert isinstance(row.type, OptionType)
         return tuple(row.type.choices())
     if command.settings is None:
         return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erk_bench.commands.command import Command
-from erk_bench.commands.options import Choice, Place, option
+from erk_bench.commands.options import Choice, PathText, option
 from erk_bench.commands.settings import RUN
 
 
@@ -15,7 +15,7 @@ class ExportOptions:
 
     format: str = option(Choice("png", "npz"), "a folder of PNG files, or guided-diffusion's .npz", "png")
     to: str | None = option(
-        Place("PATH"), "the folder or file to write; named after the run unless given", None
+        PathText("PATH"), "the folder or file to write; named after the run unless given", None
     )
 
 

@@ -12,7 +12,7 @@ import yaml
 from erk_bench.base.config_files import config_files, config_folder
 from erk_bench.base.errors import unknown_name
 from erk_bench.commands.command import Command
-from erk_bench.commands.options import Kind
+from erk_bench.commands.options import OptionType
 from erk_bench.commands.settings import Settings, comments, default_choices, defaults, groups, names, read
 
 WIDTH = 120
@@ -92,7 +92,7 @@ def _usage(command: Command[Any]) -> str:
     found = [command.words] if command.words else []
     for required in (True, False):
         for name, row in command.rows.items():
-            assert isinstance(row.type, Kind)
+            assert isinstance(row.type, OptionType)
             if row.required == required:
                 word = f"{name}={row.type.metavar}"
                 found.append(word if required else f"[{word}]")
@@ -109,7 +109,7 @@ def _usage(command: Command[Any]) -> str:
 
 def _options(command: Command[Any]) -> Iterator[str]:
     for name, row in command.rows.items():
-        assert isinstance(row.type, Kind) and row.help is not None
+        assert isinstance(row.type, OptionType) and row.help is not None
         default = "" if row.required else row.type.show(row.default)
         shown = f"{name}={default}" if default else f"{name}={row.type.metavar}"
         needed = " (needed)" if row.required else ""

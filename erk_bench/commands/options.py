@@ -30,7 +30,7 @@ def is_whole(text: str) -> bool:
     return re.fullmatch("[0-9]{1,18}", text) is not None
 
 
-class Kind(click.ParamType[T]):
+class OptionType(click.ParamType[T]):
     """What the text of an option means.
 
     expected: ends the sentence "NAME is 'TEXT'; expected". metavar: stands for the value in help.
@@ -71,7 +71,7 @@ class Kind(click.ParamType[T]):
         return ()
 
 
-class Text(Kind[str]):
+class Text(OptionType[str]):
     """Any text. known: makes the values that completion offers."""
 
     def __init__(self, metavar: str, known: Callable[[], Iterable[str]] = tuple) -> None:
@@ -85,7 +85,7 @@ class Text(Kind[str]):
         return tuple(self._known())
 
 
-class Place(Text):
+class PathText(Text):
     """A file or folder, or several with commas between them."""
 
     def parse(self, name: str, text: str) -> str:
@@ -94,7 +94,7 @@ class Place(Text):
         return text
 
 
-class ConfigFile(Kind[str]):
+class ConfigFile(OptionType[str]):
     """A file of configs/GROUP by its name, or one of the user's own by a path ending in .yaml."""
 
     name = "file"
@@ -114,7 +114,7 @@ class ConfigFile(Kind[str]):
         return listing()[self.group]
 
 
-class Choice(Kind[str]):
+class Choice(OptionType[str]):
     """One of a few names."""
 
     name = "choice"
@@ -132,7 +132,7 @@ class Choice(Kind[str]):
         return self.known
 
 
-class Flag(Kind[bool]):
+class Flag(OptionType[bool]):
     """True or false; `--NAME` alone is true."""
 
     name = "flag"
@@ -151,7 +151,7 @@ class Flag(Kind[bool]):
         return ("true", "false")
 
 
-class Whole(Kind[int]):
+class Whole(OptionType[int]):
     """A whole number, `least` or more."""
 
     name = "whole number"
@@ -167,7 +167,7 @@ class Whole(Kind[int]):
         return int(text)
 
 
-class Number(Kind[float]):
+class Number(OptionType[float]):
     """A finite number, 0 or more; above 0 where it is `positive`."""
 
     name = "number"
@@ -189,7 +189,7 @@ class Number(Kind[float]):
         return "" if value is None else f"{value:g}"
 
 
-class Wholes(Kind[tuple[int, ...]]):
+class Wholes(OptionType[tuple[int, ...]]):
     """Whole numbers with commas between them. told: the error for a `word` of the option `name`."""
 
     name = "whole numbers"
@@ -212,7 +212,7 @@ class Wholes(Kind[tuple[int, ...]]):
         return ",".join(map(str, value or ()))
 
 
-class Names(Kind[tuple[str, ...]]):
+class Names(OptionType[tuple[str, ...]]):
     """Names with commas between them."""
 
     name = "names"
@@ -227,7 +227,7 @@ class Names(Kind[tuple[str, ...]]):
         return ",".join(value or ())
 
 
-class Bounds(Kind[tuple[float, float]]):
+class Bounds(OptionType[tuple[float, float]]):
     """LOW:HIGH, from 0 to `most`."""
 
     name = "bounds"
@@ -248,8 +248,8 @@ class Bounds(Kind[tuple[float, float]]):
 
 
 # Kinds of several commands.
-FOLDER = Place("FOLDER")
-FOLDERS = Place("FOLDER,...")
+FOLDER = PathText("FOLDER")
+FOLDERS = PathText("FOLDER,...")
 ROWS = Text("0-3,7")
 TABLE = ConfigFile("table")
 GRID = ConfigFile("grid")
@@ -257,7 +257,7 @@ DEVICE = Choice("auto", "cpu", "cuda")
 STYLE = Choice("screen", "paper")
 
 
-def option(kind: Kind[Any], about: str, default: Any = dataclasses.MISSING) -> Any:
+def option(kind: OptionType[Any], about: str, default: Any = dataclasses.MISSING) -> Any:
     """A field of a command's options. about: one sentence for help. Without a default it must be given."""
     return dataclasses.field(default=default, metadata={"kind": kind, "about": about})
 

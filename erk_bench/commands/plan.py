@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erk_bench.commands.command import Command
-from erk_bench.commands.options import GRID, ROWS, TABLE, Number, Place, Whole, Wholes, option
+from erk_bench.commands.options import GRID, ROWS, TABLE, Number, PathText, Whole, Wholes, option
 from erk_bench.commands.settings import SWEEP
 
 
@@ -28,7 +28,7 @@ class PlanOptions:
         None,
     )
     manifest: str | None = option(
-        Place("FILE"),
+        PathText("FILE"),
         "write the tasks to this file, one a line, for 'erk-bench task' and a Slurm array",
         None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erk_bench.commands.command import Command
-from erk_bench.commands.options import DEVICE, Flag, Names, Place, Whole, option
+from erk_bench.commands.options import DEVICE, Flag, Names, PathText, Whole, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,14 +13,14 @@ class ReferenceOptions:
     """Options of `erk-bench reference`."""
 
     source: str = option(
-        Place("FOLDER|FILE.zip|SHARDS*.tar"),
+        PathText("FOLDER|FILE.zip|SHARDS*.tar"),
         "the real images, whatever Pillow opens: a folder, a ZIP or uncompressed tar files; hidden files, "
         "system folders and what is no image are left out, and counted",
     )
     resolution: int = option(
         Whole(), "side in pixels to which images are cropped and resized as ADM and EDM2 do"
     )
-    to: str = option(Place("FILE.safetensors"), "the file to write")
+    to: str = option(PathText("FILE.safetensors"), "the file to write")
     detectors: tuple[str, ...] = option(
         Names("NAME,..."),
         "networks of the features: inception (FID, IS, KID), vgg16 (precision, recall), dinov2_torch "

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from erk_bench.networks.denoiser import RawNetwork
 from erk_bench.networks.edm1_layers import (
-    BlockOptions,
     Conv2d,
     FourierEmbedding,
     UNetBlock,
+    UNetBlockOptions,
     group_norm,
     positional_embedding,
 )
@@ -50,7 +50,7 @@ class DhariwalUNet(nn.Module):
         self.map_layer0 = nn.Linear(model_channels, emb_channels)
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
         self.map_label = nn.Linear(label_dim, emb_channels, bias=False) if label_dim else None
-        options = BlockOptions(emb_channels, dropout)
+        options = UNetBlockOptions(emb_channels, dropout)
         widths = [model_channels * mult for mult in channel_mult]
         sizes = [img_resolution >> level for level in range(len(widths))]
 
@@ -141,7 +141,7 @@ class SongUNet(nn.Module):
         self.map_layer0 = nn.Linear(noise_channels, emb_channels)
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
         taps = tuple(resample_filter)
-        options = BlockOptions(
+        options = UNetBlockOptions(
             emb_channels, dropout, channels_per_head=None, skip_scale=math.sqrt(0.5), eps=1e-6,
             resample_filter=taps, resample_proj=True, adaptive_scale=False,
         )  # fmt: skip

@@ -104,7 +104,7 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=eps)
 
 
-class BlockOptions(NamedTuple):
+class UNetBlockOptions(NamedTuple):
     """What all blocks of one network share.
 
     channels_per_head: of attention; None is a single head. skip_scale: of every sum. resample_proj: whether a
@@ -129,7 +129,7 @@ class UNetBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        options: BlockOptions,
+        options: UNetBlockOptions,
         mode: str = "keep",
         attention: bool = False,
     ) -> None:

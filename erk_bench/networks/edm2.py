@@ -51,7 +51,7 @@ def head_count(channels: int, channels_per_head: int) -> int:
     return heads
 
 
-class Block(nn.Module):
+class MPBlock(nn.Module):
     """One encoder or decoder block: resampling, residual branch, optional self-attention."""
 
     def __init__(
@@ -144,8 +144,8 @@ class UNet(nn.Module):
         self.emb_noise = MPConv(noise_width, emb_width, ())
         self.emb_label = MPConv(label_dim, emb_width, ()) if label_dim else None
 
-        def block(in_width: int, out_width: int, flavor: str, **kwargs: object) -> Block:
-            return Block(in_width, out_width, emb_width, flavor=flavor, options=options, **kwargs)  # type: ignore[arg-type]  # kwargs are Block's own
+        def block(in_width: int, out_width: int, flavor: str, **kwargs: object) -> MPBlock:
+            return MPBlock(in_width, out_width, emb_width, flavor=flavor, options=options, **kwargs)  # type: ignore[arg-type]  # kwargs are MPBlock's own
 
         # Encoder, from full resolution down. The extra input channel is the constant one.
         self.enc = nn.ModuleDict()
@@ -271,7 +271,7 @@ class EDM2Network(RawNetwork):
         self.compute_dtype = compute_dtype
         gains: dict[MPConv, Tensor] = {self.unet.out_conv: self.unet.out_gain}
         for module in self.modules():
-            if isinstance(module, Block):
+            if isinstance(module, MPBlock):
                 gains[module.emb_linear] = module.emb_gain
         for module in list(self.modules()):
             if isinstance(module, MPConv) and not module.folded:

@@ -14,7 +14,7 @@ from erk_bench.cli import main
 from erk_bench.commands import COMMANDS
 from erk_bench.commands.compose import compose_config, run_spec
 from erk_bench.commands.help import command_help, topic_help
-from erk_bench.commands.options import Kind
+from erk_bench.commands.options import OptionType
 from erk_bench.commands.settings import RUN, groups, names
 
 ON_RUNS = [name for name, command in COMMANDS.items() if command.settings and command.settings.file == "run"]
@@ -38,7 +38,7 @@ def test_command_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> 
     assert printed.startswith(f"usage: erk-bench {name}") and f"examples:\n  erk-bench {name}" in printed
     usage, flat = printed.split("\n\n")[0], " ".join(printed.split())
     for option, row in COMMANDS[name].rows.items():
-        assert isinstance(row.type, Kind)
+        assert isinstance(row.type, OptionType)
         default = "" if row.required else row.type.show(row.default)
         assert f"{option}={row.type.metavar}" in " ".join(usage.split())
         assert f" {option}={default or row.type.metavar} {row.help}" in flat

@@ -18,9 +18,9 @@ from erk_bench.commands.options import (
     Bounds,
     Choice,
     Flag,
-    Kind,
     Names,
     Number,
+    OptionType,
     Text,
     Whole,
     Wholes,
@@ -157,7 +157,9 @@ def test_rows_are_complete_and_typed(name: str) -> None:
     hints = typing.get_type_hints(command.options)
     for field in dataclasses.fields(command.options):
         kind, about = field.metadata["kind"], field.metadata["about"]
-        assert isinstance(kind, Kind) and len(about.split()) >= 2 and not about.endswith("."), field.name
+        assert isinstance(kind, OptionType) and len(about.split()) >= 2 and not about.endswith("."), (
+            field.name
+        )
         if field.default is dataclasses.MISSING:
             continue
         hint = hints[field.name]

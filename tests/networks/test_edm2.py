@@ -12,7 +12,7 @@ from torch import Tensor
 from erk_bench.commands.actions.train_digits import edm2_loss
 from erk_bench.networks.checkpoint import Checkpoint, build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
-from erk_bench.networks.edm2 import Block, BlockOptions, EDM2Network, MPConv, normalize
+from erk_bench.networks.edm2 import BlockOptions, EDM2Network, MPBlock, MPConv, normalize
 from tests.conftest import golden, golden_facts, golden_net, golden_path, raw_edm2
 
 LETTERS = "abcde"
@@ -253,8 +253,8 @@ def test_bfloat16_returns_float32_and_is_close(letter: str) -> None:
 def test_block_refuses_channels_that_do_not_split_into_heads() -> None:
     options = BlockOptions(channels_per_head=64)
     with pytest.raises(ValueError, match=r"129 channels.*2 equal heads"):
-        Block(129, 129, 32, flavor="enc", attention=True, options=options)
-    Block(129, 129, 32, flavor="enc", attention=False, options=options)  # heads do not matter here
+        MPBlock(129, 129, 32, flavor="enc", attention=True, options=options)
+    MPBlock(129, 129, 32, flavor="enc", attention=False, options=options)  # heads do not matter here
 
 
 def test_force_normalize_gives_unit_rows_and_the_same_outputs() -> None:

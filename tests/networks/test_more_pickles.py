@@ -11,7 +11,7 @@ import torch
 
 from erk_bench.networks.checkpoint import build_denoiser, convert, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
-from erk_bench.networks.edm2 import Block, EDM2Network
+from erk_bench.networks.edm2 import EDM2Network, MPBlock
 from erk_bench.networks.vae import to_vae_latents
 from tests.conftest import DATA, golden, golden_facts, raw_edm2
 
@@ -81,7 +81,7 @@ def test_heads_and_arguments_are_published(name: str, folder: Path) -> None:
     assert checkpoint.init == {**dict(zip(order, facts["args"], strict=False)), **facts["kwargs"]}
     assert checkpoint.encoder == facts["encoder"]
     net = network(folder / f"{name}.pkl")
-    heads = {key: block.num_heads for key, block in net.network.named_modules() if isinstance(block, Block)}
+    heads = {key: block.num_heads for key, block in net.network.named_modules() if isinstance(block, MPBlock)}
     assert {key: heads[key] for key in facts["heads"]} == facts["heads"]
     assert not any(count for key, count in heads.items() if key not in facts["heads"])
     assert sum(parameter.numel() for parameter in net.parameters()) == facts["parameters"]
