@@ -10,6 +10,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from erk_bench.base.errors import UserError
+
 
 class Denoiser(Protocol):
     """denoiser(x, sigma, condition) -> denoised: the estimate of the data in x = data + sigma * noise.
@@ -33,11 +35,19 @@ class Denoiser(Protocol):
 
 
 def one_hot_rows(condition: Tensor, num_classes: int) -> Tensor:
-    """A condition as float32 rows [B, num_classes]; the null class is an all-zero row."""
+    """A condition as float32 rows [B, num_classes]; the null class is an all-zero row.
+
+    Raises UserError for class numbers that there are not, where looking does not wait for a GPU.
+    """
     if condition.is_floating_point():
         return condition.float().reshape(-1, num_classes)
     if condition.ndim > 1:  # rows of whole numbers
         return condition.reshape(-1, num_classes).float()
+    if condition.device.type == "cpu" and ((condition < 0) | (condition > num_classes)).any():
+        raise UserError(
+            f"class numbers are {condition.min()} to {condition.max()}; the network has 0 to "
+            f"{num_classes - 1}, and {num_classes} for any class"
+        )
     known = torch.arange(num_classes, device=condition.device)
     return (condition[:, None] == known).float()
 

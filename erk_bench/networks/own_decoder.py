@@ -77,4 +77,13 @@ def own_decoder(address: str, sha256: str, shape: tuple[int, int], device: torch
                 f"{side}; expected a multiple"
             )
         facts = {"factor": image_side // side, "image_channels": image_channels, **facts}
-    return Decoder(facts["channels"], facts.get("factor", 1), facts.get("image_channels", 3), decode=decode)
+    factor, image_channels = facts.get("factor", 1), facts.get("image_channels", 3)
+
+    def problem(made: object, arguments: tuple[Any, ...]) -> str:
+        wanted = (len(arguments[0]), image_channels, *(factor * side for side in arguments[0].shape[2:]))
+        same = isinstance(made, Tensor) and tuple(made.shape) == wanted
+        return _problem(made, arguments) or ("" if same else f"{described(made)}, not {list(wanted)}")
+
+    return Decoder(
+        facts["channels"], factor, image_channels, decode=checked(function, place, EXPECTED, problem)
+    )

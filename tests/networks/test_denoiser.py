@@ -27,6 +27,14 @@ def test_rows_and_numbers_say_the_same() -> None:
     assert torch.equal(class_numbers(rows.long(), 10), CLASSES)
 
 
+@pytest.mark.parametrize("number", [-1, 11])
+def test_class_numbers_that_there_are_not(number: int) -> None:
+    with pytest.raises(
+        UserError, match=f"class numbers are {min(0, number)} to .*the network has 0 to 9, and 10 for"
+    ):
+        erk_bench.load_denoiser("digits")(torch.zeros(2, 1, 8, 8), 1.0, torch.tensor([0, number]))
+
+
 @pytest.mark.parametrize("letter", "cf")
 def test_a_network_takes_either(letter: str) -> None:
     net = golden_net(letter)

@@ -163,6 +163,11 @@ def test_decoders_of_a_users_own(own: Callable[[str], Path]) -> None:
     assert images(spec).shape == (3, 3, 16, 16) and images(plain).shape == (3, 1, 8, 8)
     with pytest.raises(UserError, match="metric 'fd_digits' takes images of 1 channels"):
         check_images(spec)
+    own(NET + "\nlarger.factor = 4\nlarger.image_channels = 3\n")
+    with pytest.raises(
+        UserError, match=r"returned a tensor \[3, 3, 16, 16\].*, not \[3, 3, 32, 32\]; expected"
+    ):
+        images(run_spec(["model=my.py:load", "model.decoder=my.py:larger", *FEW]))
 
 
 # Another text of my.py, settings, and a part of the answer.
