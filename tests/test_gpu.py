@@ -11,6 +11,7 @@ import torch
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.cost import measured_rate
+from erk_bench.runs.device import Place
 from erk_bench.runs.generate import generate
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.runs.store import RunStore
@@ -67,15 +68,16 @@ def test_same_bytes_again(network_dtype: str, small_run: MakeSpec, tmp_path: Pat
 
 
 def test_images_reach_the_host_whole(small_run: MakeSpec) -> None:
-    sampled = sample_block(small_run("device=cuda"), range(8), torch.device("cuda"))
+    spec = small_run("device=cuda")
+    sampled = sample_block(spec, range(8), Place.of(spec))
     content = sampled.host()
     assert content.images.device.type == "cpu" and torch.equal(content.images, sampled.on_device.cpu())
 
 
 def test_compiled_network_is_close(small_run: MakeSpec) -> None:
     plain, compiled = (
-        sample_block(small_run("device=cuda", f"compile={value}"), range(8), torch.device("cuda")).on_device
-        for value in ("false", "true")
+        sample_block(spec, range(8), Place.of(spec)).on_device
+        for spec in (small_run("device=cuda", f"compile={value}") for value in ("false", "true"))
     )
     assert (plain.int() - compiled.int()).abs().max() <= 2
 

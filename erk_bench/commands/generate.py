@@ -13,6 +13,7 @@ def generate(options: RunOptions, settings: list[str]) -> int:
     from erk_bench.commands.tracking import refuse_tracker
     from erk_bench.runs import launch
     from erk_bench.runs.checks import check_networks
+    from erk_bench.runs.device import assets_of
     from erk_bench.runs.export import finish_samples
     from erk_bench.runs.needs import fetch
 
@@ -24,8 +25,9 @@ def generate(options: RunOptions, settings: list[str]) -> int:
         raise UserError(
             "samples is 'none', so generate would leave nothing; use samples=blocks, png or npz, or 'run'"
         )
-    fetch(spec, features=False)
-    check_networks(spec)
+    assets = assets_of(spec)
+    fetch(spec, assets, features=False)
+    check_networks(spec, assets)
     if launch.compute([[spec]], features=False, title=spec.run_id):
         print(f"{len(spec.seed_range)} images (seeds {spec.seeds}) are in {finish_samples(spec)}")
         print("next: 'erk-bench evaluate' or 'erk-bench export' with the same settings")

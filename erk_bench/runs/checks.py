@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
+from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import check_path
 from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
-from erk_bench.runs.device import Shape, assets_of, decoder_row, network_shape
+from erk_bench.runs.device import Shape, decoder_row, network_shape
 from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.options import defaults_of
 from erk_bench.spec import RunSpec
@@ -47,14 +48,14 @@ def check_names(spec: RunSpec) -> None:
         )
 
 
-def check_networks(spec: RunSpec) -> None:
+def check_networks(spec: RunSpec, assets: Assets) -> None:
     """Refuse networks that do not fit each other, the decoder or the class label, from their sizes alone."""
-    check_shapes(spec, *(network_shape(item, assets_of(spec)) for item in spec.networks))
+    check_shapes(spec, *(network_shape(item, assets) for item in spec.networks))
 
 
-def check_images(spec: RunSpec) -> int:
+def check_images(spec: RunSpec, assets: Assets) -> int:
     """Refuse metrics whose detectors do not take the model's images; returns the side of an image."""
-    shape = network_shape(spec.model.weights, assets_of(spec))
+    shape = network_shape(spec.model.weights, assets)
     decoder = decoder_row(spec.model, shape, CPU)
     resolution = shape.resolution * decoder.factor
     for name in spec.metrics.names:

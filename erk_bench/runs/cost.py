@@ -16,13 +16,12 @@ from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import Architecture
-from erk_bench.runs.blocks import Worker
 from erk_bench.runs.device import (
+    Place,
     assets_of,
     decoder_row,
     memory_guard,
     network_architecture,
-    pick_device,
     shape_of,
 )
 from erk_bench.runs.equation import equation_of
@@ -96,8 +95,9 @@ def measured_rate(spec: RunSpec) -> float | None:
 
     None where there is no GPU and the network is too large for a CPU.
     """
-    device = pick_device(spec, Worker())
-    main = network_architecture(spec.model.weights, assets_of(spec))
+    place = Place.of(spec)
+    device = place.device
+    main = network_architecture(spec.model.weights, place.assets)
     per_image = evaluation_flops(main)
     if device.type == "cpu" and per_image > CPU_FLOPS:
         return None

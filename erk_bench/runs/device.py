@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +28,22 @@ def assets_of(spec: RunSpec) -> Assets:
     return Assets.from_environment(spec.offline)
 
 
-def pick_device(spec: RunSpec, worker: Worker) -> torch.device:
-    """The worker's device: its own GPU if there are any and the spec allows, else the CPU."""
-    return set_up_device(spec.device, worker.local_rank)
+@dataclass(frozen=True)
+class Place:
+    """Where one process of a launch computes: its files, its device, and which of the workers it is."""
+
+    assets: Assets
+    device: torch.device
+    worker: Worker
+
+    @classmethod
+    def of(cls, spec: RunSpec, worker: Worker | None = None) -> Place:
+        """Look up the files and set up the device: the worker's own GPU if the spec allows one, else the CPU.
+
+        worker: the only one, if not given.
+        """
+        worker = worker or Worker()
+        return cls(assets_of(spec), set_up_device(spec.device, worker.local_rank), worker)
 
 
 def set_up_device(choice: str, local_rank: int) -> torch.device:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from erk_bench.base.assets import Assets
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.evaluation.detectors import detector_key, load_detector
 from erk_bench.evaluation.metrics import detectors_of
-from erk_bench.runs.blocks import Block, Worker
-from erk_bench.runs.device import assets_of, memory_guard
+from erk_bench.runs.blocks import Block
+from erk_bench.runs.device import Place, memory_guard
 from erk_bench.runs.listing import Listing
 from erk_bench.runs.records import device_name
 from erk_bench.runs.sample_block import sample_block, sample_tree
@@ -23,9 +24,9 @@ from erk_bench.runs.store import ImageBlock, RunStore, Timing
 from erk_bench.spec import RunSpec
 
 
-def detector_keys(spec: RunSpec) -> dict[str, str]:
+def detector_keys(spec: RunSpec, assets: Assets) -> dict[str, str]:
     """Name and key of the detectors that the spec's metrics need."""
-    return {name: detector_key(name, assets_of(spec)) for name in detectors_of(spec.metrics.names)}
+    return {name: detector_key(name, assets) for name in detectors_of(spec.metrics.names)}
 
 
 def npz_path(spec: RunSpec) -> Path:
@@ -52,7 +53,6 @@ class Job(NamedTuple):
     spec: RunSpec
     store: RunStore
     block: Block
-    worker: Worker
     keys: dict[str, str]
 
     @property
@@ -85,7 +85,7 @@ class Job(NamedTuple):
 FinishedJob = tuple[Job, Callable[[], None] | UserError]
 
 
-def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[FinishedJob]:
+def finished(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
     """Compute what a block lacks; yields each job that lacked something.
 
     jobs: several are the same block of runs that share their trajectories.
@@ -98,15 +98,15 @@ def finished(jobs: Sequence[Job], device: torch.device) -> Iterator[FinishedJob]
         if kept is None:
             to_sample.append(job)
         else:
-            yield job, _finish(job, kept, device)
+            yield job, _finish(job, kept, place)
     if len(to_sample) > 1:
-        yield from _finished_tree(to_sample, device)
+        yield from _finished_tree(to_sample, place)
     else:
         for job in to_sample:
-            yield job, _finish(job, None, device)
+            yield job, _finish(job, None, place)
 
 
-def _finish(job: Job, kept: ImageBlock | None, device: torch.device) -> Callable[[], None]:
+def _finish(job: Job, kept: ImageBlock | None, place: Place) -> Callable[[], None]:
     """One read of an image, kept or sampled, serves all detectors."""
     timing: Timing | None = None
     host: Callable[[], ImageBlock]
@@ -114,21 +114,23 @@ def _finish(job: Job, kept: ImageBlock | None, device: torch.device) -> Callable
         found = kept
         images, host, counts = found.images, lambda: found, (found.nfe, found.nfe_guide)
     else:
-        sampled = sample_block(job.spec, job.block.seeds, device)
+        sampled = sample_block(job.spec, job.block.seeds, place)
         images, host, counts = sampled.on_device, sampled.host, (sampled.nfe, sampled.nfe_guide)
-        timing = Timing(sampled.seconds, device_name(device))
-    features = {key: _features(job, name, images, device) for name, key in job.lacking.items()}
-    return _writer(job, host, counts, features, timing)
+        timing = Timing(sampled.seconds, device_name(place.device))
+    features = {key: _features(job, name, images, place) for name, key in job.lacking.items()}
+    return _writer(job, host, counts, features, timing, place)
 
 
-def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[FinishedJob]:
+def _finished_tree(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
     """Sample the jobs' block together; each distinct image goes through each detector once."""
     first = jobs[0]
-    tree = sample_tree([job.spec for job in jobs], first.block.seeds, device)
-    timing = Timing(tree.seconds / len(jobs), device_name(device), len(jobs), tree.evaluations / len(jobs))
+    tree = sample_tree([job.spec for job in jobs], first.block.seeds, place)
+    timing = Timing(
+        tree.seconds / len(jobs), device_name(place.device), len(jobs), tree.evaluations / len(jobs)
+    )
     extracted: dict[str, dict[str, Tensor]] = {}
     for name in {name: None for job in jobs for name in job.lacking}:
-        parts = [_features(first, name, part, device) for part in tree.images.split(first.spec.block_size)]
+        parts = [_features(first, name, part, place) for part in tree.images.split(first.spec.block_size)]
         extracted[name] = {item: torch.cat([part[item].cpu() for part in parts]) for item in parts[0]}
     for number, job in enumerate(jobs):
         error = tree.errors[number]
@@ -140,12 +142,12 @@ def _finished_tree(jobs: Sequence[Job], device: torch.device) -> Iterator[Finish
             for name, key in job.lacking.items()
         }
         host = functools.partial(tree.block, number)
-        yield job, _writer(job, host, (tree.nfe, tree.nfe_guide), features, timing)
+        yield job, _writer(job, host, (tree.nfe, tree.nfe_guide), features, timing, place)
 
 
-def _features(job: Job, name: str, images: Tensor, device: torch.device) -> dict[str, Tensor]:
+def _features(job: Job, name: str, images: Tensor, place: Place) -> dict[str, Tensor]:
     with memory_guard(job.spec):
-        found = load_detector(name, assets_of(job.spec), device, job.keys[name])(images)
+        found = load_detector(name, place.assets, place.device, job.keys[name])(images)
     if not all(value.isfinite().all() for value in found.values()):
         raise UserError(
             f"features of {job.spec.run_id}, {job.block}, by '{name}' are not finite; check its weights"
@@ -159,6 +161,7 @@ def _writer(
     counts: tuple[float, float],
     features: dict[str, dict[str, Tensor]],
     timing: Timing | None,
+    place: Place,
 ) -> Callable[[], None]:
     """The function that writes a block's images (from `host`, where they are kept), timing and features."""
     keep = job.keeps
@@ -168,7 +171,7 @@ def _writer(
         if keep:
             job.store.write_images(job.block, host(), png=job.spec.samples == "png")
         if timing is not None:
-            job.store.note_timing(job.worker, job.block, timing)
+            job.store.note_timing(place.worker, job.block, timing)
         for key, tensors in features.items():
             job.store.write_features(key, job.block, tensors, meta)
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erk_bench.base import stopping
+from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.runs.blocks import Block, Worker, blocks_of
 from erk_bench.runs.checks import check_names
 from erk_bench.runs.claims import Claims
-from erk_bench.runs.device import pick_device
+from erk_bench.runs.device import Place, assets_of
 from erk_bench.runs.finish_block import Job, detector_keys, finished, is_kept, wants_images
 from erk_bench.runs.launches import LOCKS, working_on
 from erk_bench.runs.listing import Listing
@@ -35,16 +36,22 @@ ASK_AGAIN_S = 0.2  # after a block that another process computes
 Progress = Callable[[RunSpec, int], None]
 
 
-def unfinished(spec: RunSpec, *, features: bool, among: Sequence[Block] | None = None) -> list[Block]:
+def unfinished(
+    spec: RunSpec,
+    assets: Assets | None = None,
+    *,
+    features: bool,
+    among: Sequence[Block] | None = None,
+) -> list[Block]:
     """The blocks of the spec's seeds that still lack features (or, for features=False, images).
 
     It lists the run's folders once, however many blocks there are. among: only these blocks are looked for;
-    the caller knows that the others are finished.
+    the caller knows that the others are finished. assets: looked up, if not given.
     """
     blocks = blocks_of(spec.seed_range, spec.block_size) if among is None else among
     if not blocks:
         return []
-    keys = list(detector_keys(spec).values()) if features else []
+    keys = list(detector_keys(spec, assets or assets_of(spec)).values()) if features else []
     files = Listing(RunStore.open(spec), keys)
     images = wants_images(spec) or not features
     return [
@@ -56,7 +63,9 @@ def unfinished(spec: RunSpec, *, features: bool, among: Sequence[Block] | None =
     ]
 
 
-def set_aside_damaged(specs: Sequence[RunSpec], worker: Worker, *, features: bool) -> dict[str, list[Block]]:
+def set_aside_damaged(
+    specs: Sequence[RunSpec], assets: Assets, worker: Worker, *, features: bool
+) -> dict[str, list[Block]]:
     """Read this worker's share of the files that are there; one line tells how many were damaged.
 
     Damaged files are renamed, so that they count as missing. Returns their blocks by run_id.
@@ -64,7 +73,7 @@ def set_aside_damaged(specs: Sequence[RunSpec], worker: Worker, *, features: boo
     found: list[Path] = []
     damaged: dict[str, list[Block]] = {}
     for spec in specs:
-        keys = list(detector_keys(spec).values()) if features else []
+        keys = list(detector_keys(spec, assets).values()) if features else []
         blocks = worker.owned(blocks_of(spec.seed_range, spec.block_size))
         paths = RunStore.open(spec).set_aside_damaged(blocks, keys)
         damaged[spec.run_id] = [Block(int(path.stem), spec.block_size) for path in paths]
@@ -98,7 +107,7 @@ def generate(
     Raises UserError for anything a user can put right, Stopped between two blocks where a signal asked for
     it; finished blocks stay.
     """
-    device = pick_device(groups[0][0], worker)
+    place = Place.of(groups[0][0], worker)
     with ExitStack() as stack:
         stores: dict[str, RunStore] = {}
         claims: dict[str, Claims] = {}
@@ -107,7 +116,7 @@ def generate(
             if spec.run_id not in stores:
                 check_names(spec)
                 stores[spec.run_id] = RunStore.open(spec)
-                keys[spec.run_id] = detector_keys(spec) if features else {}
+                keys[spec.run_id] = detector_keys(spec, place.assets) if features else {}
         for folder in dict.fromkeys(store.folder.parent for store in stores.values()):
             here = {run_id: store for run_id, store in stores.items() if store.folder.parent == folder}
             stack.enter_context(working_on(list(here.values()), worker))
@@ -135,7 +144,7 @@ def generate(
                     or (turn.taken_over and not claims[run_id].usable)
                 ):
                     continue
-                job = Job(spec, stores[run_id], block, worker, keys[run_id])
+                job = Job(spec, stores[run_id], block, keys[run_id])
                 if job.is_done:
                     continue
                 if claims[run_id].take(run_id, block):
@@ -144,7 +153,7 @@ def generate(
                 elif not turn.taken_over:
                     elsewhere.append(job)
             for some in [jobs] if turn.together else [[job] for job in jobs]:
-                for done, write in finished(some, device):
+                for done, write in finished(some, place):
                     if isinstance(write, UserError):
                         failed[done.spec.run_id] = write
                     else:
@@ -158,7 +167,7 @@ def generate(
                 key = (job.spec.run_id, job.block)
                 if key not in begun and not job.is_done and claims[key[0]].take(*key):
                     begun.add(key)
-                    for done, write in finished([job], device):
+                    for done, write in finished([job], place):
                         assert not isinstance(write, UserError)  # of a run alone, it is raised
                         writer.submit(write, functools.partial(written, done))
     for error in failed.values():

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from erk_bench.base import stopping, terminal
+from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError, WorkerLostError
 from erk_bench.base.processes import end_with_parent
 from erk_bench.base.progress import progress_bar
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.cost import count_evaluations
+from erk_bench.runs.device import assets_of
 from erk_bench.runs.generate import Progress, generate, set_aside_damaged, unfinished
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
@@ -48,11 +50,12 @@ def compute(
     """
     specs = [spec for group in groups for spec in group]
     worker = Worker.from_environment()
+    assets = assets_of(specs[0])
     for spec in specs:
         RunStore.open(spec).sweep()
-    damaged = set_aside_damaged(specs, worker or Worker(), features=features)
+    damaged = set_aside_damaged(specs, assets, worker or Worker(), features=features)
     if left is None:
-        left = {spec.run_id: unfinished(spec, features=features) for spec in specs}
+        left = {spec.run_id: unfinished(spec, assets, features=features) for spec in specs}
     else:
         left = {spec.run_id: sorted({*left[spec.run_id], *damaged[spec.run_id]}) for spec in specs}
     # Counting imports a solver of the user's own: its mistakes are told before workers start, and a finished
@@ -63,9 +66,10 @@ def compute(
     work = round(sum(images[run_id] * cost[run_id] for run_id in cost))
     if worker is None and num_images == 0:
         return True
-    share = world_size()
+    share = 1 if worker is None else worker.world_size
+    shows = worker is None or worker.rank == 0
     expect(num_images // share)
-    with progress_bar(title, num_images // share, work // share, shown=reports()) as bar:
+    with progress_bar(title, num_images // share, work // share, shown=shows) as bar:
 
         def advance(spec: RunSpec, count: int) -> None:
             bar(count, round(count * cost.get(spec.run_id, 1)))
@@ -78,12 +82,14 @@ def compute(
             try:
                 _run_local(_Work(groups, features, shared, left), num_workers, advance)
             except WorkerLostError as error:
-                if any(unfinished(spec, features=features, among=left[spec.run_id]) for spec in specs):
+                if any(
+                    unfinished(spec, assets, features=features, among=left[spec.run_id]) for spec in specs
+                ):
                     raise
                 print(f"warning: {error}. The other workers did its blocks", file=sys.stderr)
-    if worker is not None and reports():
-        _wait_for_others(specs, features)
-    return reports()
+    if worker is not None and shows:
+        _wait_for_others(specs, assets, features)
+    return shows
 
 
 def _num_units(groups: Sequence[Sequence[RunSpec]], left: Mapping[str, Sequence[Block]], shared: bool) -> int:
@@ -206,19 +212,19 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
         os._exit(stopping.TERMINATED)
 
 
-def _wait_for_others(specs: Sequence[RunSpec], features: bool) -> None:
+def _wait_for_others(specs: Sequence[RunSpec], assets: Assets, features: bool) -> None:
     """Wait until the other ranks' files are there, or nothing new has come for STALL_S.
 
     The first look is at all blocks: another rank may have set a damaged one aside since the launch began.
     """
-    missing = [unfinished(spec, features=features) for spec in specs]
+    missing = [unfinished(spec, assets, features=features) for spec in specs]
     left, since, pause = sum(map(len, missing)), time.monotonic(), 0.2
     while left:
         stopping.check()
         time.sleep(pause)
         pause = min(1.5 * pause, 5.0)  # thousands of files on a network file system: not too often
         missing = [
-            unfinished(spec, features=features, among=blocks)
+            unfinished(spec, assets, features=features, among=blocks)
             for spec, blocks in zip(specs, missing, strict=True)
         ]
         if sum(map(len, missing)) < left:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from erk_bench.base.assets import Assets
 from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import check_count, check_real, detectors_of
 from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real
 from erk_bench.runs.checks import check_images, check_networks
-from erk_bench.runs.device import assets_of, check_draws
+from erk_bench.runs.device import check_draws
 from erk_bench.spec import RunSpec
 
 
@@ -27,20 +28,18 @@ def check_enough(spec: RunSpec) -> None:
     check_draws(spec)
 
 
-def check_reference(spec: RunSpec) -> None:
+def check_reference(spec: RunSpec, assets: Assets) -> None:
     """Refuse networks, metrics or a reference that do not fit together before any image is made."""
-    assets = assets_of(spec)
-    check_networks(spec)
-    resolution = check_images(spec)
+    check_networks(spec, assets)
+    resolution = check_images(spec, assets)
     check_real(spec.metrics, len(spec.seed_range), load_real(spec.metrics, assets))
     check_resolution(spec.metrics, assets, resolution)
 
 
-def fetch(spec: RunSpec, *, features: bool) -> None:
+def fetch(spec: RunSpec, assets: Assets, *, features: bool) -> None:
     """Fetch what is missing of a run's files: those for sampling, and if asked those for measuring.
 
     Under a launcher every rank calls this: one fetches, the others wait.
     """
-    assets = assets_of(spec)
     for address in addresses_of(spec, features=features):
         assets.locate(address)

@@ -13,7 +13,7 @@ from torch import Tensor
 from erk_bench.base.errors import UserError
 from erk_bench.networks.denoiser import Denoiser
 from erk_bench.runs.checks import check_shapes
-from erk_bench.runs.device import assets_of, check_draws, decoder, memory_guard, network, shape_of
+from erk_bench.runs.device import Place, check_draws, decoder, memory_guard, network, shape_of
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.store import ImageBlock
 from erk_bench.sampling.sample import solve
@@ -59,7 +59,7 @@ class SampledTree(NamedTuple):
         return ImageBlock(images, self.classes, self.nfe, self.nfe_guide)
 
 
-def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> SampledBlock:
+def sample_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> SampledBlock:
     """Draw, sample and decode the images of `seeds`; the same for whoever calls.
 
     Raises UserError naming the seeds whose result is not finite, or a batch that fits into the GPU's memory.
@@ -67,7 +67,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
     check_draws(spec)
     with memory_guard(spec):
         start = time.perf_counter()
-        drawn = draw_block(spec, seeds, device)
+        drawn = draw_block(spec, seeds, place)
         sampled = solve(
             equation_of(spec), drawn.net, drawn.noise, drawn.condition,
             guide=drawn.guide, fresh_noise=drawn.draws.normal_like,
@@ -76,13 +76,13 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> S
         if error:
             raise error
         seconds = time.perf_counter() - start  # the check waited for the device
-        images = decoder(spec.model, shape_of(drawn.net), device, assets_of(spec))(sampled.x)
+        images = decoder(spec.model, shape_of(drawn.net), place.device, place.assets)(sampled.x)
         copied = _to_host(images)
         counts = (sampled.nfe, sampled.nfe_guide)
         return SampledBlock(images, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds)
 
 
-def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.device) -> SampledTree:
+def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], place: Place) -> SampledTree:
     """The images of `seeds` of runs that differ in ERK-Guid alone, sharing what they have in common.
 
     A network call holds block_size images, as in a run alone. Raises UserError as `sample_block` does, but
@@ -92,7 +92,7 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
     check_draws(spec)
     with memory_guard(spec):
         start = time.perf_counter()
-        drawn = draw_block(spec, seeds, device)
+        drawn = draw_block(spec, seeds, place)
         # The plain run may come first, and names no correction.
         corrected = next((each for each in specs if each.correction.w_stiff), spec)
         sampled = solve_grid(
@@ -109,7 +109,7 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], device: torch.de
             for each, rows in zip(specs, sampled.rows, strict=True)
         ]
         seconds = time.perf_counter() - start
-        decode = decoder(spec.model, shape_of(drawn.net), device, assets_of(spec))
+        decode = decoder(spec.model, shape_of(drawn.net), place.device, place.assets)
         states = sampled.states.nan_to_num()  # what is not finite is never shown
         images = torch.cat([decode(part) for part in states.split(spec.block_size)])
     return SampledTree(
@@ -143,9 +143,9 @@ class Drawn(NamedTuple):
     classes: Tensor
 
 
-def draw_block(spec: RunSpec, seeds: Sequence[int], device: torch.device) -> Drawn:
+def draw_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> Drawn:
     """The networks, and noise and classes of the seeds on the device."""
-    assets = assets_of(spec)
+    assets, device = place.assets, place.device
     net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
     guide = net if spec.guidance.null_class and spec.guidance.active else None
     if spec.guidance.guide is not None and spec.guidance.active:

@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
+from erk_bench.base.assets import Assets
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.fields import to_dict
 from erk_bench.evaluation.detectors import detector_key
 from erk_bench.evaluation.families import Extracted
 from erk_bench.evaluation.metrics import code_keys, detectors_of, key_names, measure
 from erk_bench.evaluation.reference import load_real, reference_facts
-from erk_bench.runs.blocks import Worker, blocks_of
-from erk_bench.runs.device import assets_of, pick_device
+from erk_bench.runs.blocks import blocks_of
+from erk_bench.runs.device import Place, assets_of
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.generate import unfinished
@@ -28,22 +29,24 @@ from erk_bench.runs.store import RunStore, Timing, set_aside
 from erk_bench.spec import PROTOCOL, RunSpec
 
 
-def score(spec: RunSpec, *, complete: bool = False) -> Record:
+def score(spec: RunSpec, place: Place | None = None, *, complete: bool = False) -> Record:
     """Compute every metric from the kept features and write the record beside them.
 
     complete: the caller knows that no block is missing, such as after a launch; the disk is not asked again.
+    place: looked up, if not given.
     Raises UserError, counting the missing blocks, while the features are not complete.
     """
+    place = place or Place.of(spec)
     store = RunStore.open(spec)
     seeds = spec.seed_range
     blocks = blocks_of(seeds, spec.block_size)
-    missing = [] if complete else unfinished(spec, features=True)
+    missing = [] if complete else unfinished(spec, place.assets, features=True)
     if missing:
         raise UserError(
             f"{len(missing)} of {len(blocks)} blocks of {spec.run_id} are missing (first: {missing[0]}); "
             "run 'erk-bench run' again with the same arguments: finished blocks are kept"
         )
-    keys = detector_keys(spec)
+    keys = detector_keys(spec, place.assets)
     extracted, counts = {}, list[tuple[float, float]]()
     damaged: list[DamagedError] = []
     for name, key in keys.items():
@@ -65,7 +68,7 @@ def score(spec: RunSpec, *, complete: bool = False) -> Record:
     if len(set(counts)) > 1 and not equation_of(spec, imported=False).solver.row.adaptive:
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
-    measured = measure(spec.metrics, extracted, load_real(spec.metrics, assets_of(spec)))
+    measured = measure(spec.metrics, extracted, load_real(spec.metrics, place.assets))
     timings = store.timings()
     timed = {block.index: timings[block.index] for block in blocks if block.index in timings}
     record = Record(
@@ -82,16 +85,16 @@ def score(spec: RunSpec, *, complete: bool = False) -> Record:
         seconds_per_block={
             str(index): round(timing.seconds, 6) for index, timing in timed.items() if timing.cells == 1
         },
-        reference=reference_facts(spec.metrics, assets_of(spec)),
+        reference=reference_facts(spec.metrics, place.assets),
         detectors=(*keys.values(), *code_keys(spec.metrics.names)),
         environment={
-            **environment(pick_device(spec, Worker())),
+            **environment(place.device),
             "sampled_on": sorted({timing.device for timing in timed.values()}),
             **_sharing(timed.values(), len(blocks), (nfe + nfe_guide) * spec.block_size),
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    _keep(record_path(spec), record, spec)
+    _keep(record_path(spec), record, spec, place.assets)
     return record
 
 
@@ -117,12 +120,17 @@ def record_path(spec: RunSpec) -> Path:
     return RunStore.folder_of(spec) / "records" / f"{spec.seeds}.json"
 
 
-def finished_record(spec: RunSpec) -> Record | None:
-    """The record of an earlier run of the same samples, seeds and metrics, if there is one."""
+def finished_record(spec: RunSpec, assets: Assets | None = None) -> Record | None:
+    """The record of an earlier run of the same samples, seeds and metrics, if there is one.
+
+    assets: looked up, if not given.
+    """
     record = _own_record(record_path(spec), spec)
     if record is None:
         return None
-    if not _measured_alike(record, spec) or not set(spec.metrics.names) <= set(record.metrics):
+    if not _measured_alike(record, spec, assets or assets_of(spec)) or not set(spec.metrics.names) <= set(
+        record.metrics
+    ):
         return None
     return _with_metrics(record, spec.metrics.names)
 
@@ -147,15 +155,15 @@ def _own_record(path: Path, spec: RunSpec) -> Record | None:
     return None
 
 
-def _measured_alike(record: Record, spec: RunSpec) -> bool:
+def _measured_alike(record: Record, spec: RunSpec, assets: Assets) -> bool:
     """Whether a record, whichever metrics it has, was measured as the spec asks."""
     measured = record.run_spec.metrics
     shared = [name for name in spec.metrics.names if name in record.metrics]
-    keys = {*(detector_key(name, assets_of(spec)) for name in detectors_of(shared)), *code_keys(shared)}
+    keys = {*(detector_key(name, assets) for name in detectors_of(shared)), *code_keys(shared)}
     return (
         dataclasses.replace(measured, names=spec.metrics.names) == spec.metrics
         and keys <= set(record.detectors)
-        and record.reference == reference_facts(spec.metrics, assets_of(spec))
+        and record.reference == reference_facts(spec.metrics, assets)
         and record.protocol == PROTOCOL
     )
 
@@ -171,10 +179,10 @@ def _with_metrics(record: Record, names: Sequence[str]) -> Record:
     )
 
 
-def _keep(path: Path, record: Record, spec: RunSpec) -> None:
+def _keep(path: Path, record: Record, spec: RunSpec, assets: Assets) -> None:
     """Write a record; metrics that an earlier one has beside, measured alike, stay in the file."""
     earlier = _own_record(path, spec)
-    if earlier is not None and _measured_alike(earlier, spec):
+    if earlier is not None and _measured_alike(earlier, spec, assets):
         metrics = {**earlier.metrics, **record.metrics}
         detectors = tuple(dict.fromkeys((*earlier.detectors, *record.detectors)))
         record = _with_metrics(

@@ -15,8 +15,8 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.progress import progress_bar
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
-from erk_bench.runs.blocks import Block, Worker, blocks_of
-from erk_bench.runs.device import pick_device
+from erk_bench.runs.blocks import Block, blocks_of
+from erk_bench.runs.device import Place, assets_of
 from erk_bench.runs.export import finish_samples
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.needs import check_enough, check_reference, fetch
@@ -32,11 +32,12 @@ def prepare(specs: Sequence[RunSpec]) -> None:
     """Everything that can fail before an image is made; fetches what is missing."""
     for spec in specs:
         check_enough(spec)
+    assets = assets_of(specs[0])
     for spec in specs:
-        fetch(spec, features=True)
+        fetch(spec, assets, features=True)
     if launch.reports():
         for spec in specs:
-            check_reference(spec)
+            check_reference(spec, assets)
 
 
 def compute_records(
@@ -53,8 +54,9 @@ def compute_records(
     sampling: without it, images or features that are missing are an error.
     """
     start = time.monotonic()
-    done = {spec.run_id: finished_record(spec) for spec in itertools.chain(*groups)}
-    left = {spec.run_id: unfinished(spec, features=True) for spec in itertools.chain(*groups)}
+    assets = assets_of(groups[0][0])
+    done = {spec.run_id: finished_record(spec, assets) for spec in itertools.chain(*groups)}
+    left = {spec.run_id: unfinished(spec, assets, features=True) for spec in itertools.chain(*groups)}
     lacking = [[spec for spec in group if done[spec.run_id] is None or left[spec.run_id]] for group in groups]
     lacking = [group for group in lacking if group]
     todo = [spec for group in lacking for spec in group]
@@ -105,7 +107,8 @@ def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
     """The records of the runs one after the other, as they are scored."""
     # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile. Beside GPUs
     # each record has all CPU cores to itself, and needs gigabytes.
-    on_cpu = pick_device(specs[0], Worker()).type == "cpu"
+    place = Place.of(specs[0])
+    on_cpu = place.device.type == "cpu"
     images = [len(spec.seed_range) for spec in specs]
     threads = launch.default_workers(specs[0]) if on_cpu else 1
     pool = ThreadPoolExecutor(min(threads, FEW) if max(images) >= MANY else threads)
@@ -114,7 +117,7 @@ def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
 
             def records() -> Iterator[Record]:
                 for record, count in zip(
-                    pool.map(functools.partial(score, complete=True), specs), images, strict=True
+                    pool.map(functools.partial(score, place=place, complete=True), specs), images, strict=True
                 ):
                     bar(count, count)
                     yield record

@@ -17,6 +17,7 @@ from erk_bench.commands.compose import run_spec
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Worker, blocks_of
 from erk_bench.runs.claims import Claims
+from erk_bench.runs.device import assets_of
 from erk_bench.runs.generate import generate, unfinished
 from erk_bench.runs.launches import LOCKS
 from erk_bench.runs.score import finished_record
@@ -118,7 +119,7 @@ def test_waiting_ends_where_the_signal_has_come(tmp_path: Path, monkeypatch: pyt
     original = unfinished
     monkeypatch.setattr(launch, "unfinished", look)
     with pytest.raises(stopping.Stopped):
-        launch._wait_for_others([spec], features=True)
+        launch._wait_for_others([spec], assets_of(spec), features=True)
     assert looks == 3
 
 

@@ -13,7 +13,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import file_sha256
 from erk_bench.networks.decoders import DECODERS, rgb_to_uint8
-from erk_bench.runs.device import Shape, decoder
+from erk_bench.runs.device import Place, Shape, decoder
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.spec import ModelSpec, NetworkSpec, RunSpec, WeightsSpec
 from tests.assets import write_vae
@@ -39,15 +39,16 @@ def test_rgb_decode_undoes_the_published_encoder() -> None:
 def test_a_grey_model_has_a_decoder(small_run: Callable[..., RunSpec]) -> None:
     """Greys are as one channel of a colour model; a decoder of three is refused, and the fitting named."""
     spec = small_run("model.name=mine", "model.decoder=grey", "seeds=0-3")
-    images = sample_block(spec, range(4), torch.device("cpu")).host().images
+    images = sample_block(spec, range(4), Place.of(spec)).host().images
     assert images.dtype == torch.uint8 and images.shape == (4, 1, 8, 8)
     x = torch.linspace(-1.2, 1.2, 256).reshape(1, 1, 16, 16)
     decode = DECODERS["grey"].decode
     assert decode is not None and torch.equal(decode(x), rgb_to_uint8(x.repeat(1, 3, 1, 1))[:, :1])
+    rgb = small_run("model.decoder=rgb")
     with pytest.raises(
         UserError, match="takes 3 channels, the model has 1; set model.decoder to .*: grey or"
     ):
-        sample_block(small_run("model.decoder=rgb"), range(4), torch.device("cpu"))
+        sample_block(rgb, range(4), Place.of(rgb))
 
 
 def test_rgb_decode_of_other_dtypes() -> None:

@@ -12,6 +12,7 @@ from erk_bench.commands.compose import run_spec
 from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.runs.checks import check_images
+from erk_bench.runs.device import assets_of
 
 DIGITS = ["track=digits", "schedule.num_steps=3", "workers=1", "device=cpu"]
 UNCONDITIONAL = Path(__file__).parents[2] / "erk_bench/digits/weights/unconditional.safetensors"
@@ -65,8 +66,8 @@ def test_a_detector_that_does_not_take_the_images(model: str, made: int, resolut
     for name in METRICS:
         spec = run_spec([f"model={model}", f"metrics.names=[{name}]"], fetch=False)
         if name in fitting:
-            assert check_images(spec) == resolution
+            assert check_images(spec, assets_of(spec)) == resolution
             continue
         with pytest.raises(UserError, match=f"'{name}' takes images of .* {resolution}x{resolution}") as told:
-            check_images(spec)
+            check_images(spec, assets_of(spec))
         assert set(str(told.value).partition("some of: ")[2].split(", ")) == fitting

@@ -162,7 +162,7 @@ def test_a_digits_export_read_back_has_the_features_and_figures_of_the_run(
     assert main([*words, "keep_features=true"]) == 0
     assert "digits of 40 images" in capsys.readouterr().out
     back = read_reference(out)["digits"]
-    key = detector_keys(spec)["digits"]
+    key = detector_keys(spec, assets_of(spec))["digits"]
     store = RunStore.open(spec)
     kept = torch.cat(
         [store.read_features(key, block)[0]["features"] for block in blocks_of(spec.seed_range, 8)]

@@ -23,10 +23,11 @@ from erk_bench.networks.checkpoint import Checkpoint, file_sha256, read_checkpoi
 from erk_bench.runs.blocks import Block, Worker, blocks_of
 from erk_bench.runs.claims import Claims
 from erk_bench.runs.cost import count_evaluations
+from erk_bench.runs.device import Place
 from erk_bench.runs.export import finish_samples, images_of
 from erk_bench.runs.generate import Progress, generate, unfinished
 from erk_bench.runs.launches import LOCKS
-from erk_bench.runs.sample_block import sample_block
+from erk_bench.runs.sample_block import SampledBlock, sample_block
 from erk_bench.runs.score import finished_record, record_path, score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
@@ -52,6 +53,10 @@ def generated(spec: RunSpec, world_size: int = 1) -> dict[str, bytes]:
         for rank in reversed(range(world_size)):
             generate([[spec]], Worker(rank, world_size, rank), ignore, features=True)
     return contents(spec)
+
+
+def sampled(spec: RunSpec, seeds: range) -> SampledBlock:
+    return sample_block(spec, seeds, Place.of(spec))
 
 
 @contextmanager
@@ -165,19 +170,19 @@ def test_restart_with_another_world_size(small_run: MakeSpec, tmp_path: Path) ->
 def test_sample_depends_on_its_seed_alone(small_run: MakeSpec) -> None:
     """Samples of one block equal those of another grouping of the same seeds, to rounding."""
     spec = small_run()
-    eight = sample_block(spec, range(8), torch.device("cpu")).host().images
-    four = [sample_block(spec, range(k, k + 4), torch.device("cpu")).host().images for k in (0, 4)]
+    eight = sampled(spec, range(8)).host().images
+    four = [sampled(spec, range(k, k + 4)).host().images for k in (0, 4)]
     assert (eight.int() - torch.cat(four).int()).abs().max() <= 1
 
 
 def test_class_label_is_fixed_without_moving_the_noise(small_run: MakeSpec) -> None:
-    free = sample_block(small_run(), range(8), torch.device("cpu")).host()
-    fixed = sample_block(small_run("class_label=7"), range(8), torch.device("cpu")).host()
+    free = sampled(small_run(), range(8)).host()
+    fixed = sampled(small_run("class_label=7"), range(8)).host()
     assert fixed.classes.tolist() == [7] * 8 and free.classes.tolist() != [7] * 8
     same = free.classes == 7
     assert torch.equal(free.images[same], fixed.images[same])
     with pytest.raises(UserError, match="labels 0 to 9"):
-        sample_block(small_run("class_label=10"), range(8), torch.device("cpu"))
+        sampled(small_run("class_label=10"), range(8))
 
 
 def test_images_may_be_deleted_once_features_are_there(small_run: MakeSpec) -> None:
@@ -450,8 +455,6 @@ def test_a_failing_write_stops_the_run(small_run: MakeSpec, monkeypatch: pytest.
 def test_compiled_networks_make_the_same_images(small_run: MakeSpec) -> None:
     """To a grey level; the run has another name all the same, since rounding differs."""
     plain, compiled = small_run(), small_run("compile=true")
-    images = [
-        sample_block(spec, range(8), torch.device("cpu")).host().images.int() for spec in (plain, compiled)
-    ]
+    images = [sampled(spec, range(8)).host().images.int() for spec in (plain, compiled)]
     assert (images[0] - images[1]).abs().max() <= 1
     assert plain.run_id != compiled.run_id

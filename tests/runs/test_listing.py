@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from erk_bench.base.assets import Assets
 from erk_bench.reporting.trackers.tracker import Tracker
+from erk_bench.runs import device, launch
 from erk_bench.runs import generate as pipeline
-from erk_bench.runs import launch
 from erk_bench.runs.blocks import Block, Worker, blocks_of
+from erk_bench.runs.device import assets_of
 from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.generate import generate, unfinished
 from erk_bench.runs.listing import Listing
@@ -60,6 +63,30 @@ def test_a_launch_lists_each_run_once(small_run: MakeSpec, looks: Counter[str]) 
     assert all(record_path(spec).is_file() for spec in specs)
 
 
+def test_files_and_device_are_looked_up_once(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the records, the launch, its worker and the scores, for one run of 5 blocks or three of 10."""
+    one = small_run("workers=1")
+    three = [small_run("workers=1", "seeds=0-79", f"solver={name}") for name in ("euler", "heun", "dpm2")]
+    counts: Counter[str] = Counter()
+    from_environment, set_up = Assets.from_environment, device.set_up_device
+
+    def files(offline: bool = False) -> Assets:
+        counts["files"] += 1
+        return from_environment(offline)
+
+    def set_up_device(choice: str, local_rank: int) -> torch.device:
+        counts["device"] += 1
+        return set_up(choice, local_rank)
+
+    monkeypatch.setattr(Assets, "from_environment", files)
+    monkeypatch.setattr(device, "set_up_device", set_up_device)
+    records_of(one)
+    assert counts == {"files": 4, "device": 2}
+    counts.clear()
+    records_of(*three)
+    assert counts == {"files": 4, "device": 2}
+
+
 def test_finished_blocks_are_not_asked_for_one_by_one(small_run: MakeSpec, looks: Counter[str]) -> None:
     """The record alone is missing: the listing says that all blocks are there."""
     spec = small_run("workers=1")
@@ -79,7 +106,7 @@ def test_questions_grow_with_missing_blocks_only(small_run: MakeSpec, looks: Cou
     for seeds in ("0-39", "0-319"):
         spec = small_run("workers=1", f"seeds={seeds}", "metrics.names=[fd_digits]")
         generate([[spec]], Worker(), ignore, features=True)
-        (key,) = detector_keys(spec).values()
+        (key,) = detector_keys(spec, assets_of(spec)).values()
         for folder in ("images", f"features/{key}"):
             (RunStore.folder_of(spec) / folder / "00000002.safetensors").unlink()
         looks.clear()
@@ -101,7 +128,7 @@ def test_a_file_damaged_after_the_look_is_made_anew(
     """A listing sees a damaged file as one that is there; a launch that is given the listing reads it."""
     spec = small_run("workers=1")
     generate([[spec]], Worker(), ignore, features=True)
-    (key,) = detector_keys(spec).values()
+    (key,) = detector_keys(spec, assets_of(spec)).values()
     for folder in ("images", f"features/{key}"):
         path = RunStore.folder_of(spec) / folder / "00000001.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -129,7 +156,7 @@ def test_a_listing_answers_as_the_store(small_run: MakeSpec) -> None:
     generate([[spec]], Worker(), ignore, features=True)
     generate([[small_run("samples=png", "seeds=0-15")]], Worker(), ignore, features=True)
     store = RunStore.open(spec)
-    (key,) = detector_keys(spec).values()
+    (key,) = detector_keys(spec, assets_of(spec)).values()
     images, features = store.folder / "images", store.folder / "features" / key
     (images / "00000001.safetensors").unlink()  # its PNG files are there
     (images / "00000002.safetensors").rename(images / f"00000002{DAMAGED}")

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 import erk_bench
+from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
 from erk_bench.commands.compose import run_spec
 from erk_bench.networks.own_network import load_own
 from erk_bench.runs.checks import check_images, check_networks
+from erk_bench.runs.device import Place
 from erk_bench.runs.records import read_record
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.spec import RunSpec
@@ -67,7 +69,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path
 
 
 def images(spec: RunSpec) -> Tensor:
-    return sample_block(spec, [0, 1, 2], CPU).on_device
+    return sample_block(spec, [0, 1, 2], Place.of(spec)).on_device
 
 
 def test_the_example_is_a_run_with_digits_and_their_metric(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_code_options_and_checkpoints_are_identity(own: Callable[[str], Path], t
     loaded = run_spec([*given, "model.checkpoint=a.txt"])
     assert loaded == run_spec([*given, "model.weights.path=a.txt"])
     assert [item.path for item in loaded.weights] == ["a.txt"]
-    block = sample_block(loaded, [0, 1, 2], CPU).host()
+    block = sample_block(loaded, [0, 1, 2], Place.of(loaded)).host()
     assert torch.equal(block.images, images(spec)) and set(block.classes.tolist()) <= {0, 1}
     (tmp_path / "a.txt").write_text("0.6")
     assert run_spec([*given, "model.checkpoint=a.txt"]).digest != loaded.digest
@@ -124,7 +126,7 @@ def test_guides_of_a_users_own(own: Callable[[str], Path]) -> None:
     spec = run_spec(["model=my.py:load", "model.unconditional.path=my.py:weak", *guided])
     assert spec.own_code == ("my.py:load", "my.py:weak")
     assert run_spec(["model=my.py:load", "model.unconditional=my.py:weak", *guided]) == spec
-    block = sample_block(spec, [0, 1], CPU)
+    block = sample_block(spec, [0, 1], Place.of(spec))
     assert (block.nfe, block.nfe_guide) == (7, 7)
     assert not torch.equal(block.on_device, images(run_spec(["model=my.py:load", *FEW]))[:2])
     weak = ["model=my.py:load", "guidance=autoguidance", "guidance.weight=2", *FEW]
@@ -140,7 +142,7 @@ def test_the_same_network_is_identity_and_needs_no_file() -> None:
     spec = run_spec(["model.unconditional=same", "guidance=cfg", "guidance.weight=2", *FEW])
     assert spec.guidance.null_class and spec.guidance.guide is None and len(spec.weights) == 1
     assert spec.digest != run_spec(["guidance=cfg", "guidance.weight=2", *FEW]).digest
-    block = sample_block(spec, [0, 1, 2], CPU)
+    block = sample_block(spec, [0, 1, 2], Place.of(spec))
     assert (block.nfe, block.nfe_guide) == (7, 7)
     assert not torch.equal(block.on_device, images(run_spec(FEW)))
     with pytest.raises(UserError, match="only model.unconditional may be"):
@@ -151,7 +153,7 @@ def test_the_same_network_needs_classes(own: Callable[[str], Path]) -> None:
     own(NET)
     spec = run_spec(["model=my.py:load", "model.unconditional=same", "guidance=cfg", "guidance.weight=2"])
     with pytest.raises(UserError, match="model.unconditional is 'same', but the model knows no classes"):
-        check_networks(spec)
+        check_networks(spec, Assets.from_environment())
 
 
 def test_decoders_of_a_users_own(own: Callable[[str], Path]) -> None:
@@ -159,10 +161,11 @@ def test_decoders_of_a_users_own(own: Callable[[str], Path]) -> None:
     plain = run_spec(["model=my.py:load", *FEW])
     spec = run_spec(["model=my.py:load", "model.decoder=my.py:larger", *FEW])
     assert spec.model.decoder == "my.larger" and spec.digest != plain.digest
-    assert check_images(run_spec(["model=my.py:load", "model.decoder=my.py:decode", *FEW])) == 8
+    same_size = run_spec(["model=my.py:load", "model.decoder=my.py:decode", *FEW])
+    assert check_images(same_size, Assets.from_environment()) == 8
     assert images(spec).shape == (3, 3, 16, 16) and images(plain).shape == (3, 1, 8, 8)
     with pytest.raises(UserError, match="metric 'fd_digits' takes images of 1 channels"):
-        check_images(spec)
+        check_images(spec, Assets.from_environment())
     own(NET + "\nlarger.factor = 4\nlarger.image_channels = 3\n")
     with pytest.raises(
         UserError, match=r"returned a tensor \[3, 3, 16, 16\].*, not \[3, 3, 32, 32\]; expected"
@@ -199,7 +202,7 @@ def test_what_is_wrong_is_told_in_one_line(
 ) -> None:
     own(text)
     with pytest.raises(UserError) as caught:
-        check_networks(run_spec(["model=my.py:load", *settings, *FEW]))
+        check_networks(run_spec(["model=my.py:load", *settings, *FEW]), Assets.from_environment())
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 

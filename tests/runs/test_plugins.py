@@ -14,6 +14,7 @@ from erk_bench.base import own_code
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import fresh_sha256
 from erk_bench.commands.compose import run_spec
+from erk_bench.runs.device import Place
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.sampling.sample import equation_from, solve
@@ -21,7 +22,6 @@ from erk_bench.spec import RunSpec
 from tests.sampling.test_solvers import gaussian, noise
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path
 
 
 def images(spec: RunSpec) -> Tensor:
-    return sample_block(spec, [0, 1, 2], CPU).on_device
+    return sample_block(spec, [0, 1, 2], Place.of(spec)).on_device
 
 
 @pytest.mark.parametrize(

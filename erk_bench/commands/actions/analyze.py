@@ -20,8 +20,7 @@ from erk_bench.commands.compose import run_spec
 from erk_bench.commands.tracking import refuse_tracker
 from erk_bench.reporting.table_figures import to_bytes
 from erk_bench.runs import launch
-from erk_bench.runs.blocks import Worker
-from erk_bench.runs.device import check_draws, memory_guard, pick_device
+from erk_bench.runs.device import Place, check_draws, memory_guard
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.needs import fetch
 from erk_bench.runs.sample_block import draw_block
@@ -38,8 +37,9 @@ def analyze(options: AnalyzeOptions, settings: list[str]) -> int:
     spec = run_spec(settings)
     images, iterations = options.images, options.iterations
     _check(spec, images)
-    fetch(spec, features=False)
-    found, dimensions = _observed(spec, images, iterations)
+    place = Place.of(spec)
+    fetch(spec, place.assets, features=False)
+    found, dimensions = _observed(spec, place, images, iterations)
     to = Path(options.to or Path(spec.out) / "analyses").expanduser() / f"analyze-{spec.slug}"
     w_con = spec.correction.w_con if spec.correction.w_stiff else None
     title = f"{spec.slug}: {images} trajectories, {dimensions:,} dimensions"
@@ -82,13 +82,12 @@ def _check(spec: RunSpec, images: int) -> None:
     check_draws(spec)
 
 
-def _observed(spec: RunSpec, images: int, iterations: int) -> tuple[ObservedSteps, int]:
-    device = pick_device(spec, Worker())
-    if device.type == "cpu":
+def _observed(spec: RunSpec, place: Place, images: int, iterations: int) -> tuple[ObservedSteps, int]:
+    if place.device.type == "cpu":
         torch.set_num_threads(launch.default_workers(spec))  # one process here, and no bytes to keep
     plain = dataclasses.replace(spec, compile=False)  # compiled networks have no forward-mode derivative
     with memory_guard(spec):
-        drawn = draw_block(plain, list(spec.seed_range)[:images], device)
+        drawn = draw_block(plain, list(spec.seed_range)[:images], place)
         equation = equation_of(plain)
         problem = equation.problem(drawn.net, drawn.guide)
         noise = drawn.noise.to(getattr(torch, spec.dtype))

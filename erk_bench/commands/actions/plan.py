@@ -161,7 +161,7 @@ def _progress_of(spec: RunSpec) -> tuple[str, int, int]:
         return f"{spec.slug} (not fetched)", 0, total
     if not all(assets.is_here(address) for address in addresses_of(spec)):
         return spec.run_id, 0, total
-    return spec.run_id, total - len(unfinished(spec, features=True)), total
+    return spec.run_id, total - len(unfinished(spec, assets, features=True)), total
 
 
 def _size(count: float) -> str:
