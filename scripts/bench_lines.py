@@ -40,8 +40,7 @@ from erk_bench.evaluation.neighbours import precision_recall_without_groups
 from erk_bench.networks.checkpoint import make_network, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import architecture
-from erk_bench.runs import device as worker
-from erk_bench.runs import finish_block, sample_block
+from erk_bench.runs import finish_block, loaded, sample_block
 from erk_bench.runs.blocks import Block, Worker, blocks_of
 from erk_bench.runs.generate import generate
 from erk_bench.runs.png import write_png
@@ -485,15 +484,15 @@ def table(scale: Scale) -> Iterator[Line]:
     found: dict[str, list[float]] = {}
 
     def run(name: str, *overrides: str) -> None:
-        worker.network.cache_clear()
+        loaded.network.cache_clear()
         with tempfile.TemporaryDirectory() as folder:
             specs = digits_specs(scale, folder, *overrides)
             by_one_worker([specs], shared=False)
             found[name] = [next(iter(score(spec).metrics.values())).value for spec in specs]
-        worker.network.cache_clear()
+        loaded.network.cache_clear()
 
     def plain() -> None:
-        with plain_attention(), _plain_corrections(), patch.object(worker, "build_denoiser", unfolded):
+        with plain_attention(), _plain_corrections(), patch.object(loaded, "build_denoiser", unfolded):
             run("plain")
 
     def moved(name: str) -> Callable[[], str]:
@@ -613,7 +612,7 @@ def profile(scale: Scale) -> dict[str, float]:
         patch.object(RunStore, "_write", timed("writing (in threads)", RunStore._write)),
         patch.dict(corrections.CORRECTIONS, rows),
     ):
-        worker.network.cache_clear()
+        loaded.network.cache_clear()
         start = time.perf_counter()
         specs = digits_specs(scale, folder)
         spent["composing settings"] = time.perf_counter() - start

@@ -13,8 +13,8 @@ from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
-from erk_bench.runs.device import Shape, decoder_row, network_shape
 from erk_bench.runs.equation import equation_of
+from erk_bench.runs.loaded import Shape, decoder_row, network_shape
 from erk_bench.sampling.options import defaults_of
 from erk_bench.spec import RunSpec
 

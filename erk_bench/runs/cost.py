@@ -16,15 +16,9 @@ from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import make_network
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import Architecture
-from erk_bench.runs.device import (
-    Place,
-    assets_of,
-    decoder_row,
-    memory_guard,
-    network_architecture,
-    shape_of,
-)
+from erk_bench.runs.device import Place, assets_of, memory_guard
 from erk_bench.runs.equation import equation_of
+from erk_bench.runs.loaded import decoder_row, network_architecture, shape_of
 from erk_bench.spec import RunSpec
 
 CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less

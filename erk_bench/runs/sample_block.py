@@ -13,8 +13,9 @@ from torch import Tensor
 from erk_bench.base.errors import UserError
 from erk_bench.networks.denoiser import Denoiser
 from erk_bench.runs.checks import check_shapes
-from erk_bench.runs.device import Place, check_draws, decoder, memory_guard, network, shape_of
+from erk_bench.runs.device import Place, check_draws, memory_guard
 from erk_bench.runs.equation import equation_of
+from erk_bench.runs.loaded import decoder, network, shape_of
 from erk_bench.runs.store import ImageBlock
 from erk_bench.sampling.sample import solve
 from erk_bench.sampling.seeds import SeededDraws, initial

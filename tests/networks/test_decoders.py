@@ -13,7 +13,8 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import file_sha256
 from erk_bench.networks.decoders import DECODERS, rgb_to_uint8
-from erk_bench.runs.device import Place, Shape, decoder
+from erk_bench.runs.device import Place
+from erk_bench.runs.loaded import Shape, decoder
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.spec import ModelSpec, NetworkSpec, RunSpec, WeightsSpec
 from tests.assets import write_vae

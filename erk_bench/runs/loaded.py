@@ -1,0 +1,108 @@
+"""Networks and decoders, read from their files once a process, and what is known of them before that."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError
+from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
+from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels
+from erk_bench.networks.denoiser import Denoiser
+from erk_bench.networks.own_decoder import own_decoder
+from erk_bench.networks.own_network import load_own
+from erk_bench.networks.sizes import Architecture, architecture
+from erk_bench.spec import ModelSpec, NetworkSpec, WeightsSpec
+
+
+def network_architecture(weights: WeightsSpec, assets: Assets) -> Architecture:
+    """What a network is: as its file says where that is here, else of its published size.
+
+    Raises UserError where neither is known.
+    """
+    if assets.is_here(weights.path):
+        return _architecture_of(assets.locate(weights.path))
+    if weights.architecture is None:
+        raise UserError(
+            f"'{weights.path}' is not here and its architecture is not given; run 'erk-bench fetch' first"
+        )
+    return architecture(weights.architecture)
+
+
+@functools.lru_cache(maxsize=16)
+def _architecture_of(path: Path) -> Architecture:
+    return read_checkpoint(path).architecture
+
+
+class Shape(NamedTuple):
+    """Of a network: channels and side of its states, and how many classes it knows."""
+
+    channels: int
+    resolution: int
+    num_classes: int
+
+
+def shape_of(network: Denoiser | Architecture) -> Shape:
+    """The shape of a network, or of an architecture."""
+    return Shape(network.img_channels, network.img_resolution, network.num_classes)
+
+
+def network_shape(weights: NetworkSpec, assets: Assets) -> Shape:
+    """The shape of a network that need not be loaded; only code of a user's own is run, on the CPU."""
+    if weights.own_code:
+        return shape_of(network(weights, torch.device("cpu"), "float32", assets, False))
+    return shape_of(network_architecture(weights, assets))
+
+
+def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
+    """The file of weights. Raises UserError if its sha256 is not the one that the run is named after."""
+    path = assets.locate(weights.path)
+    found = assets.sha256(weights.path)
+    if found != weights.sha256:
+        raise UserError(
+            f"'{path}' has sha256 {found}, not {weights.sha256}; the file changed or is damaged: "
+            "fetch it again, or clear the sha256 in its config to accept the new file"
+        )
+    return path
+
+
+@functools.lru_cache(maxsize=4)
+def network(
+    weights: NetworkSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
+) -> Denoiser:
+    """A checkpoint's or user's network, kept for the next block. Raises UserError if its hash is another."""
+    if weights.own_code:
+        file = None if weights.checkpoint is None else checked_file(weights.checkpoint, assets)
+        options = dict(weights.options)
+        return load_own(weights.path, weights.sha256, device, checkpoint=file, options=options)
+    path = checked_file(weights, assets)
+    net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))
+    if compiled:
+        net.compile(dynamic=False)  # blocks are always whole, so shapes never change
+    return net
+
+
+@functools.lru_cache(maxsize=4)
+def decoder_row(model: ModelSpec, shape: Shape, device: torch.device) -> Decoder:
+    """The row of the model's decoder, for states of this shape."""
+    if model.decoder_path is not None:
+        return own_decoder(model.decoder_path, model.decoder_sha256, shape[:2], device)
+    return by_channels(shape.channels) if model.decoder == BY_CHANNELS else DECODERS[model.decoder]
+
+
+@functools.lru_cache(maxsize=2)
+def decoder(model: ModelSpec, shape: Shape, device: torch.device, assets: Assets) -> Decode:
+    """The model's way from final state to uint8 images, kept for the next block."""
+    row = decoder_row(model, shape, device)
+    if row.decode is not None:
+        return row.decode
+    assert row.load is not None
+    if model.vae is None or model.vae_config is None:
+        raise UserError(
+            f"decoder '{model.decoder}' needs weights; set model.vae.path=FILE (with its config.json beside)"
+        )
+    return row.load(checked_file(model.vae, assets), checked_file(model.vae_config, assets), device)
