@@ -15,8 +15,9 @@ if __name__ == "__main__":  # before the imports below
 
 import erk_bench
 from erk_bench.base import stopping, terminal
+from erk_bench.base.config_files import searching
 from erk_bench.base.errors import DamagedError, UserError, unknown_name
-from erk_bench.commands import COMMANDS
+from erk_bench.commands import COMMANDS, config_dir
 from erk_bench.commands.completion import VARIABLE, complete
 from erk_bench.commands.help import command_help, main_help, topic_help
 
@@ -28,7 +29,9 @@ def main(words: Sequence[str] | None = None, ready: Callable[[], None] = lambda:
     """Entry point of `erk-bench`; returns the exit status. ready: called once all is imported."""
     words = list(sys.argv[1:] if words is None else words)
     try:
-        return _healed(words, ready)
+        folders, words = config_dir.parted(words)
+        with searching(folders):
+            return _healed(words, ready)
     except UserError as error:
         print(f"erk-bench: {error}", file=sys.stderr)
         return error.status

@@ -8,6 +8,9 @@ from typing import Any
 import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
+from erk_bench.base.config_files import searching
+from erk_bench.base.errors import UserError
+from erk_bench.commands import config_dir
 from erk_bench.commands.command import Command
 from erk_bench.commands.options import OptionType
 from erk_bench.commands.settings import defaults, groups, names
@@ -17,7 +20,19 @@ PROGRAM = "erk-bench"
 
 
 def candidates(commands: Mapping[str, Command[Any]], before: Sequence[str], word: str) -> list[str]:
-    """What `word` may become after the words `before`; KEY= and a space after what is whole."""
+    """What `word` may become after the words `before`; KEY= and a space after what is whole.
+
+    None where a folder of the user's own cannot be read.
+    """
+    try:
+        folders, before = config_dir.parted(before)
+        with searching(folders):
+            return _candidates(commands, before, word)
+    except UserError:
+        return []
+
+
+def _candidates(commands: Mapping[str, Command[Any]], before: Sequence[str], word: str) -> list[str]:
     if not before:
         return [f"{name} " for name in (*commands, "--help", "--version") if name.startswith(word)]
     command = commands.get(before[0])
@@ -26,7 +41,7 @@ def candidates(commands: Mapping[str, Command[Any]], before: Sequence[str], word
     name, equals, value = word.partition("=")
     if not equals:
         dashes = "--" if word.startswith("-") else ""
-        found = [f"{dashes}{name}=" for name in command.rows]
+        found = [f"{dashes}{name}=" for name in (*command.rows, "config_dir")]
         found += ["--help "] if dashes else [f"{name} " for name in command.known_words()]
         if command.settings and not dashes:
             found += [f"{name}=" for name in _settings(command)]

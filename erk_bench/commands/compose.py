@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -21,15 +24,16 @@ from omegaconf.errors import OmegaConfBaseException
 from erk_bench.base import own_code
 from erk_bench.base.addresses import is_address
 from erk_bench.base.assets import Assets
-from erk_bench.base.config_files import config_files, config_folder
+from erk_bench.base.config_files import config_file, config_files, config_folder, is_own, is_path
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build, to_dict
 from erk_bench.base.interpolations import check_name, check_value
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.commands.options import is_whole
-from erk_bench.commands.settings import OWN_CODE, Settings, check_words, defaults, groups, names
+from erk_bench.commands.own_choices import BASES, own_choice, track_choices
+from erk_bench.commands.settings import OWN_CODE, Settings, check_words, defaults, groups, names, read
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.networks.presets import preset_files, read_preset
+from erk_bench.networks.presets import preset_files
 from erk_bench.reporting.trackers.tracker import TrackerSpec
 from erk_bench.runs.checks import check_names
 from erk_bench.runs.model_settings import OWN, guide_settings, network_settings, with_own_code
@@ -63,7 +67,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """configs/NAME.yaml with overrides, as plain values. Raises UserError suggesting the nearest name."""
     settings = Settings(file=name)
     check_words(overrides, settings)
-    overrides = _with_code(overrides)
+    typed = overrides
+    overrides = _with_code(_with_own_choices(overrides) if name == "run" else overrides)
     try:
         return _compose(name, overrides)
     except RecursionError as error:
@@ -82,13 +87,29 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
                 near = [name for name in known if name.startswith(group)]
                 raise unknown_name("setting", key, near or known) from error
         raise UserError(
-            f"cannot read the settings {' '.join(overrides)} ({str(error).splitlines()[0]}); give one value "
+            f"cannot read the settings {' '.join(typed)} ({str(error).splitlines()[0]}); give one value "
             "a setting, and put quotes around special characters: model.name=\"'x,y'\""
         ) from error
 
 
-# Whose settings a user's own code begins with.
-BASES = {"guidance": "cfg", "correction": "erk_guid"}
+def _with_own_choices(overrides: Sequence[str]) -> list[str]:
+    """The overrides, a file of the user's own under the name by which Hydra now knows it."""
+    found = []
+    for override in overrides:
+        group, _, choice = override.partition("=")
+        code = group in OWN_CODE and is_address(choice)
+        file = config_file(group, choice) if group in groups() and not code else None
+        found.append(f"{group}={_registered(group, file)}" if file and is_own(file) else override)
+    return found
+
+
+def _registered(group: str, file: Path) -> str:
+    """A name of the user's file in Hydra's store; it is that of its content, so that a change counts."""
+    content = own_choice(group, file)
+    name = f"own_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
+    package = "_global_" if group == "track" else None
+    ConfigStore.instance().store(name, content, group=group, package=package, provider="erk-bench")
+    return name
 
 
 # An element of a list with an option of a user's own code, which Hydra takes between quotes only.
@@ -126,7 +147,8 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     # The options of a user's own code are in no config file; its function says which there are.
     given = {one.key_or_group for one in parsed}
     own = {key.removesuffix("path") for key in given if key.startswith("model.") and key.endswith(".path")}
-    added = ("schedule.sigmas", *own, *(f"{kind}." for kind in PARTS if f"{kind}.path" in given))
+    code = [kind for kind in OWN_CODE if f"{kind}.path" in given or config.get(kind, {}).get("path")]
+    added = ("schedule.sigmas", *own, *(f"{kind}." for kind in code))
     if "model.path" in given and "model" not in given:
         OmegaConf.update(config, "model", OWN, merge=False, force_add=True)
     for one in parsed:
@@ -143,7 +165,8 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 @functools.lru_cache(maxsize=64)
 def _chosen(name: str, folder: str, picks: tuple[str, ...]) -> DictConfig:
     for group, _, choice in (pick.partition("=") for pick in picks):
-        read_yaml(config_folder() / group / f"{choice}.yaml", "settings")
+        if choice in config_files(group):  # the user's own is checked already
+            read_yaml(config_files(group)[choice], "settings")
     GlobalHydra.instance().clear()
     with initialize_config_dir(folder, version_base="1.3"):
         return compose(name, list(picks))
@@ -280,23 +303,44 @@ def _numbers(given: object) -> list[float]:
     return numbers
 
 
-_preset = functools.cache(read_preset)  # of a launch
-
-
 def of_preset(overrides: Sequence[str]) -> list[str]:
-    """What belongs to the chosen model (track, guidance) and solver (schedule), where the user chose none."""
+    """What belongs to the chosen model (track, guidance), the user's own track (its choices) and the solver
+    (schedule), where the user chose none."""
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
-    file = preset_files().get(given.get("model", ""))
-    about = (_preset(file).get("about") or {}) if file else {}
-    if not isinstance(about, dict):
-        raise UserError(f"the model preset '{file}' has about {about!r}, not a mapping of names to values")
-    found = [f"{key}={about[key]}" for key in ("track", "guidance") if key in about and key not in given]
-    solver = SOLVERS.get(given.get("solver", ""))
+    found = list[str]()
+    own_track = track_choices(given["track"]) if "track" in given else {}
+    about = _about({**own_track, **given}.get("model", ""))
+    if "track" in about and "track" not in given:
+        found.append(f"track={about['track']}")
+        own_track = track_choices(str(about["track"]))
+    chosen = {group: choice for group, choice in own_track.items() if group not in given}
+    if "guidance" in about and "guidance" not in {**chosen, **given}:
+        chosen["guidance"] = str(about["guidance"])
+    found += [f"{group}={choice}" for group, choice in chosen.items()]
+    given |= chosen
+    solver = SOLVERS.get(_solver_name(given.get("solver", "")))
     if solver and "schedule" not in given and solver.schedule != "polynomial":
         found.append(f"schedule={solver.schedule}")
         if solver.rho != SCHEDULES[solver.schedule].rho and "schedule.rho" not in given:
             found.append(f"schedule.rho={solver.rho}")
     return found
+
+
+def _solver_name(choice: str) -> str:
+    """The solver that a choice names, also in a file of the user's own; "" for code of the user's own."""
+    if is_address(choice):
+        return ""
+    file = config_file("solver", choice) if is_path(choice) else config_files("solver").get(choice)
+    return str(read(file).get("name", "")) if file and not read(file).get("path") else ""
+
+
+def _about(model: str) -> Mapping[str, Any]:
+    """What a model preset says of itself."""
+    file = config_file("model", model) if is_path(model) else preset_files().get(model)
+    about = (read(file).get("about") or {}) if file else {}
+    if not isinstance(about, Mapping):
+        raise UserError(f"the model preset '{file}' has about {about!r}, not a mapping of names to values")
+    return about
 
 
 def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict[str, Any]:
@@ -317,28 +361,20 @@ def table_file(name: str) -> TableFile:
 
     name: NAME, TRACK/NAME for one of that track (NAME.yaml or TRACK-NAME.yaml), or a path ending in .yaml.
     """
-    files = config_files("table")
     track, slash, plain = name.partition("/")
-    if slash and not name.endswith((".yaml", ".yml")):
-        stems = [stem for stem in files if f"track={track}" in table_file(stem).base]
+    if slash and not is_path(name):
+        stems = [stem for stem in config_files("table") if f"track={track}" in table_file(stem).base]
         of_track = {stem.removeprefix(f"{track}-"): stem for stem in stems}
         if plain not in of_track:
             raise unknown_name(f"table of track '{track}'", plain, of_track)
         name = of_track[plain]
-    if name.endswith((".yaml", ".yml")):
-        return read_table(Path(name).expanduser())
-    if name not in files:
-        raise unknown_name("table", name, [*files, "FILE.yaml"])
-    return read_table(files[name], config_folder().parent)
+    file = config_file("table", name)
+    return read_table(file) if is_own(file) else read_table(file, config_folder().parent)
 
 
 def grid_file(name: str) -> Grid:
     """configs/grid/NAME.yaml, or the user's own file, by a path ending in .yaml."""
-    files = config_files("grid")
-    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else files.get(name)
-    if file is None:
-        raise unknown_name("grid", name, [*files, "FILE.yaml"])
-    return read_grid(file)
+    return read_grid(config_file("grid", name))
 
 
 def grid_cells(grid: Grid, overrides: Sequence[str], *, fetch: bool = True) -> tuple[Grid, list[Cell]]:

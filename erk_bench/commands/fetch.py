@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from erk_bench.base.config_files import listing
-from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.config_files import config_file, listing
+from erk_bench.base.errors import UserError
 from erk_bench.commands.command import Command
 from erk_bench.commands.options import GRID, TABLE, Flag, option
 from erk_bench.commands.settings import SWEEP
@@ -32,8 +32,7 @@ def _check(words: Sequence[str]) -> None:
     for track in words:
         if track in listing()["model"]:
             raise UserError(f"'{track}' is a model; write model={track}")
-        if track not in listing()["track"]:
-            raise unknown_name("track", track, listing()["track"])
+        config_file("track", track)
 
 
 COMMAND = Command(

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from erk_bench.base.config_files import config_files, config_folder
+from erk_bench.base.config_files import config_files, config_folder, own_folders
 from erk_bench.base.errors import unknown_name
+from erk_bench.commands import config_dir
 from erk_bench.commands.command import Command
 from erk_bench.commands.options import OptionType
 from erk_bench.commands.settings import Settings, comments, default_choices, defaults, groups, names, read
@@ -45,6 +46,7 @@ first steps:
   erk-bench grid                     # Figure 4 on digits: which (w_stiff, w_con) are good
   erk-bench plan table=table2        # what the paper's Table 2 would take
   erk-bench run --help               # every setting of a run
+  erk-bench run model=my_model.yaml  # settings from a file of your own; --config-dir FOLDER: from a folder
   erk-bench --help models            # every model; also: {", ".join(_plural(group) for group in groups())}
 
 {COMPLETION}
@@ -55,8 +57,9 @@ def command_help(command: Command[Any]) -> str:
     """What `erk-bench NAME --help` prints: usage, options and settings with their meaning, examples."""
     summary = f"{command.summary[0].upper()}{command.summary[1:]}."
     parts = [_usage(command), summary]
-    if command.rows:
-        parts.append("options, as NAME=VALUE, --NAME=VALUE or --NAME VALUE:\n" + "\n".join(_options(command)))
+    if command.rows or command.settings:
+        lines = [*_options(command), *_wrapped("config_dir=FOLDER", config_dir.ABOUT)]
+        parts.append("options, as NAME=VALUE, --NAME=VALUE or --NAME VALUE:\n" + "\n".join(lines))
     if command.settings and command.settings.file == "run":
         parts += _run_settings()
     elif command.settings:
@@ -71,7 +74,9 @@ def topic_help(topic: str) -> str:
     if topic not in known:
         raise unknown_name("topic of help", topic, [_plural(group) for group in groups()])
     group = known[topic]
-    lines = [f"choices of {group}, chosen with {group}=NAME; their files: {config_folder() / group}"]
+    folders = [folder / group for folder in (config_folder(), *own_folders())]
+    files = ", ".join(str(folder) for folder in folders if folder.is_dir())
+    lines = [f"choices of {group}, chosen with {group}=NAME or {group}=FILE.yaml; their files: {files}"]
     for choice, file in config_files(group).items():
         about = comments(file)
         lines += ["", *_wrapped(f"{group}={choice}", about.get("", ""))]
@@ -138,7 +143,8 @@ def _run_settings() -> list[str]:
     own = {key: value for key, value in content.items() if key not in groups()}
     shown = ", ".join(f"{group}={choice}" for group, choice in SHOWN.items())
     return [
-        "choices ('erk-bench --help solvers' and the like show the settings of each):\n" + "\n".join(choices),
+        "choices ('erk-bench --help solvers' and the like show the settings of each), or GROUP=FILE.yaml, a "
+        "file of your own:\n" + "\n".join(choices),
         f"settings, with the defaults of track={default_choices()['track']} (another sets what its data set "
         "needs):\n" + "\n".join(_settings(own, about)),
         f"settings of a choice (of {shown}, else of the default choice):\n"

@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from erk_bench.base.addresses import is_address
-from erk_bench.base.config_files import config_files, config_folder, listing
+from erk_bench.base.config_files import config_file, config_files, config_folder, is_own, is_path, listing
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.interpolations import check_name, check_value
+from erk_bench.base.own_settings import read_own
 from erk_bench.base.yaml_files import is_line, read_yaml
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
@@ -46,9 +47,13 @@ def groups() -> dict[str, list[str]]:
     return {group: list(files) for group, files in listing().items() if group not in NO_RUN_GROUPS}
 
 
-@functools.cache
-def read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> Mapping[str, Any]:
     """The content of a configuration file, as it stands there. Raises UserError for what is no mapping."""
+    return read_own(file) if is_own(file) else _read_shipped(file)
+
+
+@functools.cache
+def _read_shipped(file: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(file.read_bytes(), _Loader)
     except (OSError, ValueError, yaml.YAMLError):
@@ -90,6 +95,7 @@ def _defaults(file: Path) -> Mapping[str, Any]:
 
 def comments(file: Path) -> dict[str, str]:
     """What a configuration file says of its settings, by dotted name, and of itself under ''."""
+    read(file)  # says in one line what is wrong with a file of the user's own
     found = dict[str, str]()
     path = list[str]()
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -145,8 +151,8 @@ def check_words(words: Sequence[str], settings: Settings, own: Collection[str] =
         check_name(key, word)
         if key in choices:
             several = settings.several and "," in value
-            if value not in choices[key] and not several and not _is_own_code(key, word):
-                raise unknown_name(key, value, choices[key])
+            if not several and not _is_own_code(key, word):
+                config_file(key, value)
         elif not key.startswith(added) and not is_known(key, settings):
             raise unknown_setting(key, settings, own)
 
@@ -154,7 +160,15 @@ def check_words(words: Sequence[str], settings: Settings, own: Collection[str] =
 def _is_own_code(kind: str, word: str) -> bool:
     """Whether a word gives code of the user's own for a part of the equation, or for the model."""
     key, _, value = word.partition("=")
-    return key == f"{kind}.path" or (kind in OWN_CODE and key == kind and is_address(value))
+    if key == f"{kind}.path":
+        return True
+    return kind in OWN_CODE and key == kind and (is_address(value) or _names_code(kind, value))
+
+
+def _names_code(kind: str, choice: str) -> bool:
+    """Whether a file of the user's own names code of the user's own."""
+    file = Path(choice).expanduser() if is_path(choice) else config_files(kind).get(choice)
+    return file is not None and is_own(file) and file.is_file() and bool(read(file).get("path"))
 
 
 def _is_own_network(word: str) -> bool:
@@ -179,9 +193,9 @@ HYDRAS_OPTIONS = {
     ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p"): (
         "'erk-bench run --cfg' shows the settings that a run has"
     ),
-    ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"): (
+    ("--config-name", "-cn", "--config-path", "-cp", "-cd"): (
         "a run is always configs/run.yaml; a set of settings is track=NAME, table=FILE.yaml ('erk-bench "
-        "table') or grid=FILE.yaml ('erk-bench grid')"
+        "table') or grid=FILE.yaml ('erk-bench grid'), and --config-dir FOLDER adds a folder of your own"
     ),
     ("--run", "-r"): "'erk-bench run' runs without it",
     ("--hydra-help", "--shell-completion", "-sc"): "see 'erk-bench run --help'",

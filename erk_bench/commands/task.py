@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erk_bench.base.config_files import searching
 from erk_bench.base.errors import UserError
+from erk_bench.commands import config_dir
 from erk_bench.commands.command import Command, NoOptions
 from erk_bench.commands.grid import COMMAND as GRID
 from erk_bench.commands.grid import GridOptions
@@ -40,7 +42,9 @@ def task(options: NoOptions, words: list[str]) -> int:
         print(f"task {words[1]} of {path}: erk-bench {shlex.join(lines[chosen[0]])}", flush=True)
         os.environ[SWEEP] = manifests.sweep_name(path)
         name, *rest = lines[chosen[0]]
-        return COMMANDS[name].run(*COMMANDS[name].parse(rest))
+        folders, rest = config_dir.parted(rest)
+        with searching(folders):
+            return COMMANDS[name].run(*COMMANDS[name].parse(rest))
     for number in chosen:
         print(f"{number}: erk-bench {shlex.join(lines[number])}")
     return 0
@@ -56,11 +60,13 @@ def _compose(line: list[str]) -> None:
     from erk_bench.commands.compose import grid_cells, grid_file, run_spec
 
     name, *rest = line
-    options, settings = COMMANDS[name].parse(rest)
-    if isinstance(options, GridOptions):
-        grid_cells(grid_file(options.grid), settings, fetch=False)
-    else:
-        run_spec(settings, fetch=False)
+    folders, rest = config_dir.parted(rest)
+    with searching(folders):
+        options, settings = COMMANDS[name].parse(rest)
+        if isinstance(options, GridOptions):
+            grid_cells(grid_file(options.grid), settings, fetch=False)
+        else:
+            run_spec(settings, fetch=False)
 
 
 COMMAND = Command(

@@ -10,9 +10,10 @@ import torch
 
 from erk_bench.base.addresses import is_address
 from erk_bench.base.assets import Assets
-from erk_bench.base.config_files import config_files
+from erk_bench.base.config_files import config_file, config_files, is_own, is_path
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import code_sha256
+from erk_bench.base.own_settings import read_own
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
@@ -20,12 +21,14 @@ from erk_bench.networks.own_network import OwnDenoiser, load_own
 
 
 def preset_files() -> Mapping[str, Path]:
-    """The files of configs/model by preset name."""
+    """The model presets by name: those of configs/model, then those in folders of the user's own."""
     return config_files("model")
 
 
-def read_preset(file: Path) -> dict[str, Any]:
-    """The content of a file of configs/model. Raises UserError for what is no mapping."""
+def read_preset(file: Path) -> Mapping[str, Any]:
+    """The content of a model preset. Raises UserError for what is no mapping."""
+    if is_own(file):
+        return read_own(file)
     content = read_yaml(file, "model preset")
     if not isinstance(content, dict):
         raise UserError(f"the model preset '{file}' is no mapping of names to values")
@@ -49,16 +52,16 @@ def load_denoiser(
 ) -> EDMPreconditioned | OwnDenoiser:
     """A denoiser ready for inference: `net(x, sigma, condition) -> denoised`, float32 NCHW.
 
-    path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', the name of a file in
-    configs/model (its main network), an address that is fetched into the cache (see base/assets), or
-    FILE.py:NAME of a network of your own.
+    path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', a preset (its main network)
+    by the name of a file in configs/model or in a folder of ERK_BENCH_CONFIGS, or by the path of a YAML file,
+    an address that is fetched into the cache (see base/assets), or FILE.py:NAME of a network of your own.
     Weights are normalised once, here; nothing in a pickle is run.
     Raises UserError for an unknown name, a missing, damaged or hostile file.
     """
     text = str(path_or_preset)
     presets = preset_files()
-    if text in presets:
-        text = preset_weights(presets[text])
+    if text in presets or (is_path(text) and "://" not in text):
+        text = preset_weights(config_file("model", text))
     if is_address(text):
         return load_own(text, code_sha256(text, "the network"), torch.device(device), setting="the network")
     assets = Assets.from_environment()

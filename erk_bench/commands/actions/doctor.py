@@ -14,7 +14,7 @@ import torch
 
 import erk_bench
 from erk_bench.base.assets import SOURCES, Assets
-from erk_bench.base.config_files import config_folder
+from erk_bench.base.config_files import config_folder, own_folders
 from erk_bench.base.errors import UserError
 from erk_bench.commands.settings import groups
 from erk_bench.networks.presets import preset_files, preset_weights
@@ -52,7 +52,7 @@ def doctor() -> int:
     print(f"GPUs: {', '.join(names) or 'none'}; CPU: {facts['device']}, {os.cpu_count()} cores")
     launcher = {key: os.environ[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if key in os.environ}
     print(f"launcher: {launcher or 'none (local workers)'}")
-    print(f"configs: {config_folder()}")
+    print(f"configs: {', '.join(map(str, (config_folder(), *own_folders())))}")
     for group, choices in groups().items():
         print(f"  {group}: {', '.join(choices)}")
     assets = Assets.from_environment()
@@ -94,10 +94,10 @@ def _models(assets: Assets) -> list[str]:
     """Load every preset whose weights are here; returns the problems."""
     problems, not_here = [], 0
     for name, file in preset_files().items():
-        if not assets.is_here(preset_weights(file)):
-            not_here += 1
-            continue
         try:
+            if not assets.is_here(preset_weights(file)):
+                not_here += 1
+                continue
             net = erk_bench.load_denoiser(name)
             print(f"model {name}: {net.img_channels}x{net.img_resolution}x{net.img_resolution}, loads")
         except UserError as error:

@@ -14,6 +14,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.commands.actions.table import shifted
 from erk_bench.commands.command import given
 from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.config_dir import anywhere
 from erk_bench.commands.plan import PlanOptions
 from erk_bench.reporting.table_views import DASH
 from erk_bench.runs import cost as planning
@@ -57,7 +58,7 @@ def plan(options: PlanOptions, overrides: list[str]) -> int:
             )
         path = Path(options.manifest).expanduser()
         subject = given(options, ("grid", "table", "rows", "sets")) or ["run"]
-        manifests.write_manifest(path, shlex.join([*subject, *overrides]), lines)
+        manifests.write_manifest(path, shlex.join([*subject, *overrides]), [*map(anywhere, lines)])
         print(f"{path}: {len(lines)} tasks; 'erk-bench task {path} 0' runs the first")
         return 0
     specs = [shifted(spec, index) for index in range(sets) for spec in specs]
