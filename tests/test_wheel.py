@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(file for file in (ROOT / "examples").iterdir() if file.suffix in (".py", ".yaml"))
+
+
+def example_commands(file: Path) -> list[str]:
+    """The commands that an example's first lines name, without those that need files of the reader's."""
+    lines = (line.strip().removeprefix("# ") for line in file.read_text().splitlines())
+    return [line for line in lines if line.startswith("erk-bench ") and "IMAGES" not in line]
 
 
 @pytest.mark.slow
@@ -48,3 +57,21 @@ def test_table_of_an_installed_wheel_compares(tmp_path: Path) -> None:
     assert (empty / "results" / "tables" / "digits.md").is_file() or list(empty.rglob("digits.md"))
     assert not list((site / "erk_bench" / "results").glob("tables"))
     assert "2 of 2 rows are not compared with the reference records" in table("seeds=0-499")
+
+    commands = [line for file in EXAMPLES for line in example_commands(file)]
+    assert len(commands) >= len(EXAMPLES)
+    for file in EXAMPLES:
+        shutil.copy(file, empty)
+    for command in commands:
+        words = shlex.split(command)[1:]
+        small = ["seeds=0-124", "metrics.num_groups=5"] if words[0] in ("run", "table", "grid") else []
+        done = subprocess.run(
+            [sys.executable, "-m", "erk_bench.cli", *words, *small],
+            cwd=empty, env=settings, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, command + done.stdout + done.stderr
+        assert not (site / "erk_bench" / "results" / "runs").exists()
+
+
+def test_every_example_says_how_it_is_run() -> None:
+    assert EXAMPLES and all(example_commands(file) for file in EXAMPLES)

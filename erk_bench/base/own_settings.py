@@ -14,7 +14,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.interpolations import check_value
 from erk_bench.base.yaml_files import is_line, read_yaml
 
-CODE = re.compile(r"(.+\.py):([A-Za-z_]\w*)")  # FILE.py:NAME
+CODE = re.compile(r"(?:^|(?<=@))([^@:~][^@:]*\.py)(?=:[A-Za-z_])")  # of FILE.py:NAME and fd@FILE.py:NAME
 MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:NAME
 
 
@@ -72,9 +72,8 @@ def _absolute(folder: Path, key: str, value: Any) -> Any:
         return [_absolute(folder, key, item) for item in value]
     if not isinstance(value, str) or value.startswith("~") or "${" in value:
         return value
-    code = CODE.fullmatch(value)
-    if code:
-        return f"{folder / code[1]}:{code[2]}"
+    if CODE.search(value):
+        return CODE.sub(lambda match: str(folder / match[1]), value)
     if not _is_local(value):
         return value
     named = (key == "path" and not MODULE.fullmatch(value)) or is_path(value)

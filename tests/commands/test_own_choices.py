@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import erk_bench
 from erk_bench.base.config_files import VARIABLE, config_folder, listing, searching
 from erk_bench.base.errors import UserError
+from erk_bench.base.own_settings import read_own
 from erk_bench.cli import main
 from erk_bench.commands import COMMANDS
 from erk_bench.commands.completion import candidates
@@ -174,6 +176,29 @@ def test_tables_grids_and_python(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         erk_bench.load_denoiser("mien.yaml")
 
 
+def test_paths_are_relative_to_their_file() -> None:
+    """Code, with options and of a detector too; files that are there; not addresses, modules and names."""
+    Path("x").mkdir()
+    Path("x/levels.txt").write_text("80 1 0.1")
+    Path("x/digits").write_text("")
+    file = Path("x/any.yaml")
+    names = ["a.py:f:p=1@digits", "fd@b.py:load", "kid@digits", "../c.py:f"]
+    file.write_text(
+        f"names: {names}\nsigmas: levels.txt\nreference: digits\nmodel: m.yaml\nother: n.txt\n"
+        "weights: {path: w.pkl}\nvae: {path: 'edm2:w.pkl'}\nmore: {path: 'https://a.b/w.pkl'}\n"
+        "path: a.b:step\nhome: {path: ~/w.pkl}\nroot: {path: /w.pkl}\n"
+    )
+    x = Path("x").absolute()
+    assert read_own(file) == {
+        "names": [f"{x}/a.py:f:p=1@digits", f"fd@{x}/b.py:load", "kid@digits", f"{x}/../c.py:f"],
+        "sigmas": f"{x}/levels.txt", "reference": "digits", "model": f"{x}/m.yaml", "other": "n.txt",
+        "weights": {"path": f"{x}/w.pkl"}, "vae": {"path": "edm2:w.pkl"},
+        "more": {"path": "https://a.b/w.pkl"}, "path": "a.b:step", "home": {"path": "~/w.pkl"},
+        "root": {"path": "/w.pkl"},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_run_from_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Own weights, track and code, through to the record; workers need no folder."""
     words = ["config_dir=own", "model=mine", "solver=ralston", "guidance=none", "seeds=0-15", "block_size=8"]
@@ -329,3 +354,24 @@ def test_a_track_says_its_choices_and_words_win(folder: Path) -> None:
         assert (spec.schedule.num_steps, spec.seeds) == (7, "0-3")
     Path("t.yaml").write_text("defaults:\n  - override /model: own/model/mine.yaml\nguidance: none\n")
     assert run_spec(["track=t.yaml"]).model.name == "mine"
+
+
+def test_the_examples_of_the_page(folder: Path) -> None:
+    """docs/settings.md, its files written as they stand there."""
+    text = (ROOT / "docs/settings.md").read_text()
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
+        name = re.match(r"# (\w+\.yaml)", block)
+        assert name
+        Path(name[1]).write_text(block)
+    shutil.copy(folder / "model/net.safetensors", ".")
+    shutil.copy(ROOT / "examples/my_solver.py", ".")
+    commands = re.findall(r"```\nerk-bench run (.*?)\n```", text)
+    assert len(commands) == 2
+    folder.rename("my_configs")
+    for command in commands:
+        assert main(["run", "--cfg", *command.split()]) == 0
+    spec = run_spec(commands[0].split())
+    assert (spec.model.name, spec.solver.options, spec.schedule.num_steps) == ("mine", (("share", 0.75),), 8)
+    assert {line.split()[0] for line in text.split("my_configs/\n")[1].split("```")[0].splitlines()} <= {
+        str(path.relative_to("my_configs")) for path in Path("my_configs").rglob("*")
+    }
