@@ -64,7 +64,7 @@ def test_table_of_an_installed_wheel_compares(tmp_path: Path) -> None:
         shutil.copy(file, empty)
     for command in commands:
         words = shlex.split(command)[1:]
-        small = ["seeds=0-124", "metrics.num_groups=5"] if words[0] in ("run", "table", "grid") else []
+        small = ["seeds=0-499"] if words[0] in ("run", "table", "grid") else []
         done = subprocess.run(
             [sys.executable, "-m", "erk_bench.cli", *words, *small],
             cwd=empty, env=settings, capture_output=True, text=True, timeout=300,
