@@ -26,7 +26,7 @@ from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import fresh_sha256
 
 
-class Place(NamedTuple):
+class CodePlace(NamedTuple):
     """Where a user's code stands."""
 
     name: str
@@ -128,9 +128,9 @@ def _import(file: Path, sha256: str) -> Any:
     return module
 
 
-def place_of(address: str, setting: str) -> Place:
+def place_of(address: str, setting: str) -> CodePlace:
     """Where the code of an address stands."""
-    return Place(address.rpartition(":")[2], locate(address, setting))
+    return CodePlace(address.rpartition(":")[2], locate(address, setting))
 
 
 def check_arguments(kind: str, name: str, file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -145,7 +145,7 @@ def check_arguments(kind: str, name: str, file: Path, found: Sequence[str], want
 def check_signature(
     kind: str,
     function: Callable[..., Any],
-    place: Place,
+    place: CodePlace,
     arguments: Sequence[str],
     given: Collection[str] = (),
 ) -> None:
@@ -164,7 +164,10 @@ def check_signature(
 
 
 def checked(
-    function: Callable[..., Any], place: Place, expected: str, problem: Callable[[Any, tuple[Any, ...]], str]
+    function: Callable[..., Any],
+    place: CodePlace,
+    expected: str,
+    problem: Callable[[Any, tuple[Any, ...]], str],
 ) -> Callable[..., Any]:
     """The function, whose result is looked at and whose errors are told where they arose.
 
@@ -187,7 +190,7 @@ def checked(
     return call
 
 
-def _where(error: Exception, place: Place) -> str:
+def _where(error: Exception, place: CodePlace) -> str:
     """One line: the error, and the last line of the user's own file that it went through."""
     here = place.file.resolve()
     frames = [

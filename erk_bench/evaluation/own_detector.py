@@ -15,7 +15,7 @@ from torch import Tensor
 from erk_bench.base.declared import attributes, declared
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import (
-    Place,
+    CodePlace,
     check_signature,
     checked,
     code_sha256,
@@ -84,7 +84,7 @@ def own_detector(name: str) -> Detector:
 
 
 def check_options(
-    place: Place,
+    place: CodePlace,
     options: Mapping[str, object],
     known: Mapping[str, object] | None,
     more: tuple[str, ...] = (),
@@ -124,7 +124,7 @@ def load_own(name: str, weights: Path | None, device: torch.device | str) -> Ext
         lambda made, _: "" if callable(made) else described(made),
     )
     made = load_it(*(() if weights is None else (weights,)), torch.device(device), **rest)
-    extract = checked(made, Place(f"what {place.name} gives", place.file), EXPECTED, _problem)
+    extract = checked(made, CodePlace(f"what {place.name} gives", place.file), EXPECTED, _problem)
 
     @torch.inference_mode()
     def features_of(images: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from erk_bench.base.declared import declared
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.base.own_code import Place, check_signature, checked, described, place_of
+from erk_bench.base.own_code import CodePlace, check_signature, checked, described, place_of
 from erk_bench.base.own_code import load as load_code
 from erk_bench.networks.denoiser import class_numbers
 
@@ -30,14 +30,14 @@ class OwnDenoiser:
     class is num_classes), or None.
     """
 
-    def __init__(self, network: Any, place: Place) -> None:
+    def __init__(self, network: Any, place: CodePlace) -> None:
         self.network = network
         self.img_channels = int(network.img_channels)
         self.img_resolution = int(network.img_resolution)
         self.num_classes = int(network.num_classes)
         self._denoise = checked(
             lambda x, sigma, condition: network(x, sigma, condition),
-            Place(f"the network of {place.name}", place.file),
+            CodePlace(f"the network of {place.name}", place.file),
             "the denoised images, float of x's shape and device",
             _result_problem,
         )

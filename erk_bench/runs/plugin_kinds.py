@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from erk_bench.base.own_code import Place, checked, described
+from erk_bench.base.own_code import CodePlace, checked, described
 from erk_bench.sampling.corrections import Correction, correcting
 from erk_bench.sampling.equation import stepping
 from erk_bench.sampling.guidance import Guidance, combining
@@ -22,7 +22,7 @@ class Kind(NamedTuple):
 
     arguments: tuple[str, ...]
     row: type[Any]
-    of: Callable[[Callable[..., Any], Place], Any]
+    of: Callable[[Callable[..., Any], CodePlace], Any]
 
 
 def _step_problem(made: object, arguments: tuple[Any, ...]) -> str:
@@ -47,7 +47,7 @@ def _step_problem(made: object, arguments: tuple[Any, ...]) -> str:
     return ""
 
 
-def _solver(function: Callable[..., Any], place: Place) -> Solver:
+def _solver(function: Callable[..., Any], place: CodePlace) -> Solver:
     expected = (
         "erk_bench.Step(x_next, node, partner, span, ahead), with states like x (shape, dtype, device), as "
         "in examples/my_solver.py"
@@ -63,7 +63,7 @@ def _levels_problem(made: object, arguments: tuple[Any, ...]) -> str:
     return "" if shape == [arguments[0]] else f"values of shape {shape}"
 
 
-def _schedule(function: Callable[..., Any], place: Place) -> Schedule:
+def _schedule(function: Callable[..., Any], place: CodePlace) -> Schedule:
     expected = "num_steps falling noise levels above zero, as a list or tensor"
     return Schedule(checked(function, place, expected, _levels_problem))
 
@@ -72,12 +72,12 @@ def _state_problem(made: object, like: Tensor) -> str:
     return "" if described(made) == described(like) else f"{described(made)}, not {described(like)}"
 
 
-def _guidance(function: Callable[..., Any], place: Place) -> Guidance:
+def _guidance(function: Callable[..., Any], place: CodePlace) -> Guidance:
     expected = "the guided prediction of the denoised image, like x"
     return combining(checked(function, place, expected, lambda made, given: _state_problem(made, given[0])))
 
 
-def _correction(function: Callable[..., Any], place: Place) -> Correction:
+def _correction(function: Callable[..., Any], place: CodePlace) -> Correction:
     expected = "the corrected next state, like step.x_next"
     return correcting(
         checked(function, place, expected, lambda made, given: _state_problem(made, given[0].x_next))
