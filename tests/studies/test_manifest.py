@@ -154,7 +154,7 @@ def test_a_line_that_no_longer_composes(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_text(text)
     (path.parent / "grid.yaml").unlink()
     assert main(["task", str(path), "0"]) == 2
-    assert f"line 0 of '{path}' no longer composes: cannot read the grid" in capsys.readouterr().err
+    assert f"line 0 of '{path}' no longer composes: grid is '" in capsys.readouterr().err
     assert not (path.parent / "runs").exists()
 
 
