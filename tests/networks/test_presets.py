@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -135,7 +136,7 @@ def test_edm1_preset_is_a_valid_run(name: str) -> None:
 @pytest.mark.slow
 def test_sizes_of_all_networks_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """What the README's table of assets quotes."""
-    runpy.run_path("scripts/asset_sizes.py", run_name="__main__")
+    runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "asset_sizes.py"), run_name="__main__")
     printed = capsys.readouterr().out
     assert all(name in printed for name in SIZES)
     assert re.search(r"edm2-img512-s  +280\.2 M parameters +560 MB", printed)
