@@ -494,7 +494,7 @@ def test_broken_table_file(text: str, told: str, tmp_path: Path, capsys: pytest.
     assert main(["table", f"table={tmp_path / 'broken.yaml'}"]) == 2
     assert told in capsys.readouterr().err
     assert main(["table", f"table={tmp_path / 'absent.yaml'}"]) == 2
-    assert "cannot read the table" in capsys.readouterr().err
+    assert "which is no file; check the path" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sets", ["0", "-1", "two", "1.5"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from erk_bench.base.assets import SOURCES
+from erk_bench.base.sources import SOURCES
 from erk_bench.cli import main
 from erk_bench.commands.actions import doctor
 

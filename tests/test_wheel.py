@@ -19,7 +19,7 @@ EXAMPLES = sorted(file for file in (ROOT / "examples").iterdir() if file.suffix 
 
 def example_commands(file: Path) -> list[str]:
     """The commands that an example's first lines name, without those that need files of the reader's."""
-    lines = (line.strip().removeprefix("# ") for line in file.read_text().splitlines())
+    lines = (line.strip().removeprefix("#").strip() for line in file.read_text().splitlines())
     return [line for line in lines if line.startswith("erk-bench ") and "IMAGES" not in line]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -28,28 +28,9 @@ from erk_bench.base.file_names import name_problem
 from erk_bench.base.files import facts_of, file_sha256, fresh_sha256, writing
 from erk_bench.base.lock_file import LockFile
 from erk_bench.base.private import PrivateFolder, private_folder
+from erk_bench.base.sources import PACKAGE, SOURCES
 
 SETTLED_S = 2.0  # a file of others that changed later than that may change again within one tick of the clock
-PACKAGE = "package:"  # package:digits/weights/denoiser.safetensors
-
-
-class Source(NamedTuple):
-    """Where published files come from. url: base address, replaced by ERK_BENCH_MIRROR_NAME if set."""
-
-    url: str
-    licence: str
-
-
-SOURCES: dict[str, Source] = {
-    "edm2": Source("https://nvlabs-fi-cdn.nvidia.com/edm2", "CC BY-NC-SA 4.0"),
-    "edm": Source("https://nvlabs-fi-cdn.nvidia.com/edm", "CC BY-NC-SA 4.0"),
-    "huggingface": Source("https://huggingface.co", "MIT (sd-vae-ft-mse)"),
-    "torch_fidelity": Source(
-        "https://github.com/toshas/torch-fidelity/releases/download", "Apache-2.0 (Inception weights)"
-    ),
-    "pytorch": Source("https://download.pytorch.org/models", "BSD-3-Clause (VGG-16 weights)"),
-    "dinov2": Source("https://dl.fbaipublicfiles.com/dinov2", "Apache-2.0"),
-}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erk_bench.base.assets import PACKAGE, SOURCES
 from erk_bench.base.config_files import is_path
 from erk_bench.base.errors import UserError
 from erk_bench.base.interpolations import check_value
+from erk_bench.base.sources import PACKAGE, SOURCES
 from erk_bench.base.yaml_files import is_line, read_yaml
 
 CODE = re.compile(r"(?:^|(?<=@))([^@:~][^@:]*\.py)(?=:[A-Za-z_])")  # of FILE.py:NAME and fd@FILE.py:NAME

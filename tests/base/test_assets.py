@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from erk_bench.base.assets import SOURCES, Assets
+from erk_bench.base.assets import Assets
 from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import facts_of
 from erk_bench.base.lock_file import LockFile
 from erk_bench.base.private import PrivateFolder
+from erk_bench.base.sources import SOURCES
 from tests.http_server import FileServer, serving
 
 ADDRESS = "edm2:nets/a.pkl"

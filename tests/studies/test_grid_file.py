@@ -132,7 +132,7 @@ def test_broken_files_are_told(changes: dict[str, Any], told: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "told"),
     [(b"[1, 2", "cannot read the grid"), (b"", "is no mapping"), (b"- a\n", "is no mapping"),
-     (b"\xff\xfe\x00", "cannot read the grid"), (None, "cannot read the grid")],
+     (b"\xff\xfe\x00", "cannot read the grid"), (None, "which is no file; check the path")],
 )  # fmt: skip
 def test_what_is_no_grid_file(content: bytes | None, told: str, tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"

@@ -13,9 +13,10 @@ import urllib.request
 import torch
 
 import erk_bench
-from erk_bench.base.assets import SOURCES, Assets
+from erk_bench.base.assets import Assets
 from erk_bench.base.config_files import config_folder, own_folders
 from erk_bench.base.errors import UserError
+from erk_bench.base.sources import SOURCES
 from erk_bench.commands.settings import groups
 from erk_bench.networks.presets import preset_files, preset_weights
 from erk_bench.runs.records import environment

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rich.table import Table as RichTable
 
-from erk_bench.base.assets import SOURCES
 from erk_bench.base.config_files import listing
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
+from erk_bench.base.sources import SOURCES
 from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
 from erk_bench.commands.fetch import FetchOptions
 from erk_bench.evaluation.detectors import DETECTORS

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from erk_bench.base.assets import PACKAGE, Assets
+from erk_bench.base.assets import Assets
+from erk_bench.base.sources import PACKAGE
 from erk_bench.runs.blocks import blocks_of
 from erk_bench.runs.records import Record
 from erk_bench.runs.store import RunStore

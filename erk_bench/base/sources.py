@@ -1,0 +1,26 @@
+"""Where published files come from, and the address of a file that the package ships."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PACKAGE = "package:"  # package:digits/weights/denoiser.safetensors
+
+
+class Source(NamedTuple):
+    """Where published files come from. url: base address, replaced by ERK_BENCH_MIRROR_NAME if set."""
+
+    url: str
+    licence: str
+
+
+SOURCES: dict[str, Source] = {
+    "edm2": Source("https://nvlabs-fi-cdn.nvidia.com/edm2", "CC BY-NC-SA 4.0"),
+    "edm": Source("https://nvlabs-fi-cdn.nvidia.com/edm", "CC BY-NC-SA 4.0"),
+    "huggingface": Source("https://huggingface.co", "MIT (sd-vae-ft-mse)"),
+    "torch_fidelity": Source(
+        "https://github.com/toshas/torch-fidelity/releases/download", "Apache-2.0 (Inception weights)"
+    ),
+    "pytorch": Source("https://download.pytorch.org/models", "BSD-3-Clause (VGG-16 weights)"),
+    "dinov2": Source("https://dl.fbaipublicfiles.com/dinov2", "Apache-2.0"),
+}
