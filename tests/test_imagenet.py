@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from erk_bench.networks.checkpoint import read_checkpoint
 from erk_bench.runs.records import Record, read_record
 from tests.assets import write_dinov2, write_inception, write_vae, write_vgg16
 from tests.conftest import golden_path
@@ -44,13 +46,23 @@ def random_stats(dim: int, seed: int) -> dict[str, np.ndarray]:
     return {"mu": features.mean(0), "sigma": np.cov(features.T)}
 
 
+def varied(pickled: Path, number: int) -> bytes:
+    """A golden pickle with the last bits of one weight changed: no two published files are equal."""
+    data = bytearray(pickled.read_bytes())
+    weight = max(read_checkpoint(pickled).weights.values(), key=torch.Tensor.numel)
+    stored = weight.contiguous().flatten().view(torch.uint8)[:64].numpy().tobytes()
+    assert data.count(stored) == 1
+    data[data.index(stored)] ^= number
+    return bytes(data)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as the publishers' sites are."""
     folder = tmp_path_factory.mktemp("served")
     (folder / NETS).mkdir(parents=True)
-    for name, letter in SERVED_NETS.items():
-        shutil.copy(golden_path(letter), folder / NETS / name)
+    for number, (name, letter) in enumerate(SERVED_NETS.items()):
+        (folder / NETS / name).write_bytes(varied(golden_path(letter), number))
     (folder / "edm2/dataset-refs").mkdir()
     content = {"fid": random_stats(2048, 1), "fd_dinov2": random_stats(64, 2)}
     (folder / "edm2/dataset-refs/img512.pkl").write_bytes(pickle.dumps(content, protocol=4))

@@ -92,7 +92,7 @@ def test_tests_pass_whatever_the_caller_has(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before
-    files = ["test_simulating.py", "test_planning.py", "test_isolation.py"]
+    files = ["studies/test_simulate.py", "runs/test_cost.py", "test_isolation.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}",
          f"--config-file={ROOT / 'pyproject.toml'}", f"--basetemp={tmp_path.parent / 'inner'}",

@@ -13,8 +13,9 @@ from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
+from erk_bench.networks.sizes import architecture
 from erk_bench.runs.equation import equation_of
-from erk_bench.runs.loaded import Shape, decoder_row, network_shape
+from erk_bench.runs.loaded import Shape, decoder_row, network_shape, shape_of
 from erk_bench.sampling.options import defaults_of
 from erk_bench.spec import RunSpec
 
@@ -54,8 +55,12 @@ def check_networks(spec: RunSpec, assets: Assets) -> None:
 
 
 def check_images(spec: RunSpec, assets: Assets) -> int:
-    """Refuse metrics whose detectors do not take the model's images; returns the side of an image."""
-    shape = network_shape(spec.model.weights, assets)
+    """Refuse metrics whose detectors do not take the model's images; returns the side of an image.
+
+    A preset says what its network is: its word counts, whatever file lies in the place of the published one.
+    """
+    published = spec.model.weights.architecture
+    shape = shape_of(architecture(published)) if published else network_shape(spec.model.weights, assets)
     decoder = decoder_row(spec.model, shape, CPU)
     resolution = shape.resolution * decoder.factor
     for name in spec.metrics.names:
