@@ -267,6 +267,7 @@ def test_a_command_that_finds_damage_is_run_again(
     assert main(["doctor"]) == 2
 
 
+@pytest.mark.slow
 def test_damaged_images_of_a_finished_table_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,7 @@ def test_records_tell_what_was_shared(computed: Small) -> None:
     assert f"{total:,.0f} network evaluations, {total / alone:.1%} of the {alone:,.0f}" in text
 
 
+@pytest.mark.slow
 def test_guidance_through_the_tree(small: Small, separate: Callable[[RunSpec], Separate]) -> None:
     overrides = ["guidance=cfg,autoguidance", f"{W_CON}=0.25"]
     assert main([*small.words, *overrides, "views=false"]) == 0

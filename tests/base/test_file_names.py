@@ -60,6 +60,7 @@ def test_records_of_others_name_no_other_folder(tmp_path: Path) -> None:
             read_record(tmp_path / "x.json")
 
 
+@pytest.mark.slow
 def test_the_settings_of_every_shipped_model_are_named_well() -> None:
     for file in (config_folder() / "model").glob("*.yaml"):
         check_file_name("model", run_spec([f"model={file.stem}"], fetch=False).model.name)

@@ -77,6 +77,7 @@ def test_what_shells_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", "schedule.nu"], ["schedule.num_steps="]),
     ],
 )
+@pytest.mark.slow
 def test_bash(words: list[str], reply: list[str], tmp_path: Path) -> None:
     """The script that bash reads, asked as bash asks it."""
     program = tmp_path / "erk-bench"

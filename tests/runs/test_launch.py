@@ -78,6 +78,7 @@ def test_blocks_of_a_killed_worker_are_done_by_another(
     assert "warning: worker 1 of 2 was killed by signal 9" in told and "did its blocks" in told
 
 
+@pytest.mark.slow
 def test_a_busy_run_is_busy_with_several_workers_too(
     small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

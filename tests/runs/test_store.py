@@ -102,6 +102,7 @@ def test_a_damaged_manifest_is_written_again(
         RunStore.open(small_run("block_size=10"))
 
 
+@pytest.mark.slow
 def test_no_bit_of_a_manifest_changes_unnoticed(small_run: MakeSpec) -> None:
     """Whatever flips, the run is opened, and its manifest is what it was."""
     spec = small_run()

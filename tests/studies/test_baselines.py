@@ -161,6 +161,7 @@ def test_paths_start_from_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert table_file("digits").reference.endswith("results/records/digits")  # type: ignore[union-attr]  # it has one
 
 
+@pytest.mark.slow
 def test_a_solver_of_ones_own_beside_heun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example: each of Ralston's rows has its difference from Heun's of the same cost, and a verdict."""
     monkeypatch.chdir(tmp_path)

@@ -182,6 +182,7 @@ def test_summary_of_a_metric_that_should_be_high(small: Small) -> None:
         ([f"{W_STIFF}=1"], 1.0, 100.0),  # a single curve, on a logarithmic axis
     ],
 )
+@pytest.mark.slow
 def test_figures_are_drawn(overrides: list[str], lowest: float, scale: float, small: Small) -> None:
     grid, cells = small.cells(*overrides)
     values = [lowest + scale * number for number in range(len(cells))]

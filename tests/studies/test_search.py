@@ -91,6 +91,7 @@ def test_the_same_seed_searches_the_same_and_another_does_not() -> None:
     assert first.rungs[0][1] != other.rungs[0][1]
 
 
+@pytest.mark.slow
 def test_promotions_that_share_less_than_exploring_stay_within_the_budget() -> None:
     class Dearer(Landscape):
         def __call__(self, cells: Sequence[Strength], num_images: int) -> Mapping[Strength, MetricAtCost]:
@@ -175,6 +176,7 @@ SMALL = ["track=digits", "schedule.num_steps=4", "seeds=0-79", "block_size=20", 
          "metrics.names=[fd_digits]", "workers=1", "device=cpu"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_search_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """80 images at 7 NFE: the budget buys a few cells; every line of the CSV is the record it names."""
     out = f"out={tmp_path / 'runs'}"
