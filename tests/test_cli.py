@@ -330,6 +330,7 @@ def test_run_then_evaluate_then_export(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Known: png, npz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_table_compares_with_its_reference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,6 +403,7 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "two paths" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_digits_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train-digits", "networks=[wekaer]"]) == 2
     assert "did you mean 'weaker'" in capsys.readouterr().err

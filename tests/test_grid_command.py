@@ -238,6 +238,7 @@ def test_a_stopped_grid_goes_on(
     check_equal(small, separate)
 
 
+@pytest.mark.slow
 def test_a_grid_killed_between_writes_goes_on(small: Small, separate: Callable[[RunSpec], Separate]) -> None:
     """A block that only some cells have is sampled again for the others alone."""
     words = [*small.words, "views=false"]
@@ -366,6 +367,7 @@ def test_grids_of_weights_that_are_not_here(words: list[str], capsys: pytest.Cap
     assert "edm2-img512-s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_solvers_by_name(small: Small) -> None:
     """A grid without corrections: separate runs, and names on the abscissa."""
     base = [word for word in CONTENT["base"] if word != "correction=erk_guid"]

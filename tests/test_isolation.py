@@ -47,6 +47,7 @@ def test_every_test_has_places_of_its_own(tmp_path: Path) -> None:
     assert folder != tmp_path and Path.cwd().parent == Path.home().parent == folder
 
 
+@pytest.mark.slow
 def test_the_default_folder_is_the_tests_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Runs of the default folder, in this process and in another, are in the test's working folder."""
     assert main(["run", *SMALL, "seeds=0-7", "block_size=4"]) == 0

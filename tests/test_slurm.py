@@ -92,6 +92,7 @@ def test_what_a_rank_leaves_behind(
     assert done.returncode == ends_with and sorted(path.name for path in tmp_path.iterdir()) == left
 
 
+@pytest.mark.slow
 def test_dry_run_shows_everything_and_submits_nothing(tmp_path: Path) -> None:
     words = ["digits_choice", "schedule.num_steps=4,6,8", "seeds=0-99", "to=views"]
     done = launch(

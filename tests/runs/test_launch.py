@@ -56,6 +56,7 @@ def test_finished_work_starts_no_workers(small_run: MakeSpec, monkeypatch: pytes
     assert launch.compute([[spec]], features=True, title="test")
 
 
+@pytest.mark.slow
 def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is left to do its blocks: the error tells what happened and what to do."""
     spec = small_run("workers=2")
@@ -67,6 +68,7 @@ def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyP
     assert launch.compute([[spec]], features=True, title="test")
 
 
+@pytest.mark.slow
 def test_blocks_of_a_killed_worker_are_done_by_another(
     small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

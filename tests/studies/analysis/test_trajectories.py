@@ -124,6 +124,7 @@ def test_picture_names_its_axes() -> None:
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_command_writes_picture_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["analyze", f"out={tmp_path}", "images=3", "iterations=2", "schedule.num_steps=4", "offline=true"]
     assert cli.main([*words, "correction=erk_guid", "correction.w_stiff=0.5"]) == 0
