@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import erk_bench
-from erk_bench import spec as spec_module
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import build, identity_fields, to_dict
 from erk_bench.cli import COMMANDS
@@ -158,7 +157,7 @@ def test_execution_fields_do_not(name: str) -> None:
 
 def test_protocol_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     before = build(RunSpec, content()).run_id
-    monkeypatch.setattr(spec_module, "PROTOCOL", 999)
+    monkeypatch.setattr("erk_bench.spec.identity.PROTOCOL", 999)
     assert build(RunSpec, content()).run_id != before
 
 

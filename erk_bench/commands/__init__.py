@@ -17,6 +17,7 @@ from erk_bench.commands import (
     qualitative,
     reference,
     run,
+    score,
     search,
     table,
     task,
@@ -27,7 +28,7 @@ from erk_bench.commands.command import Command
 COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
-        run, generate, evaluate, table, grid, search, analyze, plan, task, fetch, reference, export,
+        run, generate, evaluate, score, table, grid, search, analyze, plan, task, fetch, reference, export,
         qualitative, convert, train_digits, doctor,
     )
 }  # fmt: skip

@@ -64,15 +64,19 @@ def show_record(record: Record, path: Path) -> None:
     from erk_bench.base.console import wide_console
     from erk_bench.evaluation.metrics import METRICS
     from erk_bench.reporting import table_views
+    from erk_bench.spec import RunSpec
 
-    table = RichTable(title=f"{record.run_id}, {record.num_images} images", show_header=True)
+    made = record.source
+    called = record.run_id if isinstance(made, RunSpec) else f"{made.name} ({record.run_id})"
+    table = RichTable(title=f"{called}, {record.num_images} images", show_header=True)
     table.add_column("metric")
     table.add_column("value ± standard error", justify="right")
     for name, metric in record.metrics.items():
         title = METRICS[name].title if name in METRICS else name
         table.add_row(title, table_views.rounded((metric.value, metric.standard_error)))
-    guide = f" + {record.nfe_guide} of the guiding network" if record.nfe_guide else ""
-    table.add_row("NFE per image", f"{record.nfe}{guide}")
+    if isinstance(made, RunSpec):
+        guide = f" + {record.nfe_guide} of the guiding network" if record.nfe_guide else ""
+        table.add_row("NFE per image", f"{record.nfe}{guide}")
     if record.seconds_per_1000 is not None:
         table.add_row("seconds per 1000 images and worker", f"{record.seconds_per_1000:.1f}")
     wide_console().print(table)

@@ -11,13 +11,13 @@ from erk_bench.commands.compose import tracker_spec
 from erk_bench.reporting.trackers import open_tracker
 from erk_bench.reporting.trackers.tracker import Launch, Tracker, TrackerSpec
 from erk_bench.runs import launch
-from erk_bench.spec import RunSpec
+from erk_bench.spec import Spec
 
 SWEEP = "ERK_BENCH_SWEEP"  # in the environment of a task: the name of the table or grid it belongs to
 
 
 @contextmanager
-def tracked(kind: str, name: str, specs: Sequence[RunSpec], overrides: Sequence[str]) -> Iterator[Tracker]:
+def tracked(kind: str, name: str, specs: Sequence[Spec], overrides: Sequence[str]) -> Iterator[Tracker]:
     """The tracker that the settings ask for; a disabled one where this process shows nothing.
 
     A task of a sweep is grouped with the others, under the name of the sweep.

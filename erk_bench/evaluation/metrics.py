@@ -175,6 +175,12 @@ def check_real(spec: MetricsSpec, count: int, real: Mapping[str, Real]) -> None:
     check_sizes(spec, list(dict.fromkeys(lacks)), count)
 
 
+def check_real_count(spec: MetricsSpec, count: int, real: int) -> None:
+    """Refuse sets of so many images and real ones, both with features, that are too small for a metric."""
+    lacks = dict.fromkeys(METRICS[name].family.lack for name in spec.names)
+    check_sizes(spec, [(lack, real) for lack in lacks if lack is not None], count, "more images, at least {}")
+
+
 def check_dimensions(detector: str, images: Extracted, real: Real) -> None:
     """Refuse real images of another number of feature dimensions."""
     found = images.features.shape[1]

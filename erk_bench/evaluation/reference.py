@@ -111,15 +111,17 @@ def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
     return found
 
 
-def check_resolution(spec: MetricsSpec, assets: Assets, resolution: int) -> None:
-    """Refuse a reference made from images of another size, where it says so."""
+def check_resolution(
+    spec: MetricsSpec, assets: Assets, resolution: int, maker: str = "the model makes"
+) -> None:
+    """Refuse a reference made from images of another size, where it says so. maker: who has the images."""
     for address in (spec.reference, spec.real_features):
         if address is None or address in REFERENCES:
             continue
         found = RESOLUTIONS.get(address) or read_facts(assets.locate(address)).get("resolution")
         if found is not None and found != resolution:
             raise UserError(
-                f"'{address}' was made from images of {found}x{found} pixels, and the model makes "
+                f"'{address}' was made from images of {found}x{found} pixels, and {maker} "
                 f"{resolution}x{resolution}; give the reference of its own resolution"
             )
 
@@ -129,7 +131,11 @@ def reference_facts(spec: MetricsSpec, assets: Assets) -> dict[str, str]:
     if spec.reference in REFERENCES:
         facts = {"name": spec.reference, "sha256": _pixels_sha256(spec.reference)}
     else:
-        facts = {"name": spec.reference, "sha256": assets.sha256(spec.reference)}
+        of_set = read_facts(assets.locate(spec.reference)) if spec.reference.endswith(".safetensors") else {}
+        facts = {
+            "name": of_set.get("source", spec.reference) if "set_sha256" in of_set else spec.reference,
+            "sha256": of_set.get("set_sha256") or assets.sha256(spec.reference),
+        }
     if spec.real_features is not None:
         facts |= {"features": spec.real_features, "features_sha256": assets.sha256(spec.real_features)}
     return facts

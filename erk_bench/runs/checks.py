@@ -17,9 +17,25 @@ from erk_bench.networks.sizes import architecture
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import Shape, decoder_row, network_shape, shape_of
 from erk_bench.sampling.options import defaults_of
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, SetSpec, Spec
 
 CPU = torch.device("cpu")
+
+
+def check_task(spec: Spec) -> None:
+    """What can be refused of a spec, before any work, from its settings alone."""
+    if isinstance(spec, RunSpec):
+        check_names(spec)
+    else:
+        check_measuring(spec)
+
+
+def check_measuring(spec: Spec) -> None:
+    """Refuse a folder that cannot be, and what no table has, of the settings that runs and sets share."""
+    check_path("out", Path(spec.out).expanduser())
+    if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
+        raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
+    detectors_of(spec.metrics.names)
 
 
 def check_names(spec: RunSpec) -> None:
@@ -27,7 +43,7 @@ def check_names(spec: RunSpec) -> None:
 
     No code of a user's own is run.
     """
-    check_path("out", Path(spec.out).expanduser())
+    check_measuring(spec)
     own_decoder = spec.model.decoder_path is not None
     if not own_decoder and spec.model.decoder not in (BY_CHANNELS, *DECODERS):
         raise unknown_name("decoder", spec.model.decoder, [*DECODERS, "FILE.py:NAME"])
@@ -36,9 +52,6 @@ def check_names(spec: RunSpec) -> None:
             "network_dtype and compile are for checkpoints, and a network of your own decides that itself; "
             "use network_dtype=float32 compile=false"
         )
-    if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
-        raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
-    detectors_of(spec.metrics.names)
     equation = equation_of(spec, imported=False)
     own = {**defaults_of(equation.solver.row), **equation.solver.options}
     latents = spec.model.decoder in DECODERS and DECODERS[spec.model.decoder].factor > 1
@@ -80,6 +93,18 @@ def check_images(spec: RunSpec, assets: Assets) -> int:
             f"set metrics.names to some of: {', '.join(fitting) or 'none fits'}"
         )
     return resolution
+
+
+def check_set(spec: SetSpec) -> int:
+    """Refuse metrics whose detectors do not take the set's images; returns their shorter side."""
+    for name in spec.metrics.names:
+        side = detector_of(METRICS[name].detector).resolution
+        if side is not None and (spec.height, spec.width) != (side, side):
+            raise UserError(
+                f"metric '{name}' takes images of {side}x{side} pixels, and '{spec.images}' has "
+                f"{spec.width}x{spec.height}; choose other metrics, or resize with resolution={side}"
+            )
+    return min(spec.height, spec.width)
 
 
 def check_shapes(spec: RunSpec, main: Shape, guide: Shape | None = None) -> None:

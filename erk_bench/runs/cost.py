@@ -19,7 +19,7 @@ from erk_bench.networks.sizes import Architecture
 from erk_bench.runs.device import Place, assets_of, memory_guard
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import decoder_row, network_architecture, shape_of
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, Spec
 
 CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
 CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing them here would say nothing
@@ -28,6 +28,11 @@ CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing t
 def count_evaluations(spec: RunSpec) -> tuple[float, float]:
     """Evaluations of the main and of the guiding network for one image, counted on a one-pixel stand-in."""
     return equation_of(spec).count_evaluations(guided=spec.guided)
+
+
+def work_of(spec: Spec) -> float:
+    """What an image of the spec costs beside one of another: all evaluations, or 1 for a set's."""
+    return max(sum(count_evaluations(spec)), 1) if isinstance(spec, RunSpec) else 1
 
 
 class Cost(NamedTuple):

@@ -11,10 +11,10 @@ import torch
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.runs.blocks import Worker
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, Spec
 
 
-def assets_of(spec: RunSpec) -> Assets:
+def assets_of(spec: Spec) -> Assets:
     """The cache as the environment and the spec have it."""
     return Assets.from_environment(spec.offline)
 
@@ -28,7 +28,7 @@ class Place:
     worker: Worker
 
     @classmethod
-    def of(cls, spec: RunSpec, worker: Worker | None = None) -> Place:
+    def of(cls, spec: Spec, worker: Worker | None = None) -> Place:
         """Look up the files and set up the device: the worker's own GPU if the spec allows one, else the CPU.
 
         worker: the only one, if not given.
@@ -66,7 +66,7 @@ def check_draws(spec: RunSpec) -> None:
 
 
 @contextmanager
-def memory_guard(spec: RunSpec) -> Iterator[None]:
+def memory_guard(spec: Spec) -> Iterator[None]:
     """Turns a GPU's lack of memory into one error that names the batch to try."""
     try:
         yield

@@ -20,21 +20,22 @@ from erk_bench.runs.device import Place, memory_guard
 from erk_bench.runs.listing import Listing
 from erk_bench.runs.records import device_name
 from erk_bench.runs.sample_block import sample_block, sample_tree
+from erk_bench.runs.set_block import read_block
 from erk_bench.runs.store import ImageBlock, RunStore, Timing
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, SetSpec, Spec
 
 
-def detector_keys(spec: RunSpec, assets: Assets) -> dict[str, str]:
+def detector_keys(spec: Spec, assets: Assets) -> dict[str, str]:
     """Name and key of the detectors that the spec's metrics need."""
     return {name: detector_key(name, assets) for name in detectors_of(spec.metrics.names)}
 
 
-def npz_path(spec: RunSpec) -> Path:
+def npz_path(spec: Spec) -> Path:
     """Where samples=npz puts the images of the spec's seeds."""
     return RunStore.folder_of(spec) / f"samples-{spec.seeds}.npz"
 
 
-def wants_images(spec: RunSpec) -> bool:
+def wants_images(spec: Spec) -> bool:
     """Whether the spec asks for images that must be there at the end: PNG files, or an .npz not yet written.
 
     Other runs need images for their features alone, so that block files may be deleted later.
@@ -42,7 +43,7 @@ def wants_images(spec: RunSpec) -> bool:
     return spec.samples == "png" or (spec.samples == "npz" and not npz_path(spec).is_file())
 
 
-def is_kept(spec: RunSpec, files: RunStore | Listing, block: Block) -> bool:
+def is_kept(spec: Spec, files: RunStore | Listing, block: Block) -> bool:
     """Whether the block's images are there in a form that `samples` accepts."""
     return files.has_images(block, png=True if spec.samples == "png" else None)
 
@@ -50,7 +51,7 @@ def is_kept(spec: RunSpec, files: RunStore | Listing, block: Block) -> bool:
 class Job(NamedTuple):
     """A block of a run. keys: name and key of the detectors whose features are asked for."""
 
-    spec: RunSpec
+    spec: Spec
     store: RunStore
     block: Block
     keys: dict[str, str]
@@ -108,6 +109,8 @@ def finished(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
 
 def _finish(job: Job, kept: ImageBlock | None, place: Place) -> Callable[[], None]:
     """One read of an image, kept or sampled, serves all detectors."""
+    if isinstance(job.spec, SetSpec):
+        return _finish_set_block(job, job.spec, place)
     timing: Timing | None = None
     host: Callable[[], ImageBlock]
     if kept is not None:
@@ -121,10 +124,24 @@ def _finish(job: Job, kept: ImageBlock | None, place: Place) -> Callable[[], Non
     return _writer(job, host, counts, features, timing, place)
 
 
+def _finish_set_block(job: Job, spec: SetSpec, place: Place) -> Callable[[], None]:
+    """The features of a block of a set, without those of its images that cannot be read."""
+    found = read_block(spec, job.block, place)
+    features = {key: _features(job, name, found.images, place) for name, key in job.lacking.items()}
+
+    def write() -> None:
+        meta = {"nfe": 0, "nfe_guide": 0, "left_out": list(found.left_out)}
+        for key, tensors in features.items():
+            job.store.write_features(key, job.block, tensors, meta)
+
+    return write
+
+
 def _finished_tree(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
     """Sample the jobs' block together; each distinct image goes through each detector once."""
     first = jobs[0]
-    tree = sample_tree([job.spec for job in jobs], first.block.seeds, place)
+    specs = [job.spec for job in jobs if isinstance(job.spec, RunSpec)]
+    tree = sample_tree(specs, first.block.seeds, place)
     timing = Timing(
         tree.seconds / len(jobs), device_name(place.device), len(jobs), tree.evaluations / len(jobs)
     )

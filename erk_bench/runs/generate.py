@@ -1,4 +1,4 @@
-"""The pipeline on one page: RunSpec -> blocks of images -> features. `score` makes the record of them.
+"""The pipeline on one page: Spec -> blocks of images -> features. `score` makes the record of them.
 
 Each stage can be stopped, resumed and run again alone; stages meet in the files of a RunStore.
 """
@@ -19,7 +19,7 @@ from erk_bench.base import stopping
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.runs.blocks import Block, Worker, blocks_of
-from erk_bench.runs.checks import check_names
+from erk_bench.runs.checks import check_task
 from erk_bench.runs.claims import Claims
 from erk_bench.runs.device import Place, assets_of
 from erk_bench.runs.finish_block import Job, detector_keys, finished, is_kept, wants_images
@@ -28,16 +28,16 @@ from erk_bench.runs.listing import Listing
 from erk_bench.runs.sample_block import is_tree
 from erk_bench.runs.store import DAMAGED, RunStore
 from erk_bench.runs.writer import BlockWriter
-from erk_bench.spec import RunSpec
+from erk_bench.spec import Spec
 
 ASK_AGAIN_S = 0.2  # after a block that another process computes
 
 # Called after every finished block with its run and the number of its images.
-Progress = Callable[[RunSpec, int], None]
+Progress = Callable[[Spec, int], None]
 
 
 def unfinished(
-    spec: RunSpec,
+    spec: Spec,
     assets: Assets | None = None,
     *,
     features: bool,
@@ -64,7 +64,7 @@ def unfinished(
 
 
 def set_aside_damaged(
-    specs: Sequence[RunSpec], assets: Assets, worker: Worker, *, features: bool
+    specs: Sequence[Spec], assets: Assets, worker: Worker, *, features: bool
 ) -> dict[str, list[Block]]:
     """Read this worker's share of the files that are there; one line tells how many were damaged.
 
@@ -88,7 +88,7 @@ def set_aside_damaged(
 
 
 def generate(
-    groups: Sequence[Sequence[RunSpec]],
+    groups: Sequence[Sequence[Spec]],
     worker: Worker,
     progress: Progress,
     *,
@@ -114,7 +114,7 @@ def generate(
         keys: dict[str, dict[str, str]] = {}
         for spec in itertools.chain(*groups):
             if spec.run_id not in stores:
-                check_names(spec)
+                check_task(spec)
                 stores[spec.run_id] = RunStore.open(spec)
                 keys[spec.run_id] = detector_keys(spec, place.assets) if features else {}
         for folder in dict.fromkeys(store.folder.parent for store in stores.values()):
@@ -181,12 +181,12 @@ class _Turn(NamedTuple):
     and this one takes those that nobody has begun.
     """
 
-    blocks: list[tuple[RunSpec, Block]]
+    blocks: list[tuple[Spec, Block]]
     together: bool
     taken_over: bool = False
 
 
-def _turns(groups: Sequence[Sequence[RunSpec]], worker: Worker, *, shared: bool) -> Iterator[_Turn]:
+def _turns(groups: Sequence[Sequence[Spec]], worker: Worker, *, shared: bool) -> Iterator[_Turn]:
     """This worker's own blocks in order, then the blocks of all workers, from the last one back.
 
     Blocks are dealt to the workers in turn. The next run goes on with the worker after the last one: if every
@@ -207,7 +207,7 @@ def _turns(groups: Sequence[Sequence[RunSpec]], worker: Worker, *, shared: bool)
         for turn in itertools.zip_longest(*shares):
             pairs = [(spec, block) for spec, block in zip(group, turn, strict=True) if block is not None]
             yield _Turn(pairs, tree and len(set(turn)) == 1)
-        of_group: dict[Block, list[tuple[RunSpec, Block]]] = {}
+        of_group: dict[Block, list[tuple[Spec, Block]]] = {}
         for spec in group:
             for block in blocks_of(spec.seed_range, spec.block_size):
                 of_group.setdefault(block, []).append((spec, block))

@@ -18,17 +18,17 @@ from erk_bench.base.errors import UserError, WorkerLostError
 from erk_bench.base.processes import end_with_parent
 from erk_bench.base.progress import progress_bar
 from erk_bench.runs.blocks import Block, Worker
-from erk_bench.runs.cost import count_evaluations
+from erk_bench.runs.cost import work_of
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.generate import Progress, generate, set_aside_damaged, unfinished
 from erk_bench.runs.store import RunStore
-from erk_bench.spec import RunSpec
+from erk_bench.spec import Spec
 
 STALL_S = 1800.0  # rank 0 gives up when the other ranks finish nothing for so long
 
 
 def compute(
-    groups: Sequence[Sequence[RunSpec]],
+    groups: Sequence[Sequence[Spec]],
     *,
     features: bool,
     title: str,
@@ -60,7 +60,7 @@ def compute(
         left = {spec.run_id: sorted({*left[spec.run_id], *damaged[spec.run_id]}) for spec in specs}
     # Counting imports a solver of the user's own: its mistakes are told before workers start, and a finished
     # run imports nothing.
-    cost = {spec.run_id: max(sum(count_evaluations(spec)), 1) for spec in specs if left[spec.run_id]}
+    cost = {spec.run_id: work_of(spec) for spec in specs if left[spec.run_id]}
     images = {run_id: sum(len(block.seeds) for block in blocks) for run_id, blocks in left.items()}
     num_images = sum(images.values())
     work = round(sum(images[run_id] * cost[run_id] for run_id in cost))
@@ -71,7 +71,7 @@ def compute(
     expect(num_images // share)
     with progress_bar(title, num_images // share, work // share, shown=shows) as bar:
 
-        def advance(spec: RunSpec, count: int) -> None:
+        def advance(spec: Spec, count: int) -> None:
             bar(count, round(count * cost.get(spec.run_id, 1)))
             watch(spec, count)
 
@@ -92,7 +92,7 @@ def compute(
     return shows
 
 
-def _num_units(groups: Sequence[Sequence[RunSpec]], left: Mapping[str, Sequence[Block]], shared: bool) -> int:
+def _num_units(groups: Sequence[Sequence[Spec]], left: Mapping[str, Sequence[Block]], shared: bool) -> int:
     """Pieces of work that workers can share: blocks, or where trajectories are shared those of a group."""
     if not shared:
         return sum(map(len, left.values()))
@@ -111,7 +111,7 @@ def reports() -> bool:
     return worker is None or worker.rank == 0
 
 
-def default_workers(spec: RunSpec) -> int:
+def default_workers(spec: Spec) -> int:
     """Local workers where the spec leaves it open: one per GPU, or per CPU core that we may use."""
     if spec.workers is not None:
         return spec.workers
@@ -121,7 +121,7 @@ def default_workers(spec: RunSpec) -> int:
 
 
 class _Work(NamedTuple):
-    groups: Sequence[Sequence[RunSpec]]
+    groups: Sequence[Sequence[Spec]]
     features: bool
     shared: bool
     left: Mapping[str, Sequence[Block]]
@@ -197,7 +197,7 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
     stopping.listen()
     terminal.prepare()
 
-    def advance(spec: RunSpec, count: int) -> None:
+    def advance(spec: Spec, count: int) -> None:
         link.send((spec, count))
 
     try:
@@ -212,7 +212,7 @@ def _local_worker(work: _Work, worker: Worker, link: Connection) -> None:
         os._exit(stopping.TERMINATED)
 
 
-def _wait_for_others(specs: Sequence[RunSpec], assets: Assets, features: bool) -> None:
+def _wait_for_others(specs: Sequence[Spec], assets: Assets, features: bool) -> None:
     """Wait until the other ranks' files are there, or nothing new has come for STALL_S.
 
     The first look is at all blocks: another rank may have set a damaged one aside since the launch began.

@@ -6,14 +6,14 @@ from erk_bench.base.assets import Assets
 from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import check_count, check_real, detectors_of
 from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real
-from erk_bench.runs.checks import check_images, check_networks
+from erk_bench.runs.checks import check_images, check_networks, check_set
 from erk_bench.runs.device import check_draws
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, Spec
 
 
-def addresses_of(spec: RunSpec, *, features: bool = True) -> list[str]:
+def addresses_of(spec: Spec, *, features: bool = True) -> list[str]:
     """Every file that a run (and its evaluation, if asked) needs, by address (see storage/assets)."""
-    found = [item.path for item in spec.weights]
+    found = [item.path for item in spec.weights] if isinstance(spec, RunSpec) else []
     if not features:
         return found
     files = [detector_of(name).weights for name in detectors_of(spec.metrics.names)]
@@ -22,21 +22,35 @@ def addresses_of(spec: RunSpec, *, features: bool = True) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def check_enough(spec: RunSpec) -> None:
+def check_enough(spec: Spec) -> None:
     """Refuse too few seeds for the metrics, or draws of another device, before any image is made."""
-    check_count(spec.metrics, len(spec.seed_range))
-    check_draws(spec)
+    if isinstance(spec, RunSpec):
+        check_count(spec.metrics, len(spec.seed_range))
+        check_draws(spec)
+    else:
+        check_count(spec.metrics, spec.num_images, "more images, at least {}")
 
 
-def check_reference(spec: RunSpec, assets: Assets) -> None:
+def check_reference(spec: Spec, assets: Assets) -> None:
     """Refuse networks, metrics or a reference that do not fit together before any image is made."""
-    check_networks(spec, assets)
-    resolution = check_images(spec, assets)
+    if isinstance(spec, RunSpec):
+        check_networks(spec, assets)
+        resolution, maker = check_images(spec, assets), "the model makes"
+    else:
+        resolution, maker = check_set(spec), f"'{spec.images}' has"
     check_real(spec.metrics, len(spec.seed_range), load_real(spec.metrics, assets))
-    check_resolution(spec.metrics, assets, resolution)
+    check_resolution(spec.metrics, assets, resolution, maker)
 
 
-def fetch(spec: RunSpec, assets: Assets, *, features: bool) -> None:
+def fetch_detectors(spec: Spec, assets: Assets) -> None:
+    """Fetch what is missing of the weights of the metrics' detectors."""
+    for name in detectors_of(spec.metrics.names):
+        weights = detector_of(name).weights
+        if weights is not None:
+            assets.locate(weights)
+
+
+def fetch(spec: Spec, assets: Assets, *, features: bool) -> None:
     """Fetch what is missing of a run's files: those for sampling, and if asked those for measuring.
 
     Under a launcher every rank calls this: one fetches, the others wait.

@@ -20,7 +20,7 @@ from erk_bench.base.fields import build
 from erk_bench.base.file_names import check_file_name
 from erk_bench.base.files import write_atomic
 from erk_bench.base.untrusted import parse_json
-from erk_bench.spec import PROTOCOL, RunSpec
+from erk_bench.spec import PROTOCOL, RunSpec, SetSpec, Spec
 
 FORMAT = "erk-bench record 1"
 PACKAGES = (
@@ -42,10 +42,11 @@ class MetricRecord:
 class Record:
     """One result: what was run, with what, and what was measured.
 
-    spec: every field of the RunSpec. nfe, nfe_guide: counted evaluations of the main and the guiding network
+    spec: every field of the RunSpec, or of the SetSpec of images that something else made. nfe, nfe_guide: counted evaluations of the main and the guiding network
     per image. seconds_per_block: wall time of each block's sampling by block number, on `device`;
     blocks that an earlier launch finished without a timing, or that shared trajectories with other runs of a
-    grid, are absent. reference: name and sha256. detectors: name and hash of each, and of each metric of a
+    grid, are absent. images: of a set, what was found in it ("unreadable": names that were left out,
+    "duplicates": copies of other images, "reference": True where it is the reference itself). reference: name and sha256. detectors: name and hash of each, and of each metric of a
     user's own. environment: where and with what it ran; its entry "shared"
     has the number of runs that shared, and this one's part of the network evaluations (of single images).
     """
@@ -64,10 +65,25 @@ class Record:
     protocol: int = PROTOCOL
     format: str = FORMAT
     created: str = field(default="")
+    images: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Spec:
+        """Where its images came from: a sampler's run, or a set."""
+        return build(SetSpec, self.spec) if _is_set(self.spec) else self.run_spec
 
     @property
     def run_spec(self) -> RunSpec:
+        """Of a sampler's run. Raises UserError for a set's."""
+        if _is_set(self.spec):
+            raise UserError(f"{self.run_id} is of a set of images ('{self.spec['images']}'), not of a run")
         return build(RunSpec, self.spec)
+
+    @property
+    def name(self) -> str:
+        """What it is called: a set's own name, a run's slug."""
+        source = self.source
+        return source.name if isinstance(source, SetSpec) else source.slug
 
     @property
     def seconds_per_1000(self) -> float | None:
@@ -77,6 +93,10 @@ class Record:
         times = sorted(self.seconds_per_block.values())
         middle = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2
         return 1000 * middle / int(self.spec["block_size"])
+
+
+def _is_set(spec: dict[str, Any]) -> bool:
+    return "model" not in spec and "sha256" in spec
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -138,8 +158,15 @@ def _commit() -> dict[str, Any]:
 
 def write_record(path: Path, record: Record) -> None:
     """Write a record as JSON, atomically."""
-    text = json.dumps(dataclasses.asdict(record), indent=1)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, record_text(record).encode())
+
+
+def record_text(record: Record) -> str:
+    """A record as the text of its file; a field that came later stands there only where it says something."""
+    content = dataclasses.asdict(record)
+    if not content["images"]:
+        del content["images"]
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _check_numbers(content: dict[str, Any]) -> None:
@@ -165,8 +192,10 @@ def read_record(path: Path) -> Record:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"'{path}' has format {found!r}; expected '{FORMAT}'")
     known = {item.name for item in dataclasses.fields(Record)}
-    if set(content) != known:
-        raise UserError(f"'{path}' has other fields than a record: {sorted(set(content) ^ known)}")
+    if wrong := (set(content) ^ known) - {"images"}:
+        raise UserError(f"'{path}' has other fields than a record: {sorted(wrong)}")
+    if not isinstance(content.get("images", {}), dict):
+        raise UserError(f"'{path}' has damaged images; delete it and run the row again")
     try:
         content["metrics"] = {
             name: MetricRecord(item["value"], item["standard_error"], tuple(item["replicates"]))
@@ -181,7 +210,7 @@ def read_record(path: Path) -> Record:
     for name in ("run_id", "seeds"):  # files are named after them
         check_file_name(f"{name} of '{path}'", str(content[name]))
     try:
-        build(RunSpec, content["spec"])
+        build(SetSpec if _is_set(content["spec"]) else RunSpec, content["spec"])
     except (UserError, TypeError) as error:
         raise UserError(f"'{path}' has a damaged spec ({error}); delete it and run the row again") from error
     return Record(**content)

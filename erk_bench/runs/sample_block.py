@@ -20,7 +20,7 @@ from erk_bench.runs.store import ImageBlock
 from erk_bench.sampling.sample import solve
 from erk_bench.sampling.seeds import SeededDraws, initial
 from erk_bench.sampling.shared import solve_grid
-from erk_bench.spec import CorrectionSpec, RunSpec
+from erk_bench.spec import CorrectionSpec, RunSpec, Spec
 
 
 class SampledBlock(NamedTuple):
@@ -119,12 +119,14 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], place: Place) ->
     )  # fmt: skip
 
 
-def is_tree(specs: Sequence[RunSpec]) -> bool:
+def is_tree(specs: Sequence[Spec]) -> bool:
     """Whether runs on the same seeds differ in one correction's settings alone and can share trajectories."""
+    runs = [spec for spec in specs if isinstance(spec, RunSpec)]
     return (
-        len({spec.baseline.digest for spec in specs}) == 1
-        and len({_method(spec.correction) for spec in specs if spec.correction.w_stiff}) <= 1
-        and all(equation_of(spec).shares for spec in specs)
+        len(runs) == len(specs)
+        and len({spec.baseline.digest for spec in runs}) == 1
+        and len({_method(spec.correction) for spec in runs if spec.correction.w_stiff}) <= 1
+        and all(equation_of(spec).shares for spec in runs)
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Collection, Sequence
@@ -25,11 +27,12 @@ from erk_bench.runs.equation import equation_of
 from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.records import MetricRecord, Record, environment, read_record, write_record
+from erk_bench.runs.set_block import with_findings
 from erk_bench.runs.store import RunStore, Timing, set_aside
-from erk_bench.spec import PROTOCOL, RunSpec
+from erk_bench.spec import PROTOCOL, RunSpec, SetSpec, Spec
 
 
-def score(spec: RunSpec, place: Place | None = None, *, complete: bool = False) -> Record:
+def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> Record:
     """Compute every metric from the kept features and write the record beside them.
 
     complete: the caller knows that no block is missing, such as after a launch; the disk is not asked again.
@@ -48,6 +51,7 @@ def score(spec: RunSpec, place: Place | None = None, *, complete: bool = False) 
         )
     keys = detector_keys(spec, place.assets)
     extracted, counts = {}, list[tuple[float, float]]()
+    left_out = set[int]()
     damaged: list[DamagedError] = []
     for name, key in keys.items():
         parts = []
@@ -58,6 +62,7 @@ def score(spec: RunSpec, place: Place | None = None, *, complete: bool = False) 
                 damaged.append(error)
                 continue
             counts.append((meta["nfe"], meta["nfe_guide"]))
+            left_out.update(meta.get("left_out", ()))
             kept = slice(max(seeds[0] - block.seeds[0], 0), seeds[-1] - block.seeds[0] + 1)
             parts.append({name: value[kept] for name, value in tensors.items()})
         if not damaged:
@@ -65,8 +70,11 @@ def score(spec: RunSpec, place: Place | None = None, *, complete: bool = False) 
             extracted[name] = Extracted(joined["features"], joined.get("logits"))
     if damaged:
         raise DamagedError.of(damaged)
-    if len(set(counts)) > 1 and not equation_of(spec, imported=False).solver.row.adaptive:
+    if len(set(counts)) > 1 and not _adaptive(spec):
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
+    found: dict[str, Any] = {}
+    if isinstance(spec, SetSpec):
+        spec, found = with_findings(spec, sorted(left_out))
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
     measured = measure(spec.metrics, extracted, load_real(spec.metrics, place.assets))
     timings = store.timings()
@@ -75,7 +83,7 @@ def score(spec: RunSpec, place: Place | None = None, *, complete: bool = False) 
         run_id=spec.run_id,
         spec=to_dict(spec),
         seeds=spec.seeds,
-        num_images=len(seeds),
+        num_images=len(seeds) - len(left_out),
         nfe=nfe,
         nfe_guide=nfe_guide,
         metrics={
@@ -93,9 +101,15 @@ def score(spec: RunSpec, place: Place | None = None, *, complete: bool = False) 
             **_sharing(timed.values(), len(blocks), (nfe + nfe_guide) * spec.block_size),
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        images=found,
     )
     _keep(record_path(spec), record, spec, place.assets)
     return record
+
+
+def _adaptive(spec: Spec) -> bool:
+    """Whether its samples choose their own steps."""
+    return isinstance(spec, RunSpec) and equation_of(spec, imported=False).solver.row.adaptive
 
 
 def _mean(counts: Sequence[float]) -> float:
@@ -115,33 +129,44 @@ def _sharing(timings: Collection[Timing], num_blocks: int, alone: float) -> dict
     return {"shared": {"cells": cells, "evaluations": counted}}
 
 
-def record_path(spec: RunSpec) -> Path:
-    """Where `score` writes the record of a spec and its seeds."""
-    return RunStore.folder_of(spec) / "records" / f"{spec.seeds}.json"
+def record_path(spec: Spec) -> Path:
+    """Where `score` writes the record of a spec and its seeds; of a set, one for each reference."""
+    name = spec.seeds
+    if isinstance(spec, SetSpec):
+        measured = to_dict(dataclasses.replace(spec.metrics, names=("-",)))
+        name += f"-{hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:8]}"
+    return RunStore.folder_of(spec) / "records" / f"{name}.json"
 
 
-def finished_record(spec: RunSpec, assets: Assets | None = None) -> Record | None:
+def finished_record(spec: Spec, assets: Assets | None = None) -> Record | None:
     """The record of an earlier run of the same samples, seeds and metrics, if there is one.
 
     assets: looked up, if not given.
     """
     record = _own_record(record_path(spec), spec)
-    if record is None:
+    if record is None or (record.images.get("unreadable") and not _skips(spec)):
         return None
     if not _measured_alike(record, spec, assets or assets_of(spec)) or not set(spec.metrics.names) <= set(
         record.metrics
     ):
         return None
+    if isinstance(spec, SetSpec):  # it may be called something else today, or lie elsewhere
+        record = dataclasses.replace(record, spec={**record.spec, "name": spec.name, "images": spec.images})
     return _with_metrics(record, spec.metrics.names)
 
 
-def _own_record(path: Path, spec: RunSpec) -> Record | None:
+def _skips(spec: Spec) -> bool:
+    return isinstance(spec, SetSpec) and spec.skip_unreadable
+
+
+def _own_record(path: Path, spec: Spec) -> Record | None:
     """The record of a run's own folder. A damaged one is set aside: it is scored again."""
     if not path.is_file():
         return None
     try:
         record = read_record(path)
-        if (record.run_id, record.seeds, record.num_images) == (
+        left_out = len(record.images.get("unreadable", ()))
+        if (record.run_id, record.seeds, record.num_images + left_out) == (
             spec.run_id,
             spec.seeds,
             len(spec.seed_range),
@@ -155,9 +180,9 @@ def _own_record(path: Path, spec: RunSpec) -> Record | None:
     return None
 
 
-def _measured_alike(record: Record, spec: RunSpec, assets: Assets) -> bool:
+def _measured_alike(record: Record, spec: Spec, assets: Assets) -> bool:
     """Whether a record, whichever metrics it has, was measured as the spec asks."""
-    measured = record.run_spec.metrics
+    measured = record.source.metrics
     shared = [name for name in spec.metrics.names if name in record.metrics]
     keys = {*(detector_key(name, assets) for name in detectors_of(shared)), *code_keys(shared)}
     return (
@@ -179,7 +204,7 @@ def _with_metrics(record: Record, names: Sequence[str]) -> Record:
     )
 
 
-def _keep(path: Path, record: Record, spec: RunSpec, assets: Assets) -> None:
+def _keep(path: Path, record: Record, spec: Spec, assets: Assets) -> None:
     """Write a record; metrics that an earlier one has beside, measured alike, stay in the file."""
     earlier = _own_record(path, spec)
     if earlier is not None and _measured_alike(earlier, spec, assets):

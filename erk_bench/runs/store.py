@@ -26,7 +26,7 @@ from erk_bench.base.files import sweep, write_atomic, writing
 from erk_bench.runs.block_files import DamagedFile, block_bytes, block_entry, block_facts, parse_block
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.png import read_png_block, write_png_block
-from erk_bench.spec import RunSpec, digest_of
+from erk_bench.spec import Spec, digest_of
 
 FORMAT = "erk-bench store 1"
 DAMAGED = ".damaged"  # ending of files that were set aside
@@ -66,11 +66,11 @@ class RunStore:
         self._manifest = manifest
 
     @staticmethod
-    def folder_of(spec: RunSpec) -> Path:
+    def folder_of(spec: Spec) -> Path:
         return Path(spec.out).expanduser() / spec.run_id
 
     @classmethod
-    def open(cls, spec: RunSpec) -> RunStore:
+    def open(cls, spec: Spec) -> RunStore:
         """The store of `spec`; nothing is written before `create`.
 
         A damaged manifest is no obstacle. Raises UserError when the folder was made with another spec or
@@ -151,10 +151,11 @@ class RunStore:
         detector: str,
         block: Block,
         features: Mapping[str, Tensor],
-        counts: Mapping[str, float],
+        meta: Mapping[str, Any],
     ) -> None:
-        """detector: its key. features: float32 [B, ...] by name. counts: of the block's evaluations."""
-        self._write(self._features(detector, block), block, features, counts)
+        """detector: its key. features: float32 [B, ...] by name. meta: the counted evaluations, and what else is
+        known of the block."""
+        self._write(self._features(detector, block), block, features, meta)
 
     def read_features(self, detector: str, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Features by name and the block's metadata, with the counted evaluations."""

@@ -23,12 +23,12 @@ from erk_bench.runs.needs import check_enough, check_reference, fetch
 from erk_bench.runs.records import Record, read_record
 from erk_bench.runs.score import finished_record, score
 from erk_bench.runs.store import RunStore
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, Spec
 
 MANY, FEW = 10_000, 4  # images whose features take gigabytes, and records that may do so at a time
 
 
-def prepare(specs: Sequence[RunSpec]) -> None:
+def prepare(specs: Sequence[Spec]) -> None:
     """Everything that can fail before an image is made; fetches what is missing."""
     for spec in specs:
         check_enough(spec)
@@ -41,7 +41,7 @@ def prepare(specs: Sequence[RunSpec]) -> None:
 
 
 def compute_records(
-    groups: Sequence[Sequence[RunSpec]],
+    groups: Sequence[Sequence[Spec]],
     *,
     title: str,
     tracker: Tracker,
@@ -81,11 +81,12 @@ def compute_records(
                 done[spec.run_id] = record
         print(f"computed {len(todo)} of {len(done)} runs in {time.monotonic() - start:.0f} s")
     for spec in itertools.chain(*groups):
-        finish_samples(spec)
+        if isinstance(spec, RunSpec):
+            finish_samples(spec)
     return {run_id: record for run_id, record in done.items() if record is not None}
 
 
-def _check_sampled(specs: Sequence[RunSpec], left: Mapping[str, Sequence[Block]]) -> None:
+def _check_sampled(specs: Sequence[Spec], left: Mapping[str, Sequence[Block]]) -> None:
     missing = []
     for spec in specs:
         store = RunStore.open(spec)
@@ -103,7 +104,7 @@ def _check_sampled(specs: Sequence[RunSpec], left: Mapping[str, Sequence[Block]]
 
 
 @contextmanager
-def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
+def _scored(specs: Sequence[Spec]) -> Iterator[Iterator[Record]]:
     """The records of the runs one after the other, as they are scored."""
     # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile. Beside GPUs
     # each record has all CPU cores to itself, and needs gigabytes.
@@ -128,7 +129,7 @@ def _scored(specs: Sequence[RunSpec]) -> Iterator[Iterator[Record]]:
         pool.shutdown(cancel_futures=True)
 
 
-def read_records(specs: Sequence[RunSpec], folders: str) -> list[Record]:
+def read_records(specs: Sequence[Spec], folders: str) -> list[Record]:
     """The record of each run from one or several folders of records, for what needs no computing."""
     found: dict[tuple[str, str], Record] = {}
     for folder in folders.split(","):
@@ -140,7 +141,7 @@ def read_records(specs: Sequence[RunSpec], folders: str) -> list[Record]:
             f"{lacking[0].run_id}, seeds {lacking[0].seeds}); leave out from=... to compute them"
         )
     for spec in specs:
-        reference = found[(spec.run_id, spec.seeds)].run_spec.metrics.reference
+        reference = found[(spec.run_id, spec.seeds)].source.metrics.reference
         if reference != spec.metrics.reference:
             raise UserError(
                 f"the record of {spec.run_id} in '{folders}' was measured against '{reference}', not "

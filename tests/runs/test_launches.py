@@ -90,7 +90,7 @@ def test_open_files_do_not_grow_with_the_number_of_runs(
     ]
     generate([specs[:1]], Worker(), ignore, features=True)  # what is opened once stays open
     monkeypatch.setattr(
-        "erk_bench.runs.generate.check_names", lambda spec: None
+        "erk_bench.runs.generate.check_task", lambda spec: None
     )  # takes 540 times what nobody asks here
     monkeypatch.setattr("erk_bench.runs.generate._turns", lambda groups, worker, shared: iter(()))
     here = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 128

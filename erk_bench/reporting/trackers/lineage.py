@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from erk_bench.base.assets import Assets
 from erk_bench.base.sources import PACKAGE
 from erk_bench.runs.blocks import blocks_of
-from erk_bench.runs.records import Record
+from erk_bench.runs.records import Record, record_text
 from erk_bench.runs.store import RunStore
-from erk_bench.spec import WeightsSpec
+from erk_bench.spec import RunSpec, WeightsSpec
 
 
 class Artifact(NamedTuple):
@@ -32,7 +32,8 @@ class Artifact(NamedTuple):
 
 def checkpoints(record: Record) -> list[Artifact]:
     """Every file of weights that the samples came from, by its sha256."""
-    return [_checkpoint(weights) for weights in record.run_spec.weights]
+    source = record.source
+    return [_checkpoint(weights) for weights in source.weights] if isinstance(source, RunSpec) else []
 
 
 def _checkpoint(weights: WeightsSpec) -> Artifact:
@@ -69,7 +70,7 @@ def blocks(record: Record, folder: Path) -> list[Artifact]:
 
     A kind of which no block or not every block is kept is left out.
     """
-    kept = blocks_of(record.run_spec.seed_range, record.run_spec.block_size)
+    kept = blocks_of(record.source.seed_range, record.source.block_size)
     found = []
     for kind, subfolders in (
         ("samples", ["images"]),
@@ -84,9 +85,8 @@ def blocks(record: Record, folder: Path) -> list[Artifact]:
 
 def record_file(record: Record) -> Artifact:
     """The record itself, the same bytes as its file."""
-    text = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
     facts = {"run_id": record.run_id, "seeds": record.seeds, "protocol": record.protocol}
-    return Artifact("record", _name("record", record.run_id), facts, "record.json", text)
+    return Artifact("record", _name("record", record.run_id), facts, "record.json", record_text(record))
 
 
 def _artifact(

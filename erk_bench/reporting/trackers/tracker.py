@@ -13,7 +13,7 @@ from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.table_views import Estimate, TableView
 from erk_bench.runs.records import Record
-from erk_bench.spec import RunSpec
+from erk_bench.spec import Spec
 
 MODES = ("auto", "online", "offline")
 
@@ -77,7 +77,7 @@ class Launch(NamedTuple):
 
     kind: str
     name: str
-    specs: Sequence[RunSpec]
+    specs: Sequence[Spec]
     todo: int | None = None
 
     @property
@@ -109,7 +109,7 @@ class Tracker:
     def expect(self, images: int) -> None:
         """So many more images will be reported through `advance`."""
 
-    def advance(self, spec: RunSpec, images: int) -> None:
+    def advance(self, spec: Spec, images: int) -> None:
         """A block of `images` images of `spec` is finished."""
 
     def record(self, record: Record, folder: Path | None = None) -> None:

@@ -17,7 +17,7 @@ from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.table_views import Estimate, TableView
 from erk_bench.reporting.trackers.tracker import SECONDS_PER_1000, Launch, error_key
 from erk_bench.runs.records import Record
-from erk_bench.spec import RunSpec
+from erk_bench.spec import SetSpec, Spec
 
 SMALLEST_IMAGE = 64  # pixels; smaller ones are enlarged by whole factors
 TEXT_COLUMNS = (
@@ -55,7 +55,7 @@ def launch_config(launch: Launch) -> dict[str, Any]:
 def result_config(record: Record) -> dict[str, Any]:
     """The whole spec, nested, and what else tells this result from others."""
     return {
-        **to_dict(record.run_spec),
+        **to_dict(record.source),
         "run_id": record.run_id,
         "seeds": record.seeds,
         "num_images": record.num_images,
@@ -86,8 +86,10 @@ def result_values(record: Record) -> dict[str, float]:
     return values
 
 
-def tags_of(spec: RunSpec) -> set[str]:
+def tags_of(spec: Spec) -> set[str]:
     """Words to find a run by: its model, solver, and guidance and correction where it has them."""
+    if isinstance(spec, SetSpec):
+        return {"images", spec.name}
     found = {spec.model.name, spec.solver.name}
     if spec.guidance.active:
         found.add(spec.guidance.name)

@@ -54,7 +54,7 @@ from erk_bench.reporting.trackers.wandb.runs import (
     wandb_artifact,
 )
 from erk_bench.runs.records import Record
-from erk_bench.spec import RunSpec
+from erk_bench.spec import Spec
 
 PROGRESS_EVERY_S = 5.0
 UPLOAD_EVERY_S = 60.0
@@ -102,7 +102,7 @@ class WandbTracker(Tracker):
     def expect(self, images: int) -> None:
         self._expected += images
 
-    def advance(self, spec: RunSpec, images: int) -> None:
+    def advance(self, spec: Spec, images: int) -> None:
         self._images += images
         if time.monotonic() - self._last >= PROGRESS_EVERY_S:
             self._log_progress()
@@ -212,7 +212,7 @@ class WandbTracker(Tracker):
                 left.finish(exit_code=status)
 
     def _result(self, record: Record, folder: Path | None) -> None:
-        spec = record.run_spec
+        spec = record.source
         checkpoints = lineage.checkpoints(record)
         made = lineage.blocks(record, folder) if folder is not None else []
         self._tell_made(checkpoints, made)
@@ -227,7 +227,7 @@ class WandbTracker(Tracker):
         page = Page(
             RESULT,
             tracked.digest(RESULT, record.run_id, record.seeds),
-            f"{spec.slug}, seeds {record.seeds}",
+            f"{record.name}, seeds {record.seeds}",
             tracked.result_config(record),
             tracked.tags_of(spec),
         )
