@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from erk_bench.sampling.sample import draw, sample
     from erk_bench.sampling.shared import sample_grid
     from erk_bench.sampling.steps import Node, Step
+    from erk_bench.studies.score_sets import score
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "load_denoiser",
     "sample",
     "sample_grid",
+    "score",
 ]
 
 # Importing torch takes seconds, which help and typing errors need not wait for.
@@ -33,6 +35,7 @@ _MODULES = {
     "load_denoiser": "erk_bench.networks.presets",
     "sample": "erk_bench.sampling.sample",
     "sample_grid": "erk_bench.sampling.shared",
+    "score": "erk_bench.studies.score_sets",
 }
 
 if not TYPE_CHECKING:

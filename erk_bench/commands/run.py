@@ -80,7 +80,25 @@ def show_record(record: Record, path: Path) -> None:
     if record.seconds_per_1000 is not None:
         table.add_row("seconds per 1000 images and worker", f"{record.seconds_per_1000:.1f}")
     wide_console().print(table)
+    for line in remarks(record):
+        print(line)
     print(f"record: {path}")
+
+
+def remarks(record: Record) -> list[str]:
+    """What a reader of a set's figures must know, a line each."""
+    from erk_bench.evaluation.image_files import SHOWN, visible
+
+    found = []
+    if unreadable := record.images.get("unreadable"):
+        names = ", ".join(visible(name) for name in unreadable[:SHOWN])
+        more = ", ..." if unreadable[SHOWN:] else ""
+        found.append(f"{len(unreadable)} images cannot be read and are left out: {names}{more}")
+    if copies := record.images.get("duplicates"):
+        found.append(f"{copies} of {record.num_images} images are copies of others of the set")
+    if record.images.get("reference"):
+        found.append("this set is the reference itself: its distances say nothing")
+    return found
 
 
 def _show_samples(spec: RunSpec) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from erk_bench.base.errors import UserError
 from erk_bench.commands.command import Command
-from erk_bench.commands.options import DEVICE, FOLDER, Flag, Names, PathText, Text, Whole, option
+from erk_bench.commands.options import DEVICE, FOLDER, Flag, Names, PathText, Whole, option
 
 MOST_WORDS = 2  # the sets, and the reference
 
@@ -66,8 +66,8 @@ def check(words: Sequence[str]) -> None:
     """At most the sets and the reference, in this order."""
     if len(words) > MOST_WORDS:
         raise UserError(
-            f"score takes a set and a reference, and got {len(words)} words: {' '.join(words)}; write several "
-            "sets with commas between them"
+            f"score takes a set and a reference, and got {len(words)} words: {' '.join(words)}; write "
+            "several sets with commas between them"
         )
 
 

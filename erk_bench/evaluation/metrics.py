@@ -177,6 +177,8 @@ def check_real(spec: MetricsSpec, count: int, real: Mapping[str, Real]) -> None:
 
 def check_real_count(spec: MetricsSpec, count: int, real: int) -> None:
     """Refuse sets of so many images and real ones, both with features, that are too small for a metric."""
+    if real < 2:
+        raise UserError("the reference has one image, which gives no covariance; give more")
     lacks = dict.fromkeys(METRICS[name].family.lack for name in spec.names)
     check_sizes(spec, [(lack, real) for lack in lacks if lack is not None], count, "more images, at least {}")
 

@@ -17,7 +17,7 @@ from erk_bench.networks.sizes import architecture
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import Shape, decoder_row, network_shape, shape_of
 from erk_bench.sampling.options import defaults_of
-from erk_bench.spec import RunSpec, SetSpec, Spec
+from erk_bench.spec import MetricsSpec, RunSpec, SetSpec, Spec
 
 CPU = torch.device("cpu")
 
@@ -27,15 +27,15 @@ def check_task(spec: Spec) -> None:
     if isinstance(spec, RunSpec):
         check_names(spec)
     else:
-        check_measuring(spec)
+        check_measuring(spec.metrics, spec.out)
 
 
-def check_measuring(spec: Spec) -> None:
+def check_measuring(metrics: MetricsSpec, out: str) -> None:
     """Refuse a folder that cannot be, and what no table has, of the settings that runs and sets share."""
-    check_path("out", Path(spec.out).expanduser())
-    if spec.metrics.reference not in REFERENCES and not Path(spec.metrics.reference).suffix:
-        raise unknown_name("reference", spec.metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
-    detectors_of(spec.metrics.names)
+    check_path("out", Path(out).expanduser())
+    if metrics.reference not in REFERENCES and not Path(metrics.reference).suffix:
+        raise unknown_name("reference", metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
+    detectors_of(metrics.names)
 
 
 def check_names(spec: RunSpec) -> None:
@@ -43,7 +43,7 @@ def check_names(spec: RunSpec) -> None:
 
     No code of a user's own is run.
     """
-    check_measuring(spec)
+    check_measuring(spec.metrics, spec.out)
     own_decoder = spec.model.decoder_path is not None
     if not own_decoder and spec.model.decoder not in (BY_CHANNELS, *DECODERS):
         raise unknown_name("decoder", spec.model.decoder, [*DECODERS, "FILE.py:NAME"])

@@ -42,13 +42,14 @@ class MetricRecord:
 class Record:
     """One result: what was run, with what, and what was measured.
 
-    spec: every field of the RunSpec, or of the SetSpec of images that something else made. nfe, nfe_guide: counted evaluations of the main and the guiding network
-    per image. seconds_per_block: wall time of each block's sampling by block number, on `device`;
-    blocks that an earlier launch finished without a timing, or that shared trajectories with other runs of a
-    grid, are absent. images: of a set, what was found in it ("unreadable": names that were left out,
-    "duplicates": copies of other images, "reference": True where it is the reference itself). reference: name and sha256. detectors: name and hash of each, and of each metric of a
-    user's own. environment: where and with what it ran; its entry "shared"
-    has the number of runs that shared, and this one's part of the network evaluations (of single images).
+    spec: every field of the RunSpec, or of the SetSpec of images that something else made. nfe, nfe_guide:
+    counted evaluations of the main and the guiding network per image. seconds_per_block: wall time of each
+    block's sampling by block number, on `device`; blocks that an earlier launch finished without a timing, or
+    that shared trajectories with other runs of a grid, are absent. reference: name and sha256. detectors:
+    name and hash of each, and of each metric of a user's own. environment: where and with what it ran; its
+    entry "shared" has the number of runs that shared, and this one's part of the network evaluations (of
+    single images). images: of a set, what was found in it: "unreadable" names what was left out, "duplicates"
+    counts copies of other images, "reference" is true where it is the reference itself.
     """
 
     run_id: str

@@ -75,8 +75,17 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
     found: dict[str, Any] = {}
     if isinstance(spec, SetSpec):
         spec, found = with_findings(spec, sorted(left_out))
+        if left_out and not spec.skip_unreadable:
+            named = found["unreadable"][0]
+            raise UserError(
+                f"{len(left_out)} images of '{spec.images}' could not be read (first: '{named}'); copy them "
+                "again, or leave them out with skip_unreadable=true"
+            )
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
     measured = measure(spec.metrics, extracted, load_real(spec.metrics, place.assets))
+    reference = reference_facts(spec.metrics, place.assets)
+    if isinstance(spec, SetSpec) and reference["sha256"] == spec.sha256:
+        found["reference"] = True
     timings = store.timings()
     timed = {block.index: timings[block.index] for block in blocks if block.index in timings}
     record = Record(
@@ -93,7 +102,7 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
         seconds_per_block={
             str(index): round(timing.seconds, 6) for index, timing in timed.items() if timing.cells == 1
         },
-        reference=reference_facts(spec.metrics, place.assets),
+        reference=reference,
         detectors=(*keys.values(), *code_keys(spec.metrics.names)),
         environment={
             **environment(place.device),

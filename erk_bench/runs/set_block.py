@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-from pathlib import Path
+import json
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation.image_set import open_set
+from erk_bench.evaluation.real_images import ImageSource, center_crop, open_images
 from erk_bench.runs.blocks import Block
-from erk_bench.runs.device import Place
 from erk_bench.spec import SetSpec
 
 
@@ -25,39 +27,59 @@ class ReadBlock(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def opened(place, out=None):
-    return open_set(place)
+def opened(place: str, sha256: str) -> ImageSource:
+    """The set of that content at a place, listed once a process."""
+    return open_images(place)
 
 
-def read_block(spec: SetSpec, block: Block, place: Place) -> ReadBlock:
-    s = opened(spec.images)
-    rows, left = [], []
-    for i in block.seeds:
-        if i >= len(s):
-            break
-        try:
-            rows.append(s.pixels(i, spec.resolution))
-        except UserError as error:
-            if not spec.skip_unreadable:
-                raise UserError(f"{error}, or leave such images out with skip_unreadable=true") from error
-            left.append(i)
-    return ReadBlock(torch.stack(rows), tuple(left))
-
-
-def describe(place, out, resolution):
-    s = opened(place)
-    first = s.pixels(0, resolution)
-    stems = [Path(n).stem for n in s.names]
+def describe(source: ImageSource, resolution: int | None) -> dict[str, Any]:
+    """Fields of a SetSpec that its files decide, by name."""
+    digests = [source.sha256(index).hex() for index in range(len(source))]
+    content = json.dumps([list(source.names), digests])
+    first = _pixels(source, 0, resolution)
     return {
-        "sha256": hashlib.sha256(
-            "".join(map(repr, (s.src.sha256(i) for i in range(len(s))))).encode()
-        ).hexdigest(),
+        "sha256": hashlib.sha256(content.encode()).hexdigest(),
         "height": first.shape[1],
         "width": first.shape[2],
-        "numbers": "",
-        "names_sha256": hashlib.sha256(repr(stems).encode()).hexdigest(),
+        "names_sha256": _names_sha256(source.names),
     }
 
 
-def with_findings(spec: SetSpec, left_out):
-    return spec, {"unreadable": [opened(spec.images).names[i] for i in left_out]} if left_out else {}
+def read_block(spec: SetSpec, block: Block) -> ReadBlock:
+    """The images of a block. Raises UserError for one that cannot be read, unless such are left out."""
+    source = opened(spec.images, spec.sha256)
+    images, left_out = [], []
+    for index in block.seeds:
+        if index >= spec.num_images:
+            break
+        try:
+            images.append(_pixels(source, index, spec.resolution))
+        except UserError as error:
+            if not spec.skip_unreadable:
+                raise UserError(f"{error}; or leave it out with skip_unreadable=true") from error
+            left_out.append(index)
+    if not images:
+        raise UserError(f"none of the images of {block} of '{spec.images}' can be read; copy them again")
+    return ReadBlock(torch.stack(images), tuple(left_out))
+
+
+def with_findings(spec: SetSpec, left_out: list[int]) -> tuple[SetSpec, dict[str, Any]]:
+    """The spec of the images that were read, and what a record says of the others."""
+    if not left_out:
+        return spec, {}
+    names = opened(spec.images, spec.sha256).names
+    kept = [name for index, name in enumerate(names) if index not in set(left_out)]
+    spec = dataclasses.replace(spec, numbers="", names_sha256=_names_sha256(kept))
+    return spec, {"unreadable": [names[index] for index in left_out]}
+
+
+def _pixels(source: ImageSource, index: int, resolution: int | None) -> Tensor:
+    image = source.read(index)
+    if resolution is not None:
+        return center_crop(image, resolution)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _names_sha256(names: Any) -> str:
+    stems = [PurePath(name).with_suffix("").as_posix() for name in names]
+    return hashlib.sha256(json.dumps(stems).encode()).hexdigest()

@@ -153,8 +153,7 @@ class RunStore:
         features: Mapping[str, Tensor],
         meta: Mapping[str, Any],
     ) -> None:
-        """detector: its key. features: float32 [B, ...] by name. meta: the counted evaluations, and what else is
-        known of the block."""
+        """detector: its key. features: float32 [B, ...] by name. meta: the counted evaluations, and more."""
         self._write(self._features(detector, block), block, features, meta)
 
     def read_features(self, detector: str, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -16,8 +16,9 @@ DEVICES = ("auto", "cpu", "cuda")
 class Work:
     """Numbered images in blocks. Of a run the numbers are seeds, of a set the places in its order.
 
-    seeds: "FIRST-LAST", both included. samples: what is kept of the images. block_size: images a file. device: "auto" takes CUDA if there is any.
-    workers: local processes; None is one per GPU, or per CPU core. out: folder of all runs.
+    seeds: "FIRST-LAST", both included. samples: what is kept of the images. block_size: images a file.
+    device: "auto" takes CUDA if there is any. workers: local processes; None is one per GPU, or per CPU core.
+    out: folder of all runs.
     """
 
     samples: str

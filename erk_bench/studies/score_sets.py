@@ -9,28 +9,31 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from erk_bench.base.errors import UserError
+from erk_bench.base.errors import unknown_name
 from erk_bench.evaluation.detectors import reference_name
 from erk_bench.evaluation.frechet import FeatureSums
-from erk_bench.evaluation.metrics import check_count, check_real_count
+from erk_bench.evaluation.metrics import METRICS, check_count, check_real_count
+from erk_bench.evaluation.real_images import ImageSource, open_images
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.evaluation.reference_files import Real, write_reference
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import blocks_of
+from erk_bench.runs.checks import check_measuring, check_set
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.finish_block import detector_keys
-from erk_bench.runs.checks import check_set
 from erk_bench.runs.needs import fetch_detectors
 from erk_bench.runs.records import Record
-from erk_bench.runs.set_block import describe, opened
+from erk_bench.runs.set_block import describe
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import MetricsSpec, SetSpec
 from erk_bench.studies.records import compute_records, prepare
 
+DEFAULT_METRICS = {"digits": "fd_digits"}  # by reference; of others FID
 NO_IMAGES = (".safetensors", ".pkl", ".pt", ".pth")  # endings of files of statistics
 
 
@@ -47,14 +50,69 @@ class Measuring:
     offline: bool = False
     out: str = "results/runs"
 
-    def spec(self, place: str, name: str = "") -> SetSpec:
-        """The spec of the set at `place`, whose files are read once to know their content."""
-        count = len(opened(place, self.out))
-        check_count(self.metrics, count, "more images, at least {}")
-        known = describe(place, self.out, self.resolution)
+    def spec(self, place: str, images: ImageSource, name: str = "") -> SetSpec:
+        """The spec of the images at `place`, which are read once to know their content."""
+        known = describe(images, self.resolution)
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         called = name or Path(place.rstrip("/")).name or place
-        return SetSpec(name=called, images=place, num_images=count, **known, **fields)
+        return SetSpec(name=called, images=place, num_images=len(images), **known, **fields)
+
+
+def measuring(
+    reference: str,
+    metrics: Sequence[str] = (),
+    *,
+    real_features: str | None = None,
+    num_groups: int = 50,
+    kid_subsets: int = 100,
+    kid_subset_size: int = 1000,
+    **reading: Any,
+) -> Measuring:
+    """How sets are measured against a reference. reading: the other fields of Measuring.
+
+    metrics: FID unless given, and FD-digits for the shipped digits. Raises UserError for unknown ones.
+    """
+    known = [item.name for item in dataclasses.fields(Measuring) if item.name != "metrics"]
+    for setting in reading:
+        if setting not in known:
+            others = ("name", "real_features", "num_groups", "kid_subsets", "kid_subset_size")
+            raise unknown_name("setting of score", setting, [*others, *known])
+    names = tuple(metrics) or (DEFAULT_METRICS.get(reference, "fid"),)
+    return Measuring(
+        metrics=MetricsSpec(
+            names=tuple(dict.fromkeys(METRICS[name].name for name in names)),
+            reference=reference,
+            real_features=real_features,
+            num_groups=num_groups,
+            kid_subsets=kid_subsets,
+            kid_subset_size=kid_subset_size,
+        ),
+        **reading,
+    )
+
+
+def score(
+    images: str | Path,
+    reference: str | Path,
+    metrics: Sequence[str] = (),
+    *,
+    name: str = "",
+    workers: int | None = 1,
+    **settings: Any,
+) -> Record:
+    """Metrics of images that anything made, with standard errors (the `erk-bench score` command).
+
+    images: a folder, an archive or an array, see `evaluation.image_set.open_set`. reference: statistics, a
+    name of REFERENCES, or another set of images. metrics: names or FAMILY@DETECTOR; FID unless given. name:
+    what the set is called. workers: processes; more than one need a main module that may be imported again.
+    settings: the options of `erk-bench score` (resolution, skip_unreadable, num_groups, device, out, ...).
+    Features and the record are kept in `out` and found again. Raises UserError as `score_sets` does.
+    """
+    how = measuring(str(reference), metrics, workers=workers, **settings)
+    specs, real = set_specs([str(images)], how, [name])
+    records = score_sets(specs, real=real, tracker=Tracker())
+    assert records is not None  # only ranks of a launcher get none
+    return records[0]
 
 
 def holds_images(reference: str) -> bool:
@@ -69,6 +127,30 @@ def holds_images(reference: str) -> bool:
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as arrays:
         return "mu.npy" not in arrays.namelist() and "arr_0.npy" in arrays.namelist()
     return False
+
+
+def set_specs(
+    places: Sequence[str], how: Measuring, names: Sequence[str] = ()
+) -> tuple[list[SetSpec], SetSpec | None]:
+    """The specs of the sets at `places`, and of the reference where that is a set, too.
+
+    names: what the sets are called; the last part of their place unless given. Raises UserError, before any
+    image is read, for sets that are empty or too small for the metrics, and for an unknown reference.
+    """
+    reference = how.metrics.reference
+    real = open_images(reference) if holds_images(reference) else None
+    if real is None:
+        check_measuring(how.metrics, how.out)
+    opened = [open_images(place) for place in places]
+    for images in opened:
+        check_count(how.metrics, len(images), "more images, at least {}")
+        if real is not None:
+            check_real_count(how.metrics, len(images), len(real))
+    specs = [
+        how.spec(place, images, name)
+        for place, images, name in zip(places, opened, names or [""] * len(places), strict=True)
+    ]
+    return specs, None if real is None else how.spec(reference, real)
 
 
 def score_sets(
@@ -104,13 +186,10 @@ def reference_file(real: SetSpec) -> Path:
 
 
 def _make_reference(specs: Sequence[SetSpec], path: Path) -> bool:
-    """Features of all sets in one launch, and a reference of the last one; False on a rank without results."""
+    """Features of all sets in one launch, and a reference of the last; False on a rank without results."""
     *_, real = specs
     for spec in specs:
-        if spec.num_images < 2:
-            raise UserError(f"'{spec.images}' has one image, which gives no covariance; give more")
         check_set(spec)
-    check_real_count(real.metrics, min(spec.num_images for spec in specs[:-1]), real.num_images)
     title = f"features of {len(specs)} sets"
     if not launch.compute([[spec] for spec in specs], features=True, title=title):
         return False

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from erk_bench.base.errors import UserError
 from erk_bench.commands.run import show_record
 from erk_bench.commands.score import ScoreOptions
 from erk_bench.commands.tracking import tracked
-from erk_bench.evaluation.metrics import METRICS
 from erk_bench.runs.score import record_path
 from erk_bench.runs.store import RunStore
-from erk_bench.spec import MetricsSpec
-from erk_bench.studies.score_sets import Measuring, holds_images, score_sets
-
-DEFAULT_METRICS = {"digits": "fd_digits"}  # by reference; of others FID
+from erk_bench.studies.score_sets import measuring, score_sets, set_specs
 
 
 def score(options: ScoreOptions, words: Sequence[str]) -> int:
@@ -25,12 +22,14 @@ def score(options: ScoreOptions, words: Sequence[str]) -> int:
     places = [place for place in images.split(",") if place]
     if options.name and len(options.name) != len(places):
         raise UserError(
-            f"name has {len(options.name)} names for {len(places)} sets: {','.join(options.name)}; give one for each"
+            f"name has {len(options.name)} names for {len(places)} sets: {','.join(options.name)}; give one "
+            "for each"
         )
-    how = measuring(options, reference)
-    names = options.name or ("",) * len(places)
-    specs = [how.spec(place, name) for place, name in zip(places, names, strict=True)]
-    real = how.spec(reference) if holds_images(reference) else None
+    given = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
+    for name in ("images", "reference", "metrics", "name"):
+        del given[name]
+    how = measuring(reference, options.metrics, **given)
+    specs, real = set_specs(places, how, options.name)
     with tracked("score", specs[0].run_id, specs, settings) as tracker:
         records = score_sets(specs, tracker=tracker, real=real)
         for record in records or ():
@@ -52,26 +51,3 @@ def _places(options: ScoreOptions, words: Sequence[str]) -> tuple[str, str]:
             raise UserError(f"{name} is missing; for example erk-bench score my_images/ real_images/")
     assert images and reference
     return images, reference
-
-
-def measuring(options: ScoreOptions, reference: str) -> Measuring:
-    """How the sets are read and measured, as the options say."""
-    names = options.metrics or (DEFAULT_METRICS.get(reference, "fid"),)
-    metrics = MetricsSpec(
-        names=tuple(dict.fromkeys(METRICS[name].name for name in names)),
-        reference=reference,
-        real_features=options.real_features,
-        num_groups=options.num_groups,
-        kid_subsets=options.kid_subsets,
-        kid_subset_size=options.kid_subset_size,
-    )
-    return Measuring(
-        metrics=metrics,
-        resolution=options.resolution,
-        skip_unreadable=options.skip_unreadable,
-        block_size=options.block_size,
-        device=options.device,
-        workers=options.workers,
-        offline=options.offline,
-        out=options.out,
-    )

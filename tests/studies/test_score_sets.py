@@ -1,0 +1,169 @@
+"""Sets of images that something else made, scored like a run's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import erk_bench
+from erk_bench.base.errors import UserError
+from erk_bench.digits.data import load_digits
+from erk_bench.runs import launch
+from erk_bench.runs.export import export_png
+from erk_bench.runs.records import Record, read_record
+from erk_bench.runs.score import record_path, score
+from erk_bench.runs.store import RunStore
+from erk_bench.spec import RunSpec, SetSpec
+
+METRICS = ["fd_digits", "recall_digits"]
+
+
+def save_digits(folder: Path, first: int, count: int, channels: int = 3) -> Path:
+    """Real digits as PNG files."""
+    folder.mkdir(parents=True)
+    for index in range(first, first + count):
+        image = Image.fromarray(load_digits().images[index, 0].numpy())
+        image.convert("RGB" if channels == 3 else "L").save(folder / f"{index:06d}.png")
+    return folder
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    return save_digits(tmp_path / "mine", 0, 40)
+
+
+def scored(
+    images: Path | str, reference: Path | str = "digits", metrics: Sequence[str] = METRICS, **settings: Any
+) -> Record:
+    return erk_bench.score(images, reference, metrics, num_groups=10, out="runs", **settings)
+
+
+def test_a_run_and_its_export_have_the_same_figures(
+    small_run: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    spec = small_run("metrics.names=[fd_digits,recall_digits]")
+    launch.compute([[spec]], features=True, title="run")
+    of_run = score(spec)
+    export_png(spec, tmp_path / "png")
+    of_set = erk_bench.score(
+        tmp_path / "png", "digits", METRICS, num_groups=spec.metrics.num_groups, out=spec.out
+    )
+    assert {name: item.value for name, item in of_set.metrics.items()} == {
+        name: item.value for name, item in of_run.metrics.items()
+    }
+    assert of_set.metrics["fd_digits"].replicates == of_run.metrics["fd_digits"].replicates
+    assert of_set.nfe == 0 and of_set.num_images == of_run.num_images
+
+
+def test_the_reference_may_be_a_set(digits: Path, tmp_path: Path) -> None:
+    """Its features are kept as a reference, and the figures are those of that file."""
+    real = save_digits(tmp_path / "real", 100, 60)
+    record = scored(digits, real)
+    assert record.reference["name"] == "real" and record.num_images == 40
+    made = next(Path("runs").glob("images-*/reference-*.safetensors"))
+    again = scored(digits, made)
+    assert again.metrics == record.metrics
+    assert record.reference == again.reference
+    assert scored(digits, real, metrics=["kid_digits"], kid_subset_size=30).metrics.keys() == {"kid_digits"}
+
+
+def test_a_set_that_is_the_reference_is_told(digits: Path) -> None:
+    record = scored(digits, digits)
+    assert record.images == {"reference": True} and abs(record.metrics["fd_digits"].value) < 1e-6
+    assert read_record(record_path(record.source)) == record
+
+
+def test_records_against_two_references_are_both_kept(digits: Path, tmp_path: Path) -> None:
+    scored(digits)
+    scored(digits, save_digits(tmp_path / "real", 100, 60))
+    (folder,) = {
+        path.parent for path in Path("runs").glob("images-*/records/*.json") if "mine" in path.read_text()
+    }
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_set_is_known_by_its_content(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moved and renamed, it is found again; nothing is computed."""
+    before = scored(digits)
+    digits.rename(tmp_path / "elsewhere")
+    monkeypatch.setattr("erk_bench.runs.finish_block.read_block", None)
+    after = scored(tmp_path / "elsewhere", name="other")
+    assert after.run_id == before.run_id and after.metrics == before.metrics
+    assert (before.name, after.name) == ("mine", "other")
+
+
+def test_an_unreadable_image_is_named_and_nothing_is_lost(digits: Path) -> None:
+    """Refused by name; left out where that is asked for, and recorded."""
+    broken = digits / "000033.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"cannot read image '000033.png'.*skip_unreadable=true"):
+        scored(digits, block_size=10)
+    kept = sorted(Path("runs").glob("images-*/features/*/*"))
+    assert len(kept) == 3  # the blocks before it
+    record = scored(digits, block_size=10, skip_unreadable=True)
+    assert record.num_images == 39 and record.images["unreadable"] == ["000033.png"]
+    assert json.loads(record_path(record.source).read_text())["images"] == record.images
+    with pytest.raises(UserError, match="000033.png"):  # the record of those that were read is not taken
+        scored(digits, block_size=10)
+
+
+def test_names_pair_without_what_was_left_out(digits: Path) -> None:
+    whole = scored(digits)
+    (digits / "000039.png").write_bytes(b"no image")
+    with_gap = scored(digits, skip_unreadable=True)
+    (digits / "000039.png").unlink()
+    without = scored(digits)
+    assert isinstance(without.source, SetSpec) and isinstance(with_gap.source, SetSpec)
+    assert without.source.names_sha256 == with_gap.source.names_sha256
+    assert whole.spec["names_sha256"] != without.source.names_sha256
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"metrics": ["fid0"]}, "unknown metric 'fid0'"),
+        ({"num_group": 3}, "unknown setting of score 'num_group'"),
+        ({"reference": "digit"}, "unknown reference 'digit'"),
+        ({"images": "nowhere"}, "'nowhere' does not exist"),
+        ({"resolution": 16}, "takes images of 8x8 pixels"),
+        ({"block_size": 0}, "block_size is 0"),
+    ],
+)
+def test_what_cannot_be_is_told(digits: Path, settings: dict[str, Any], told: str) -> None:
+    given = {"images": digits, **settings}
+    with pytest.raises(UserError, match=told):
+        scored(**given)
+    assert not list(Path("runs").glob("images-*/features"))
+
+
+def test_too_few_images_are_told_before_any_is_read(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = save_digits(tmp_path / "few", 0, 12)
+    monkeypatch.setattr("erk_bench.evaluation.real_images.ImageSource._bytes", None)
+    with pytest.raises(UserError, match="12 images are too few for 10 jackknife groups.*more images"):
+        scored(few)
+    with pytest.raises(UserError, match="kid_subset_size is 30 but the reference has only 12 images"):
+        scored(digits, few, metrics=["kid_digits"], kid_subset_size=30)
+
+
+def test_a_half_done_set_goes_on(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that are there are not read again."""
+    first = scored(digits, block_size=10)
+    store = RunStore.folder_of(first.source)
+    record_path(first.source).unlink()
+    gone = sorted(store.glob("features/*/*"))[2]
+    gone.unlink()
+    from erk_bench.runs import finish_block
+
+    read = []
+    before = finish_block.read_block
+    monkeypatch.setattr(
+        finish_block, "read_block", lambda spec, block: read.append(block.index) or before(spec, block)
+    )
+    assert scored(digits, block_size=10).metrics == first.metrics and read == [2]
