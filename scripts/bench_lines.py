@@ -27,7 +27,7 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 from erk_bench import load_denoiser
 from erk_bench.base.assets import Assets
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
 from erk_bench.evaluation.frechet import (
     FeatureStats,
     FeatureSums,
@@ -476,7 +476,7 @@ def digits_specs(scale: Scale, folder: str, *overrides: str) -> list[RunSpec]:
     settings = [f"seeds=0-{scale.pick(499, 124)}", f"out={folder}", f"device={scale.device.type}", *overrides]
     if scale.small:
         settings.append("metrics.names=[fd_digits]")
-    return table_specs(table_file("digits"), settings, "0-2" if scale.small else "")[1]
+    return table_runs(table_file("digits"), settings, "0-2" if scale.small else "")[1]
 
 
 def table(scale: Scale) -> Iterator[Line]:

@@ -53,21 +53,21 @@ TABLES = [file.stem for file in sorted((config_folder() / "table").glob("*.yaml"
 
 
 @cache
-def table_specs(name: str) -> list[RunSpec]:
+def table_runs(name: str) -> list[RunSpec]:
     """The specs of all rows of a table."""
     table = table_file(name)
-    return compose.table_specs(table, [], fetch=False)[1]
+    return compose.table_runs(table, [], fetch=False)[1]
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_row_composes(name: str) -> None:
-    specs = table_specs(name)
+    specs = table_runs(name)
     assert len({json.dumps(identity_fields(spec)) for spec in specs}) == len(table_file(name).rows) > 0
 
 
 def test_digits_table_has_all_rows() -> None:
     """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid} x {no guidance, CFG, autoguidance}, and plain solvers."""
-    specs = table_specs("digits")
+    specs = table_runs("digits")
     pairs = [spec for spec in specs if spec.solver.name == "heun"]
     found = {(s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name) for s in pairs}
     wanted = {
@@ -90,7 +90,7 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
     text = (config_folder().parent / "results/grids/digits_equal_cost.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
     assert len(rows) == len(grid.places())
-    specs = table_specs("digits")
+    specs = table_runs("digits")
     assert "seeds=1000000-1000999" in grid.base and specs[0].seeds == "0-999"
     for plain in (spec for spec in specs if spec.solver.name != "heun"):
         place = (plain.guidance.name, str(plain.schedule.num_steps))
@@ -103,8 +103,8 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""
     folder = config_folder().parent / str(table_file(name).reference)
-    assert len(list(folder.glob("*.json"))) == len(table_specs(name))
-    for spec in table_specs(name):
+    assert len(list(folder.glob("*.json"))) == len(table_runs(name))
+    for spec in table_runs(name):
         record = read_record(folder / f"{spec.run_id}.json")
         assert record.run_spec.digest == spec.digest
         assert record.seeds == spec.seeds
@@ -114,7 +114,7 @@ def test_storks_records_keep_the_schedule_that_they_were_made_with() -> None:
     """The default has changed since; the table names the old one."""
     now = run_spec(["solver=stork", "schedule.num_steps=5"]).schedule
     assert (now.name, now.rho) == ("time_uniform", 2.0)
-    old = [spec.schedule for spec in table_specs("digits-table4") if spec.solver.name == "stork"]
+    old = [spec.schedule for spec in table_runs("digits-table4") if spec.solver.name == "stork"]
     assert len(old) == 6 and {(each.name, each.rho) for each in old} == {("time_uniform", 1.0)}
     asked = run_spec(["solver=stork", "schedule=time_uniform", "schedule.rho=1", "schedule.num_steps=5"])
     assert asked.run_id == "digits-stork5-09ad940b82"
@@ -126,7 +126,7 @@ TABLE4_SOLVERS = ["deis", "dpm2", "dpmpp", "euler", "heun", "ipndm", "ipndm_v", 
 
 def test_few_evaluations_are_compared_at_equal_cost() -> None:
     """Every solver of the zoo at each cost, and the paper's three with ERK-Guid."""
-    specs = table_specs("digits-table4")
+    specs = table_runs("digits-table4")
     fixed = [spec for spec in specs if spec.solver.name != "heun_adaptive"]
     for nfe in (4, 6, 8, 10, 12, 16):
         here = [spec for spec in fixed if count_evaluations(spec) == (nfe, 0)]
@@ -138,7 +138,7 @@ def test_few_evaluations_are_compared_at_equal_cost() -> None:
 
 def test_table_4_counts_evaluations_as_published() -> None:
     """Its known cells, each at its own number of evaluations."""
-    rows, specs = table_file("table4").rows, table_specs("table4")
+    rows, specs = table_file("table4").rows, table_runs("table4")
     found: dict[str, dict[float, float]] = {}
     for row, spec in zip(rows, specs, strict=True):
         nfe, _ = count_evaluations(spec)
@@ -450,9 +450,9 @@ def test_cells_that_are_not_known_may_be_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize("override", ["schedule.num_steps=4", "track=imagenet64", "metrics.reference=a.npz"])
 def test_published_values_hold_for_the_tables_own_rows(override: str) -> None:
     table = table_file("table2")
-    rows, _ = compose.table_specs(table, ["seeds=0-99"], "0", fetch=False)
+    rows, _ = compose.table_runs(table, ["seeds=0-99"], "0", fetch=False)
     assert rows[0].published == {"fid": 2.58, "fd_dinov2": 90.1}
-    rows, _ = compose.table_specs(table, [override], "1", fetch=False)
+    rows, _ = compose.table_runs(table, [override], "1", fetch=False)
     assert not rows[0].published and rows[0].group is None
 
 

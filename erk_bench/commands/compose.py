@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,15 @@ from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.options import Row, defaults_of
 from erk_bench.sampling.schedules import SCHEDULES, check_levels
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.spec import CorrectionSpec, GuidanceSpec, RunSpec, ScheduleSpec, SolverSpec
+from erk_bench.spec import (
+    CorrectionSpec,
+    GuidanceSpec,
+    RunSpec,
+    ScheduleSpec,
+    SetSpec,
+    SolverSpec,
+    Spec,
+)
 from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid
 from erk_bench.studies.table_file import RowSpec, TableFile, check_rows, read_table
 
@@ -425,24 +433,60 @@ def _row_numbers(text: str, count: int) -> list[int]:
     return list(dict.fromkeys(numbers)) or list(range(count))
 
 
-def table_specs(
+def table_runs(
     table: TableFile, overrides: Sequence[str], rows: str = "", *, fetch: bool = True
 ) -> tuple[list[RowSpec], list[RunSpec]]:
-    """The chosen rows of a table and their specs under the user's overrides.
+    """The chosen rows of a table that are sampled, and their specs under the user's overrides.
 
-    A row loses its published values where the overrides change what it computes.
+    A row loses its published values where the overrides change what it computes. Raises UserError where every
+    row is a set of images.
     """
-    chosen = [table.rows[number] for number in _row_numbers(rows, len(table.rows))]
+    chosen = [row for row in _chosen_rows(table, rows) if not row.images]
+    if not chosen:
+        raise UserError(
+            f"the rows of the table '{table.name}' are sets of images: nothing is sampled; show them with "
+            f"'erk-bench table table={table.name}'"
+        )
     specs = [run_spec([*table.base, *row.set, *overrides], fetch=fetch) for row in chosen]
     check_rows(table, specs)
+    return _overridden(chosen, overrides), specs
+
+
+def table_specs(
+    table: TableFile,
+    overrides: Sequence[str],
+    rows: str,
+    of_set: Callable[[RowSpec, RunSpec], SetSpec],
+    *,
+    fetch: bool = True,
+) -> tuple[list[RowSpec], list[Spec]]:
+    """The chosen rows of a table and their specs under the user's overrides, as `table_runs`.
+
+    of_set: the spec of a row of images, which is measured as the given run is.
+    """
+    chosen, specs = _chosen_rows(table, rows), list[Spec]()
+    for row in chosen:
+        spec = run_spec([*table.base, *row.set, *overrides], fetch=fetch and not row.images)
+        specs.append(of_set(row, spec) if row.images else spec)
+    check_rows(table, specs)
+    return _overridden(chosen, overrides), specs
+
+
+def _chosen_rows(table: TableFile, rows: str) -> list[RowSpec]:
+    return [table.rows[number] for number in _row_numbers(rows, len(table.rows))]
+
+
+def _overridden(rows: list[RowSpec], overrides: Sequence[str]) -> list[RowSpec]:
+    """The rows without their published values, where the overrides change what they compute."""
     keys = [override.partition("=")[0] for override in overrides]
     if any(key in METHOD_SETTINGS or key.split(".")[0] in METHOD_SETTINGS for key in keys):
-        chosen = [row.overridden() for row in chosen]
-    return chosen, specs
+        return [row.overridden() for row in rows]
+    return rows
 
 
-def settings_text(spec: RunSpec) -> str:
+def settings_text(spec: Spec) -> str:
     """All settings of a run as YAML, after its run_id; null where weights were never here."""
-    run_id = None if spec.unknown_weights else spec.run_id
+    known = isinstance(spec, SetSpec) or not spec.unknown_weights
+    run_id = spec.run_id if known else None
     text: str = yaml.safe_dump({"run_id": run_id, **to_dict(spec)}, sort_keys=False, width=110)
     return text

@@ -53,7 +53,9 @@ class ScoreOptions:
     num_groups: int = option(Whole(2), "jackknife groups of the standard errors", 50)
     kid_subsets: int = option(Whole(), "random subsets over which KID is a mean", 100)
     kid_subset_size: int = option(Whole(2), "images of such a subset", 1000)
-    block_size: int = option(Whole(), "images at a time, and in each file of features", 100)
+    block_size: int | None = option(
+        Whole(), "images at a time, and in each file of features; 100 unless given", None
+    )
     workers: int | None = option(
         Whole(), "processes; one a GPU, or a CPU core, unless given; torchrun sets its own", None
     )

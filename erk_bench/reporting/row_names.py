@@ -15,6 +15,9 @@ CORRECTION_TITLES = {
 }  # fmt: skip
 
 
+GIVEN_IMAGES = "given images"  # in the place of a guidance: a set that something else made
+
+
 class RowName(NamedTuple):
     """method: all of it. solver: without the correction; equal to `method` of a plain row."""
 

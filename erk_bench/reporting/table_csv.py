@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from erk_bench.reporting.table_views import SetSummary, TableView
+from erk_bench.reporting.table_views import SetSummary, TableRow, TableView
 
 
 def to_csv(view: TableView) -> str:
@@ -24,7 +24,7 @@ def to_csv(view: TableView) -> str:
     for row in view.rows:
         values = [number for name in names for number in row.metrics[name][1]]
         lines.append(
-            [row.guidance, row.steps, row.method, row.nfe, row.nfe_guide, *values,
+            [row.guidance, row.steps, row.method, *_evaluations(row), *values,
              *(row.difference or ("", "")), row.verdict, *(row.baseline for _ in named),
              row.seconds_per_1000, *(row.overhead or ("", "")),
              row.reproduction,
@@ -38,6 +38,10 @@ def to_csv(view: TableView) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([[line[place] for place in written] for line in lines])
     return buffer.getvalue()
+
+
+def _evaluations(row: TableRow) -> tuple[float | str, float | str]:
+    return ("", "") if row.steps is None else (row.nfe, row.nfe_guide)
 
 
 def _owner(header: str) -> str:

@@ -41,30 +41,38 @@ PAPER_SHEET = 6  # images a row that fit a column of a paper
 
 def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
     """The headline metric against steps, one panel a guidance, one line a series, with error bars."""
-    guidances = list(dict.fromkeys(row.guidance for row in view.rows))
-    names = series_names(view.rows, lambda row: row.steps)
+    rows, given = _parted(view)
+    if not rows:
+        return _given_figure(view, style)
+    guidances = list(dict.fromkeys(row.guidance for row in rows))
+    names = series_names(rows, lambda row: row.steps or 0)
     look = looks(names)
     with typeset(style):
         shape = (1, len(guidances)) if style.width is None else (len(guidances), 1)
         size = (3.6, 3.2) if style.width is None else (0.0, 1.9)
-        made = panels(*shape, size, list(look), style, sharey=True)
-        handles: dict[str, ErrorbarContainer] = {}
+        made = panels(*shape, size, [*look, *(row.method for row in given)], style, sharey=True)
+        handles: dict[str, object] = {}
         for axis, guidance in zip(itertools.chain(*made.axes), guidances, strict=True):
-            here = [
-                (name, row) for name, row in zip(names, view.rows, strict=True) if row.guidance == guidance
-            ]
+            here = [(name, row) for name, row in zip(names, rows, strict=True) if row.guidance == guidance]
             for name in dict.fromkeys(name for name, _ in here):
                 points = [row for other, row in here if other == name]
                 # Rows of one step count have no line through them.
                 several = len({row.steps for row in points}) < len(points)
                 handles[name] = _bars(
-                    axis, [row.steps for row in points], points, look[name], name, style, line=not several
+                    axis,
+                    [row.steps or 0 for row in points],
+                    points,
+                    look[name],
+                    name,
+                    style,
+                    line=not several,
                 )
+            handles |= _levels(axis, given)
             _axes(axis, [row for _, row in here], "steps", 3.0, style)
             _panel_title(axis, guidance, len(guidances), 3.6, style)
         for line in made.axes:
             line[0].set_ylabel(_better(view, style))
-        place_legend(made, [handles[name] for name in look], style)
+        place_legend(made, list(handles.values()), style)
         set_title(made.figure, view.title, style, made.beside)
     return made.figure
 
@@ -76,13 +84,16 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
     Dashed lines are corrected rows; bars are standard errors; the gray band is the Pareto front, of rows that
     none of the same or lower cost beats. Below, the rows from 8 evaluations on beside each other.
     """
-    guidances = list(dict.fromkeys(row.guidance for row in view.rows))
-    names = series_names(view.rows, lambda row: row.cost)
-    solvers = {name: row.solver.partition(",")[0] or name for name, row in zip(names, view.rows, strict=True)}
+    sampled, given = _parted(view)
+    if not sampled:
+        return _given_figure(view, style)
+    guidances = list(dict.fromkeys(row.guidance for row in sampled))
+    names = series_names(sampled, lambda row: row.cost)
+    solvers = {name: row.solver.partition(",")[0] or name for name, row in zip(names, sampled, strict=True)}
     look = looks(names, solvers if len(solvers) > len(COLORS) else None)
-    dashed = {name for name, row in zip(names, view.rows, strict=True) if row.method != row.solver}
+    dashed = {name for name, row in zip(names, sampled, strict=True) if row.method != row.solver}
     look = {name: each._replace(line="--" if name in dashed else "-") for name, each in look.items()}
-    of = {guidance: [pair for pair in zip(names, view.rows, strict=True) if pair[1].guidance == guidance]
+    of = {guidance: [pair for pair in zip(names, sampled, strict=True) if pair[1].guidance == guidance]
           for guidance in guidances}  # fmt: skip
     crowded = {
         guidance: [pair for pair in pairs if pair[1].cost >= CROWDED] for guidance, pairs in of.items()
@@ -94,19 +105,56 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
         # Wide alone, narrower beside others, so that the type stays readable where the whole is shrunk.
         screen = max(3.8, 7.0 - 1.6 * (len(guidances) - 1))
         size = (screen, 3.8) if style.width is None else (0.0, 2.2)
-        made = panels(rows, across, size, ["Pareto front", *look], style)
+        made = panels(rows, across, size, ["Pareto front", *look, *(row.method for row in given)], style)
         handles: dict[str, object] = {}
         for index, guidance in enumerate(guidances):
             first, column = (0, index) if style.width is None else (index * (1 + below), 0)
             over = made.axes[first][column]
             handles |= _overview(over, view, of[guidance], look, screen - 0.7, style)
+            levels = _levels(over, given)
             _panel_title(over, guidance, len(guidances), screen - 0.5, style)
             over.set_ylabel(_better(view, style))
             if below:
                 axis = made.axes[first + 1][column]
                 _side_by_side(axis, view, crowded[guidance], look, style)
                 axis.set_ylabel(_better(view, style))
-        place_legend(made, [handles[name] for name in ("Pareto front", *look)], style)
+        shown = [handles[name] for name in ("Pareto front", *look)]
+        place_legend(made, [*shown, *levels.values()], style)
+        set_title(made.figure, view.title, style, made.beside)
+    return made.figure
+
+
+def _parted(view: TableView) -> tuple[list[TableRow], list[TableRow]]:
+    """Rows that were sampled, and sets of images, which have neither steps nor cost."""
+    rows = list(view.rows)
+    return [row for row in rows if row.steps is not None], [row for row in rows if row.steps is None]
+
+
+def _levels(axis: Axes, given: Sequence[TableRow]) -> dict[str, object]:
+    """A line across for each set of images; returns what the legend shows of it."""
+    found: dict[str, object] = {}
+    for number, row in enumerate(given):
+        color, (value, error) = COLORS[-1 - number % len(COLORS)], _headline(row)
+        axis.axhspan(value - error, value + error, color=color, alpha=0.15, linewidth=0)
+        found[row.method] = axis.axhline(value, color=color, linestyle=":", label=literal(row.method))
+    return found
+
+
+def _given_figure(view: TableView, style: Style) -> Figure:
+    """The headline metric of sets of images, one below the other."""
+    height = 1.0 + 0.3 * len(view.rows)
+    with typeset(style):
+        made = panels(1, 1, (5.0 if style.width is None else 0.0, height), [], style)
+        axis, places = made.axes[0][0], range(len(view.rows))[::-1]
+        values = [_headline(row) for row in view.rows]
+        axis.errorbar(
+            [value for value, _ in values], places, xerr=[error for _, error in values], fmt="o",
+            color=COLORS[1], markersize=style.marker, capsize=0.45 * style.marker, elinewidth=0.8,
+        )  # fmt: skip
+        axis.set_yticks(list(places), [literal(row.method) for row in view.rows])
+        axis.set_ylim(-0.6, len(view.rows) - 0.4)
+        axis.set_xlabel(_better(view, style))
+        axis.grid(alpha=0.3, axis="x")
         set_title(made.figure, view.title, style, made.beside)
     return made.figure
 
@@ -185,7 +233,7 @@ def _bars(
 def _axes(axis: Axes, rows: Sequence[TableRow], xlabel: str, wide: float, style: Style) -> None:
     """A logarithmic abscissa with its values as plain numbers, `wide` inches; values logarithmic where they
     can be."""
-    every = sorted({row.steps if xlabel == "steps" else round(row.cost) for row in rows})
+    every = sorted({(row.steps or 0) if xlabel == "steps" else round(row.cost) for row in rows})
     axis.set(xlabel=xlabel, xscale="log")
     ticks = thinned(every, wide if style.width is None else style.width - 0.7, style)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -48,9 +48,10 @@ class TableRow:
     reproduction: how far the headline is from the reference record, empty without one; off: farther than
     tolerated. published: by metric name. sets: spread and minimum by metric name, where there are several
     seed sets; the estimates are means then. solver: its title and options, those of a corrected row too.
+    steps: None for a set of images, of which nobody knows what it cost.
     """
 
-    steps: int
+    steps: int | None
     guidance: str
     method: str
     nfe: float
@@ -105,6 +106,12 @@ def rounded(estimate: Estimate, sign: str = "") -> str:
 def _percent(estimate: Estimate) -> str:
     value, error = estimate
     return f"{value:+.1%} ± {error:.1%}"
+
+
+def _evaluations(row: TableRow) -> str:
+    if row.steps is None:
+        return DASH
+    return f"{row.nfe}+{row.nfe_guide}" if row.nfe_guide else str(row.nfe)
 
 
 class Column(NamedTuple):
@@ -169,11 +176,9 @@ def _columns(view: TableView, *, every: bool = False) -> list[Column]:
     several = every or any(row.sets for row in view.rows)
     columns = [
         Column("guidance", "guidance", lambda row: row.guidance),
-        Column("steps", "steps", lambda row: str(row.steps)),
+        Column("steps", "steps", lambda row: DASH if row.steps is None else str(row.steps)),
         Column("method", "method", lambda row: row.method),
-        Column(
-            "nfe", "NFE", lambda row: f"{row.nfe}+{row.nfe_guide}" if row.nfe_guide else str(row.nfe), rank=5
-        ),
+        Column("nfe", "NFE", _evaluations, rank=5),
         Column(names[0], headline, metric(names[0]), metric=names[0]),
         *(
             Column(f"{name}_{part}", f"{title} {short}", over_sets(name, part), rank=2)

@@ -81,6 +81,18 @@ class Record:
         return build(RunSpec, self.spec)
 
     @property
+    def pairing(self) -> tuple[str, str]:
+        """What its images are numbered or named by; records of equal pairings are compared as pairs.
+
+        ("seeds", FIRST-LAST) of a run, and of a set whose files are named by such numbers; else ("names",
+        hash).
+        """
+        source = self.source
+        if isinstance(source, SetSpec) and not source.numbers:
+            return "names", source.names_sha256
+        return "seeds", source.numbers if isinstance(source, SetSpec) else self.seeds
+
+    @property
     def name(self) -> str:
         """What it is called: a set's own name, a run's slug."""
         source = self.source

@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -41,6 +43,7 @@ def describe(source: ImageSource, resolution: int | None) -> dict[str, Any]:
         "sha256": hashlib.sha256(content.encode()).hexdigest(),
         "height": first.shape[1],
         "width": first.shape[2],
+        "numbers": _numbers(source.names),
         "names_sha256": _names_sha256(source.names),
     }
 
@@ -63,6 +66,16 @@ def read_block(spec: SetSpec, block: Block) -> ReadBlock:
     return ReadBlock(torch.stack(images), tuple(left_out))
 
 
+def first_of_set(spec: SetSpec, count: int) -> np.ndarray | None:
+    """Its first readable images, uint8 [N, H, W, C]; None where they are not here."""
+    try:
+        source = opened(spec.images, spec.sha256)
+        images = [_pixels(source, index, spec.resolution) for index in range(min(count, len(source)))]
+    except UserError:
+        return None
+    return torch.stack(images).permute(0, 2, 3, 1).numpy()
+
+
 def with_findings(spec: SetSpec, left_out: list[int]) -> tuple[SetSpec, dict[str, Any]]:
     """The spec of the images that were read, and what a record says of the others."""
     if not left_out:
@@ -80,6 +93,16 @@ def _pixels(source: ImageSource, index: int, resolution: int | None) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _names_sha256(names: Any) -> str:
+def _numbers(names: Sequence[str]) -> str:
+    """FIRST-LAST where the names are consecutive whole numbers, after one prefix that all have; else ""."""
+    found = [re.fullmatch(r"(.*?)([0-9]{1,18})", PurePath(name).stem) for name in names]
+    if not all(found) or len({match[1] for match in found if match}) != 1:
+        return ""
+    numbers = [int(match[2]) for match in found if match]
+    first, last = numbers[0], numbers[-1]
+    return f"{first}-{last}" if numbers == list(range(first, last + 1)) else ""
+
+
+def _names_sha256(names: Sequence[str]) -> str:
     stems = [PurePath(name).with_suffix("").as_posix() for name in names]
     return hashlib.sha256(json.dumps(stems).encode()).hexdigest()

@@ -102,6 +102,15 @@ class RunStore:
             )
         return store
 
+    @classmethod
+    def kept_block_size(cls, spec: Spec) -> int | None:
+        """The block size of what is kept of the spec, whichever it names itself; None for nothing."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return int(
+                json.loads((cls.folder_of(spec) / "run.json").read_text(encoding="utf-8"))["block_size"]
+            )
+        return None
+
     def create(self) -> None:
         """Write the manifest, unless it is there; a damaged one is written again."""
         manifest = self.folder / "run.json"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from erk_bench.base.fields import identity_fields
 from erk_bench.runs.records import Record
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies.table_file import COST, RowSpec, TableFile
 
 
@@ -16,13 +16,18 @@ class Line(NamedTuple):
     """A row of a table file, its run, and that run's records, one for each seed set."""
 
     row: RowSpec
-    spec: RunSpec
+    spec: Spec
     records: Sequence[Record]
 
     @property
     def cost(self) -> float:
         """Evaluations of both networks for one image."""
         return self.records[0].nfe + self.records[0].nfe_guide
+
+    @property
+    def run(self) -> RunSpec | None:
+        """Its run; None for a set of images."""
+        return self.spec if isinstance(self.spec, RunSpec) else None
 
 
 def baselines(table: TableFile, lines: Sequence[Line]) -> list[Line | None]:
@@ -33,14 +38,19 @@ def baselines(table: TableFile, lines: Sequence[Line]) -> list[Line | None]:
 def _baseline(table: TableFile, line: Line, lines: Sequence[Line]) -> Line | None:
     wanted = table.baseline_of(line.row)
     if isinstance(wanted, RowSpec):
-        found = [other for other in lines if other.row.set == wanted.set]
+        found = [other for other in lines if (other.row.set, other.row.images) == (wanted.set, wanted.images)]
+    elif line.run is None:
+        found = []  # nobody knows what it cost
     elif wanted == COST:
-        of_cost = [
-            other for other in lines if other.cost == line.cost and _rest(other.spec) == _rest(line.spec)
+        found = [
+            other
+            for other in lines
+            if other.run is not None
+            and (other.cost, _rest(other.run)) == (line.cost, _rest(line.run))
+            and not other.run.correction.w_stiff
         ]
-        found = [other for other in of_cost if not other.spec.correction.w_stiff]
     else:
-        plain = line.spec.baseline.digest if line.spec.correction.w_stiff else None
+        plain = line.run.baseline.digest if line.run.correction.w_stiff else None
         found = [other for other in lines if other.spec.digest == plain]
     return found[0] if found and found[0].spec.digest != line.spec.digest else None
 

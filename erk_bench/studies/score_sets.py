@@ -30,21 +30,25 @@ from erk_bench.runs.needs import fetch_detectors
 from erk_bench.runs.records import Record
 from erk_bench.runs.set_block import describe
 from erk_bench.runs.store import RunStore
-from erk_bench.spec import MetricsSpec, SetSpec
+from erk_bench.spec import MetricsSpec, RunSpec, SetSpec
 from erk_bench.studies.records import compute_records, prepare
 
+DEFAULT_BLOCK = 100
 DEFAULT_METRICS = {"digits": "fd_digits"}  # by reference; of others FID
 NO_IMAGES = (".safetensors", ".pkl", ".pt", ".pth")  # endings of files of statistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """How sets are read and measured; the fields are those of SetSpec."""
+    """How sets are read and measured; the fields are those of SetSpec.
+
+    block_size: None takes that of what is kept of the set, else DEFAULT_BLOCK.
+    """
 
     metrics: MetricsSpec
     resolution: int | None = None
     skip_unreadable: bool = False
-    block_size: int = 100
+    block_size: int | None = None
     device: str = "auto"
     workers: int | None = None
     offline: bool = False
@@ -54,8 +58,10 @@ class Measuring:
         """The spec of the images at `place`, which are read once to know their content."""
         known = describe(images, self.resolution)
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        called = name or Path(place.rstrip("/")).name or place
-        return SetSpec(name=called, images=place, num_images=len(images), **known, **fields)
+        fields["block_size"] = DEFAULT_BLOCK if self.block_size is None else self.block_size
+        spec = SetSpec(name=name or set_name(place), images=place, num_images=len(images), **known, **fields)
+        kept = RunStore.kept_block_size(spec) if self.block_size is None else None
+        return dataclasses.replace(spec, block_size=kept or spec.block_size)
 
 
 def measuring(
@@ -115,6 +121,11 @@ def score(
     return records[0]
 
 
+def set_name(place: str) -> str:
+    """What the set at a place is called, unless the user says otherwise: the last part."""
+    return Path(place.rstrip("/")).name or place
+
+
 def holds_images(reference: str) -> bool:
     """Whether a reference is a set of images, not the name, address or file of statistics."""
     path = Path(reference).expanduser()
@@ -127,6 +138,18 @@ def holds_images(reference: str) -> bool:
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as arrays:
         return "mu.npy" not in arrays.namelist() and "arr_0.npy" in arrays.namelist()
     return False
+
+
+def row_spec(place: str, run: RunSpec, name: str = "") -> SetSpec:
+    """The spec of the set at `place`, read and measured as a run is."""
+    how = Measuring(
+        metrics=run.metrics,
+        device=run.device,
+        workers=run.workers,
+        offline=run.offline,
+        out=run.out,
+    )
+    return set_specs([place], how, [name])[0][0]
 
 
 def set_specs(

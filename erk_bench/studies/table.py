@@ -7,24 +7,25 @@ from dataclasses import replace
 from typing import TypeVar
 
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.reporting.row_names import RowName, guidance_name, row_names
+from erk_bench.reporting.row_names import GIVEN_IMAGES, RowName, guidance_name, row_names
 from erk_bench.reporting.table_views import PublishedValue, TableRow, TableView
 from erk_bench.runs.records import Record
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies import published
 from erk_bench.studies.baselines import Line, baselines
 from erk_bench.studies.table_file import Published, RowSpec, TableFile
-from erk_bench.studies.table_notes import at_equal_cost, facts, minima
+from erk_bench.studies.table_notes import at_equal_cost, facts, minima, unpaired
 from erk_bench.studies.verdicts import check_comparable, mean_difference, overhead, reproduction, verdict
 
 T = TypeVar("T")
 
 
-def pairs(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
+def pairs(specs: Sequence[Spec]) -> list[list[Spec]]:
     """Rows with the same baseline together, in order; their blocks take turns, so their times compare."""
-    groups: dict[str, list[RunSpec]] = {}
+    groups: dict[str, list[Spec]] = {}
     for spec in specs:
-        groups.setdefault(spec.baseline.digest, []).append(spec)
+        plain = spec.baseline if isinstance(spec, RunSpec) else spec
+        groups.setdefault(plain.digest, []).append(spec)
     return list(groups.values())
 
 
@@ -41,11 +42,12 @@ def build_view(
     """
     headline = table.headline
     check_comparable(headline, [record for sets in records for record in sets])
-    lines = [Line(row, sets[0].run_spec, sets) for row, sets in zip(rows, records, strict=True)]
+    lines = [Line(row, sets[0].source, sets) for row, sets in zip(rows, records, strict=True)]
     against = {line.spec.digest: base for line, base in _once(lines, baselines(table, lines))}
     lines = [line for line, _ in _once(lines, lines)]
-    specs = [line.spec for line in lines]
-    called = {spec.digest: name for spec, name in zip(specs, _names(lines), strict=True)}
+    runs = [line for line in lines if line.run is not None]
+    called = {line.spec.digest: name for line, name in zip(runs, _names(runs), strict=True)}
+    called |= {line.spec.digest: _set_name(line) for line in lines if line.run is None}
     shown, warnings = [], []
     for line in lines:
         base = against[line.spec.digest]
@@ -56,13 +58,15 @@ def build_view(
             beside = _beside(line, table.published)
         row = _shown(table, line, called[line.spec.digest], base, beside, references)
         if base and table.names_baselines:
-            steps = base.spec.schedule.num_steps
-            row = replace(row, baseline=f"{called[base.spec.digest].method}, {steps} steps")
+            steps = f", {base.run.schedule.num_steps} steps" if base.run else ""
+            row = replace(row, baseline=f"{called[base.spec.digest].method}{steps}")
         shown.append(row)
     notes = [note for note in dict.fromkeys(warnings) if note]
+    notes += unpaired([(line, against[line.spec.digest]) for line in lines], called)
     notes += minima(table, [line.row for line in lines], shown, records[0][0].num_images)
-    if len({spec.solver.name for spec in specs}) > 1:
-        notes += at_equal_cost(specs, [line.records for line in lines], shown, headline)
+    if len({line.run.solver.name for line in runs if line.run}) > 1:
+        ran = [(line.run, line.records, row) for line, row in zip(lines, shown, strict=True) if line.run]
+        notes += at_equal_cost(ran, headline)
     return TableView(
         table.title,
         f"{table.caption} {facts(table, records)}",
@@ -83,14 +87,19 @@ def _once(lines: Sequence[Line], values: Sequence[T]) -> list[tuple[Line, T]]:
 
 
 def _names(lines: Sequence[Line]) -> list[RowName]:
-    """What rows are called: their labels, else solver and correction."""
-    names = row_names([line.spec for line in lines])
+    """What rows of runs are called: their labels, else solver and correction."""
+    runs = [line.run for line in lines if line.run]
     return [
         name
         if not line.row.label
-        else RowName(line.row.label, name.solver if line.spec.correction.w_stiff else line.row.label)
-        for line, name in zip(lines, names, strict=True)
+        else RowName(line.row.label, name.solver if run.correction.w_stiff else line.row.label)
+        for line, run, name in zip(lines, runs, row_names(runs), strict=True)
     ]
+
+
+def _set_name(line: Line) -> RowName:
+    name = line.row.label or line.records[0].name
+    return RowName(name, name)
 
 
 def _shown(
@@ -102,16 +111,16 @@ def _shown(
     references: Mapping[str, Record],
 ) -> TableRow:
     """base: the row that it is compared with. beside: its published values."""
-    headline, spec, first = table.headline, line.spec, line.records[0]
+    headline, run, first = table.headline, line.run, line.records[0]
     names = [headline, *(name for name in first.metrics if name != headline)]
     measured = {name: published.over_sets(line.records, name) for name in names}
     reproduced, off = reproduction(first, references.get(first.run_id), headline, table.tolerance)
     difference = mean_difference(line.records, base.records, headline) if base else None
     # Only the blocks of a run and of the same without correction took turns, so only their times compare.
-    timed = base if base and base.spec.digest == spec.baseline.digest else None
+    timed = base if base and run and base.spec.digest == run.baseline.digest else None
     return TableRow(
-        steps=spec.schedule.num_steps,
-        guidance=guidance_name(spec),
+        steps=run.schedule.num_steps if run else None,
+        guidance=guidance_name(run) if run else GIVEN_IMAGES,
         method=called.method,
         solver=called.solver,
         labelled=bool(line.row.label),
@@ -139,7 +148,7 @@ def _beside(line: Line, known: Published) -> dict[str, PublishedValue]:
     }
 
 
-def references_for(specs: Sequence[RunSpec], found: Mapping[tuple[str, str], Record]) -> dict[str, Record]:
+def references_for(specs: Sequence[Spec], found: Mapping[tuple[str, str], Record]) -> dict[str, Record]:
     """The reference record of each run by run_id: of the same seeds if there is one, else of others."""
     by_run = {run_id: record for (run_id, _), record in found.items()}
     chosen = {spec.run_id: found.get((spec.run_id, spec.seeds), by_run.get(spec.run_id)) for spec in specs}

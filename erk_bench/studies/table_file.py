@@ -15,7 +15,7 @@ from erk_bench.base.file_names import check_file_name
 from erk_bench.base.yaml_files import check_text, is_line, is_number, read_yaml
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.table_views import FIGURES
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, Spec
 
 # What `baseline` may say instead of a row: the same run uncorrected; the first plain row of equal cost.
 SOLVER, COST = RULES = ("solver", "cost")
@@ -60,21 +60,28 @@ class Minimum:
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row of a table. set: its settings. published: the known values by metric.
+    """A row of a table. set: its settings. images: the place of a set that something else made, in their
+    stead. published: the known values by metric.
 
     label: what the row is called, "" for its solver's and correction's own names. baseline: here as in the
     table, for this row alone.
     """
 
-    set: tuple[str, ...]
+    set: tuple[str, ...] = ()
     published: Mapping[str, float] = field(default_factory=dict)
     group: str | int | None = None
     label: str = ""
     baseline: str | int | None = None
+    images: str = ""
 
     def __post_init__(self) -> None:
         _check_lines("set", self.set)
         _check_lines("label", [self.label])
+        _check_lines("images", [self.images])
+        if bool(self.set) == bool(self.images) and self.images:
+            raise UserError(
+                f"a row has images '{self.images}' and settings {list(self.set)}; give one of the two"
+            )
         if self.label in RULES:
             raise UserError(f"label is '{self.label}', which is a rule of 'baseline'; choose another name")
         _check_lines("group", [self.group] if isinstance(self.group, str) else [])
@@ -85,7 +92,7 @@ class RowSpec:
 
     def overridden(self) -> RowSpec:
         """The row under settings that change what it computes: label and published values are not of that."""
-        return RowSpec(self.set, baseline=self.baseline)
+        return RowSpec(self.set, baseline=self.baseline) if not self.images else self
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,10 @@ def read_table(file: Path, folder: Path | None = None) -> TableFile:
         table = build(TableFile, _plain(content))
     except UserError as error:
         raise UserError(f"the table '{file}': {error}; {EXAMPLE}") from error
-    rows = tuple(dataclasses.replace(row, set=_beside(folder, row.set)) for row in table.rows)
+    rows = tuple(
+        dataclasses.replace(row, set=_beside(folder, row.set), images=_place(folder, row.images))
+        for row in table.rows
+    )
     reference = table.reference and str(folder / Path(table.reference).expanduser())
     return dataclasses.replace(table, base=_beside(folder, table.base), rows=rows, reference=reference)
 
@@ -199,6 +209,12 @@ def _beside(folder: Path, settings: Sequence[str]) -> tuple[str, ...]:
         here = bool(Path(path).suffix) and not Path(path).is_absolute() and (folder / path).is_file()
         found.append(f"{key}{equals}{folder / path}{colon}{name}" if here else setting)
     return tuple(found)
+
+
+def _place(folder: Path, images: str) -> str:
+    """The place of a set, from `folder` where it is there."""
+    here = bool(images) and not Path(images).is_absolute() and (folder / images).exists()
+    return str(folder / images) if here else images
 
 
 def _plain(content: object) -> dict[str, Any]:
@@ -217,8 +233,11 @@ def _plain(content: object) -> dict[str, Any]:
     rows = []
     for number, given in enumerate(content["rows"]):
         row = dict(given) if isinstance(given, dict) else {"set": given}
-        if "set" not in row:
-            raise UserError(f"it has a row without 'set', a list of KEY=VALUE texts: rows[{number}]")
+        if "set" not in row and "images" not in row:
+            raise UserError(
+                "it has a row with neither 'set', a list of KEY=VALUE texts, nor 'images', the place of a "
+                f"set of images: rows[{number}]"
+            )
         values = row.get("published") or {}
         if isinstance(values, dict):
             values = {_one_name(metric): value for metric, value in values.items() if value is not None}
@@ -237,9 +256,9 @@ def _plain(content: object) -> dict[str, Any]:
     return found
 
 
-def check_rows(table: TableFile, specs: Sequence[RunSpec]) -> None:
+def check_rows(table: TableFile, specs: Sequence[Spec]) -> None:
     """Refuse rows whose records could not stand in one table, before any of them is computed."""
-    first = specs[0]
+    first = next((spec for spec in specs if isinstance(spec, RunSpec)), specs[0])
     wanted = [table.headline, *(entry.metric for entry in table.minima)]
     for spec in specs:
         for metric in wanted:
@@ -249,18 +268,23 @@ def check_rows(table: TableFile, specs: Sequence[RunSpec]) -> None:
                     f"[{','.join(spec.metrics.names)}] in its row {spec.slug}; add it there"
                 )
         for what, mine, other in (
-            ("seeds", spec.seeds, first.seeds),
+            ("seeds", _seeds(spec), _seeds(first)),
             ("metrics.names", sorted(spec.metrics.names), sorted(first.metrics.names)),
             ("metrics.reference", spec.metrics.reference, first.metrics.reference),
             ("metrics.real_features", spec.metrics.real_features, first.metrics.real_features),
             ("metrics.num_groups", spec.metrics.num_groups, first.metrics.num_groups),
         ):
-            if mine != other:
+            if mine != other and not (what == "seeds" and None in (mine, other)):
                 raise UserError(
                     f"the rows of the table '{table.name}' differ in {what}: {other} in {first.slug}, {mine} "
                     f"in {spec.slug}; they are compared on the same seeds and metrics: set {what} once, in "
                     "base"
                 )
+
+
+def _seeds(spec: Spec) -> str | None:
+    """None for a set, whose images have no seeds."""
+    return spec.seeds if isinstance(spec, RunSpec) else None
 
 
 def _check_lines(place: str, texts: Sequence[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from erk_bench.evaluation.metrics import METRICS
+from erk_bench.reporting.row_names import RowName
 from erk_bench.reporting.table_views import TableRow, rounded
 from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec
 from erk_bench.studies import published
+from erk_bench.studies.baselines import Line
 from erk_bench.studies.table_file import RowSpec, TableFile
 from erk_bench.studies.verdicts import RESOLVED, SEEDS_ONLY, mean_difference, verdict
 
@@ -37,6 +39,18 @@ def facts(table: TableFile, records: Sequence[Sequence[Record]]) -> str:
     return text
 
 
+def unpaired(pairs: Sequence[tuple[Line, Line | None]], called: Mapping[str, RowName]) -> list[str]:
+    """Which rows are compared with a row of other images. called: their names by digest."""
+    named = [
+        called[line.spec.digest].method
+        for line, base in pairs
+        if base is not None and line.records[0].pairing != base.records[0].pairing
+    ]
+    if not named:
+        return []
+    return [f"other images than the row compared with, so the difference is unpaired: {', '.join(named)}"]
+
+
 def minima(
     table: TableFile, rows: Sequence[RowSpec], shown: Sequence[TableRow], num_images: int
 ) -> list[str]:
@@ -57,13 +71,13 @@ def minima(
     return notes
 
 
-def at_equal_cost(
-    specs: Sequence[RunSpec], records: Sequence[Sequence[Record]], shown: Sequence[TableRow], headline: str
-) -> list[str]:
-    """For each guidance and number of evaluations, the best corrected row against the best plain one."""
+def at_equal_cost(lines: Sequence[tuple[RunSpec, Sequence[Record], TableRow]], headline: str) -> list[str]:
+    """For each guidance and number of evaluations, the best corrected row against the best plain one.
+
+    lines: runs with their records and how they are shown.
+    """
     notes = []
-    lines = list(zip(specs, records, shown, strict=True))
-    for guidance, cost in dict.fromkeys((row.guidance, row.cost) for row in shown):
+    for guidance, cost in dict.fromkeys((row.guidance, row.cost) for _, _, row in lines):
         here = [line for line in lines if (line[2].guidance, line[2].cost) == (guidance, cost)]
         best = []
         for corrected in (True, False):

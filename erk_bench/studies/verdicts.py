@@ -20,9 +20,10 @@ SEEDS_ONLY = (
 
 
 def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
-    """record minus other, with the jackknife standard error of the difference; same seeds only."""
-    if record.seeds != other.seeds:
-        raise UserError(f"{record.run_id} has seeds {record.seeds}, {other.run_id} {other.seeds}: no pair")
+    """record minus other, with the jackknife standard error of the difference; same seeds or names only."""
+    if record.pairing != other.pairing:
+        mine, theirs = (" ".join(each.pairing) for each in (record, other))
+        raise UserError(f"{record.run_id} has {mine}, {other.run_id} {theirs}: no pair")
     a, b = record.metrics[metric], other.metrics[metric]
     if len(a.replicates) != len(b.replicates):
         raise UserError(
@@ -31,6 +32,12 @@ def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
         )
     errors = [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
     return a.value - b.value, jackknife_error(errors)
+
+
+def unpaired_difference(record: Record, other: Record, metric: str) -> Estimate:
+    """record minus other, with the standard error of the difference of independent images."""
+    a, b = record.metrics[metric], other.metrics[metric]
+    return a.value - b.value, math.hypot(a.standard_error, b.standard_error)
 
 
 def verdict(difference: Estimate, lower: bool) -> str:
@@ -66,7 +73,7 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
     if reference.num_images != record.num_images:
         return f"reference has {reference.num_images} images", False  # the distance depends on it
     new, old = record.metrics[metric], reference.metrics[metric]
-    same = record.seeds == reference.seeds
+    same = record.pairing == reference.pairing
     error = old.standard_error if same else math.hypot(old.standard_error, new.standard_error)
     limit = tolerance if same else 3 * tolerance
     gap = abs(new.value - old.value)
@@ -78,8 +85,11 @@ def reproduction(record: Record, reference: Record | None, metric: str, toleranc
 
 
 def mean_difference(sets: Sequence[Record], base: Sequence[Record], metric: str) -> Estimate:
-    """Mean over the seed sets of the paired differences."""
-    pairs = [paired_difference(record, other, metric) for record, other in zip(sets, base, strict=True)]
+    """Mean over the seed sets of the differences, paired where seeds or names are the same."""
+    pairs = [
+        (paired_difference if record.pairing == other.pairing else unpaired_difference)(record, other, metric)
+        for record, other in zip(sets, base, strict=True)
+    ]
     error = math.sqrt(math.fsum(error**2 for _, error in pairs)) / len(pairs)
     return fmean(value for value, _ in pairs), error
 

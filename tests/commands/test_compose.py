@@ -15,7 +15,7 @@ from erk_bench.base import config_files
 from erk_bench.base.fields import build
 from erk_bench.cli import main
 from erk_bench.commands import settings
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
 from erk_bench.spec import RunSpec
 
 GUIDED = "model=edm2-img512-s-guid-fid"
@@ -80,7 +80,7 @@ def test_cfg_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_cfg_of_rows(capsys: pytest.CaptureFixture[str]) -> None:
     found = shown(["table", "table=table2", "rows=0,8", "--cfg", "seeds=0-9"], capsys)
-    specs = table_specs(table_file("table2"), ["seeds=0-9"], "0,8", fetch=False)[1]
+    specs = table_runs(table_file("table2"), ["seeds=0-9"], "0,8", fetch=False)[1]
     for content, spec in zip(found, specs, strict=True):
         assert content.pop("run_id") is None and build(RunSpec, content) == spec
 

@@ -17,7 +17,7 @@ from erk_bench.base.own_settings import read_own
 from erk_bench.cli import main
 from erk_bench.commands import COMMANDS
 from erk_bench.commands.completion import candidates
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
 from erk_bench.spec import RunSpec
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +162,7 @@ def test_a_folder_of_ones_own(
 
 def test_tables_grids_and_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(folder))
-    rows = table_specs(table_file("small"), [])[1]
+    rows = table_runs(table_file("small"), [])[1]
     assert [spec.solver.name for spec in rows] == ["euler", "my_solver.step"]
     assert {spec.seeds for spec in rows} == {"0-99"} and {spec.schedule.rho for spec in rows} == {7.0}
     assert len(grid_cells(grid_file("little"), [])[1]) == 2

@@ -11,7 +11,7 @@ import yaml
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.commands.compose import run_spec, table_file, table_specs
+from erk_bench.commands.compose import run_spec, table_file, table_runs
 from erk_bench.reporting.latex import latex
 from erk_bench.reporting.series import series_names
 from erk_bench.reporting.table_csv import to_csv
@@ -100,9 +100,9 @@ def test_settings_that_make_rows_equal_leave_the_baseline_found() -> None:
 
 def test_a_label_goes_where_settings_change_the_row() -> None:
     table = dataclasses.replace(TABLE, baseline="Mine")
-    (_, row), _ = table_specs(table, ["seeds=0-99"], fetch=False)
+    (_, row), _ = table_runs(table, ["seeds=0-99"], fetch=False)
     assert row.label == "Mine"
-    (heun, row), _ = table_specs(table, ["solver=dpm2"], fetch=False)
+    (heun, row), _ = table_runs(table, ["solver=dpm2"], fetch=False)
     assert row.label == "" and table.baseline_of(heun) == EULER
 
 
@@ -152,7 +152,7 @@ def test_paths_start_from_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(elsewhere)
     table = table_file("../my tables/mine.yaml")
     assert table.reference == "../my tables/records"
-    specs = table_specs(table, [], fetch=False)[1]
+    specs = table_runs(table, [], fetch=False)[1]
     assert specs[0].solver.path == specs[1].solver.path == "../my tables/mine.py:step"
     assert specs[2].solver.path == "other.py:step" and specs[3].out == "runs"
     # The identity of a run has the hash of the file, not its path.

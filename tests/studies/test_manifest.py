@@ -10,7 +10,7 @@ import yaml
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
 from erk_bench.runs.records import read_record
 from erk_bench.runs.score import record_path
 from erk_bench.spec import RunSpec
@@ -64,7 +64,7 @@ def test_a_tables_manifest_has_its_runs(tmp_path: Path, capsys: pytest.CaptureFi
     path, lines = written(tmp_path, "table", FEW)
     assert f"{path}: 2 tasks; 'erk-bench task {path} 0' runs the first" in capsys.readouterr().out
     out = f"out={path.parent / 'runs'}"
-    wanted = table_specs(table_file(str(path.parent / "table.yaml")), [out, FEW])[1]
+    wanted = table_runs(table_file(str(path.parent / "table.yaml")), [out, FEW])[1]
     assert [specs_of(line) for line in lines] == [[spec] for spec in wanted]
     assert not (path.parent / "runs").exists()
     first = path.read_text().splitlines()[0]

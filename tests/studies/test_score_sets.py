@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from PIL import Image
 
 import erk_bench
 from erk_bench.base.errors import UserError
+from erk_bench.cli import main
 from erk_bench.digits.data import load_digits
 from erk_bench.runs import launch
 from erk_bench.runs.export import export_png
@@ -167,3 +170,80 @@ def test_a_half_done_set_goes_on(digits: Path, monkeypatch: pytest.MonkeyPatch) 
         finish_block, "read_block", lambda spec, block: read.append(block.index) or before(spec, block)
     )
     assert scored(digits, block_size=10).metrics == first.metrics and read == [2]
+
+
+def test_a_set_pairs_with_the_run_whose_seeds_its_files_are_named_by(
+    small_run: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    spec = small_run("metrics.names=[fd_digits]", "seeds=8-47")
+    launch.compute([[spec]], features=True, title="run")
+    export_png(spec, tmp_path / "png")
+    of_run, of_set = score(spec), scored(tmp_path / "png", metrics=["fd_digits"])
+    assert of_set.pairing == of_run.pairing == ("seeds", "8-47")
+    (tmp_path / "png" / "000000" / "000047.png").rename(tmp_path / "png" / "000000" / "000048.png")
+    assert scored(tmp_path / "png", metrics=["fd_digits"]).pairing[0] == "names"
+
+
+TABLE = """\
+name: mixed
+title: Sets beside runs
+caption: Digits.
+base: [track=digits, seeds=0-39, schedule.num_steps=4, "metrics.names=[fd_digits]", metrics.num_groups=10]
+headline: fd_digits
+rows:
+  - [schedule.num_steps=4]
+  - {images: mine, label: theirs}
+  - {images: other, baseline: theirs}
+"""
+
+
+@pytest.mark.parametrize("figure", ["steps", "nfe"])
+def test_a_table_has_rows_of_images(
+    digits: Path, tmp_path: Path, figure: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside runs; compared unpaired where the names differ; shown again from records without the images."""
+    other = save_digits(tmp_path / "other", 60, 40)
+    table = tmp_path / "mixed.yaml"
+    table.write_text(f"{TABLE}figure: {figure}\n")
+    place = [f"table={table}", f"out={tmp_path / 'runs'}", "workers=1"]
+    assert main(["table", *place, f"to={tmp_path / 'to'}", f"records={tmp_path / 'records'}"]) == 0
+    lines = (tmp_path / "to" / "mixed.csv").read_text().splitlines()
+    assert lines[2].startswith("given images,,theirs,,,") and lines[3].startswith("given images,,other,,,")
+    assert "theirs" in lines[3]
+    assert "the difference is unpaired: other" in (tmp_path / "to" / "mixed.md").read_text()
+    capsys.readouterr()
+    assert main(["table", *place, "sets=2"]) == 2
+    assert "is one set of images; use sets=1" in capsys.readouterr().err
+    for folder in (digits, other):
+        shutil.rmtree(folder)
+    again = ["table", *place, f"from={tmp_path / 'records'}", f"to={tmp_path / 'again'}"]
+    assert main(again) == 0
+    assert (tmp_path / "again" / "mixed.csv").read_text().splitlines() == lines
+    assert main(["plan", *place]) == 0  # of the rows that are sampled
+
+
+def test_a_table_of_sets_alone(digits: Path, tmp_path: Path) -> None:
+    table = tmp_path / "mixed.yaml"
+    table.write_text(
+        TABLE.replace("  - [schedule.num_steps=4]\n", "").replace("images: other", "images: mine")
+    )
+    assert main(["table", f"table={table}", f"out={tmp_path / 'runs'}", "workers=1"]) == 0
+    assert (tmp_path / "runs" / "tables" / "mixed-steps.png").is_file()
+    assert main(["plan", f"table={table}"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("{images: mine, set: [schedule.num_steps=4]}", "give one of the two"),
+        ("{label: x}", "neither 'set'.* nor 'images'"),
+        ("{images: nowhere}", "'nowhere' does not exist"),
+    ],
+)
+def test_a_row_that_cannot_be_is_told(
+    digits: Path, tmp_path: Path, row: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "mixed.yaml"
+    table.write_text(f"{TABLE.partition('rows:')[0]}rows:\n  - {row}\n")
+    assert main(["table", f"table={table}", f"out={tmp_path / 'runs'}", "workers=1"]) == 2
+    assert re.search(told, capsys.readouterr().err)

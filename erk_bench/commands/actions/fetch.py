@@ -10,7 +10,7 @@ from erk_bench.base.config_files import listing
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
 from erk_bench.base.sources import SOURCES
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
 from erk_bench.commands.fetch import FetchOptions
 from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.runs.device import assets_of
@@ -22,7 +22,7 @@ def fetch(options: FetchOptions, tracks: Sequence[str], overrides: Sequence[str]
     """Of a track: its own run and those of its tables; of settings alone: the run they compose to."""
     specs = []
     if options.table:
-        specs += table_specs(table_file(options.table), overrides, fetch=False)[1]
+        specs += table_runs(table_file(options.table), overrides, fetch=False)[1]
     elif options.grid:
         cells = grid_cells(grid_file(options.grid), overrides, fetch=False)[1]
         specs += [cell.spec for cell in cells]
@@ -33,7 +33,7 @@ def fetch(options: FetchOptions, tracks: Sequence[str], overrides: Sequence[str]
         for name in listing()["table"]:
             table = table_file(name)
             if f"track={track}" in table.base and table.fetch:
-                specs += table_specs(table, overrides, fetch=False)[1]
+                specs += table_runs(table, overrides, fetch=False)[1]
     return fetch_files(specs, every_detector=bool(tracks), dry_run=options.dry_run)
 
 

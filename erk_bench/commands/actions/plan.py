@@ -13,7 +13,7 @@ from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
 from erk_bench.commands.actions.table import shifted
 from erk_bench.commands.command import given
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_specs
+from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
 from erk_bench.commands.config_dir import anywhere
 from erk_bench.commands.plan import PlanOptions
 from erk_bench.reporting.table_views import DASH
@@ -45,7 +45,7 @@ def plan(options: PlanOptions, overrides: list[str]) -> int:
         lines = manifests.grid_lines(options.grid, grid, overrides)
     elif options.table:
         table = table_file(options.table)
-        rows, specs = table_specs(table, overrides, options.rows or "", fetch=False)
+        rows, specs = table_runs(table, overrides, options.rows or "", fetch=False)
         seeds = [shifted(specs[0], index).seeds for index in range(sets)]
         lines = manifests.table_lines(table, rows, overrides, seeds)
     else:

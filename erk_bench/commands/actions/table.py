@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from erk_bench.base.console import wide_console
-from erk_bench.base.errors import unknown_name
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import write_atomic
 from erk_bench.commands.compose import settings_text, table_file, table_specs
 from erk_bench.commands.table import TableOptions
@@ -24,10 +24,12 @@ from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs.export import images_of
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.records import Record, write_record
+from erk_bench.runs.set_block import first_of_set
 from erk_bench.runs.store import RunStore
-from erk_bench.spec import RunSpec
+from erk_bench.spec import RunSpec, SetSpec, Spec
 from erk_bench.studies import table as tables
 from erk_bench.studies.records import compute_records, prepare, read_folder, read_records
+from erk_bench.studies.score_sets import row_spec, set_name
 from erk_bench.studies.table_file import RowSpec, TableFile
 
 SHEET_COLUMNS = 14  # seeds shown on a sample sheet
@@ -37,7 +39,8 @@ def table(options: TableOptions, settings: list[str]) -> int:
     """Run `erk-bench table`; status 1 if a row is off."""
     content = table_file(options.table)
     fetch = not (options.from_ or options.cfg)
-    rows, specs = table_specs(content, settings, options.rows or "", fetch=fetch)
+    of_set = _kept_sets(options.from_) if options.from_ else _read_set
+    rows, specs = table_specs(content, settings, options.rows or "", of_set, fetch=fetch)
     if options.cfg:
         print("---\n".join(map(settings_text, specs)), end="")
         return 0
@@ -46,10 +49,40 @@ def table(options: TableOptions, settings: list[str]) -> int:
         return show_table(content, rows, specs, options, tracker, as_published=as_published)
 
 
+def _read_set(row: RowSpec, run: RunSpec) -> SetSpec:
+    """The set of a row, from its files."""
+    return row_spec(row.images, run, row.label)
+
+
+def _kept_sets(folders: str) -> Callable[[RowSpec, RunSpec], SetSpec]:
+    """The set of a row by its name in kept records: its files need not be here."""
+    kept = [
+        record
+        for folder in folders.split(",")
+        for record in read_folder(Path(folder).expanduser()).values()
+        if isinstance(record.source, SetSpec)
+    ]
+
+    def find(row: RowSpec, run: RunSpec) -> SetSpec:
+        name = row.label or set_name(row.images)
+        for record in kept:
+            if isinstance(record.source, SetSpec) and record.source.name == name:
+                return dataclasses.replace(
+                    record.source,
+                    metrics=dataclasses.replace(record.source.metrics, names=run.metrics.names),
+                )
+        raise UserError(
+            f"no record in '{folders}' is of a set called '{name}'; they are of: "
+            f"{', '.join(record.name for record in kept) or 'no sets'}. Leave out from=... to score it"
+        )
+
+    return find
+
+
 def show_table(
     content: TableFile,
     rows: Sequence[RowSpec],
-    every: Sequence[RunSpec],
+    every: Sequence[Spec],
     options: TableOptions,
     tracker: Tracker,
     *,
@@ -61,7 +94,7 @@ def show_table(
     record is off too, where the table has reference records.
     """
     specs = list({spec.run_id: spec for spec in every}.values())  # settings make rows equal
-    sets = [[shifted(spec, index) for spec in specs] for index in range(options.sets)]
+    sets = [[_shifted(spec, index) for spec in specs] for index in range(options.sets)]
     style = style_named(options.style)
     chosen = chosen_columns(options.columns, content.headline, specs[0])
     folder = None if content.reference is None else Path(content.reference)
@@ -79,7 +112,7 @@ def show_table(
     view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
     _write(content, view, to, style)
     for record in itertools.chain(*computed.values()):
-        tracker.record(record, None if options.from_ else RunStore.folder_of(record.run_spec))
+        tracker.record(record, None if options.from_ else RunStore.folder_of(record.source))
     tracker.table(view)
     tracker.picture(f"{content.name}-{content.figure}", to / f"{content.name}-{content.figure}.png")
     if not options.from_:
@@ -113,7 +146,7 @@ def _write_records(to: Path, records: Iterable[Sequence[Record]]) -> None:
             write_record(to / f"{record.run_id}{suffix}.json", record)
 
 
-def chosen_columns(names: Sequence[str], headline: str, spec: RunSpec) -> tuple[str, ...]:
+def chosen_columns(names: Sequence[str], headline: str, spec: Spec) -> tuple[str, ...]:
     """The keys that `columns=...` names, without repetition. Raises UserError for an unknown one."""
     known = table_views.column_keys(list(dict.fromkeys([headline, *spec.metrics.names])))
     for name in names:
@@ -162,8 +195,16 @@ def shifted(spec: RunSpec, index: int) -> RunSpec:
     return dataclasses.replace(spec, seeds=f"{first + step}-{last + step}") if index else spec
 
 
+def _shifted(spec: Spec, index: int) -> Spec:
+    if isinstance(spec, RunSpec):
+        return shifted(spec, index)
+    if index:
+        raise UserError(f"sets is more than 1, but '{spec.images}' is one set of images; use sets=1")
+    return spec
+
+
 def _compute_rows(
-    content: TableFile, sets: Sequence[Sequence[RunSpec]], sampling: bool, tracker: Tracker
+    content: TableFile, sets: Sequence[Sequence[Spec]], sampling: bool, tracker: Tracker
 ) -> dict[str, list[Record]]:
     """The runs' records of every seed set, from earlier launches or computed now; none on a silent rank."""
     prepare(sets[0])
@@ -177,14 +218,16 @@ def _compute_rows(
     return _by_run(sets[0], computed)
 
 
-def _by_run(specs: Sequence[RunSpec], sets: Sequence[Sequence[Record]]) -> dict[str, list[Record]]:
+def _by_run(specs: Sequence[Spec], sets: Sequence[Sequence[Record]]) -> dict[str, list[Record]]:
     """The records of each run by run_id, one for each seed set; empty without sets."""
     several = zip(*sets, strict=True)
     return {spec.run_id: list(records) for spec, records in zip(specs, several, strict=False)}
 
 
-def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
-    """The run's first images, uint8 [N, H, W, C], or None where they are not kept."""
+def first_images(spec: Spec, count: int) -> np.ndarray | None:
+    """The first images, uint8 [N, H, W, C], or None where they are not kept."""
+    if isinstance(spec, SetSpec):
+        return first_of_set(spec, count)
     first = spec.seed_range[0]
     few = dataclasses.replace(spec, seeds=f"{first}-{min(spec.seed_range[-1], first + count - 1)}")
     if unfinished(few, features=False):
@@ -194,7 +237,7 @@ def first_images(spec: RunSpec, count: int) -> np.ndarray | None:
 
 def _sample_sheet(
     content: TableFile,
-    specs: Sequence[RunSpec],
+    specs: Sequence[Spec],
     view: table_views.TableView,
     path: Path,
     tracker: Tracker,
@@ -207,12 +250,14 @@ def _sample_sheet(
     only = content.sheet_nfe
     shown = {}
     for spec, row in zip(specs, view.rows, strict=True):
-        wanted = not spec.guidance.active and only in (None, row.cost)
+        wanted = isinstance(spec, SetSpec) or (not spec.guidance.active and only in (None, row.cost))
         images = first_images(spec, SHEET_COLUMNS) if wanted else None
         if images is not None:
-            shown[row.method if only else f"{row.steps} steps, {row.method}"] = images
+            steps = "" if only or row.steps is None else f"{row.steps} steps, "
+            shown[f"{steps}{row.method}"] = images
     if shown:
-        seeds = specs[0].seed_range[:SHEET_COLUMNS]
+        first = next((spec for spec in specs if isinstance(spec, RunSpec)), specs[0])
+        seeds = first.seed_range[:SHEET_COLUMNS]
         cost = f" of {only} evaluations" if only else ""
         title = f"{content.name}: one seed a column, one method{cost} a row"
         sheet = table_figures.sample_sheet(shown, title, [str(seed) for seed in seeds], style)
