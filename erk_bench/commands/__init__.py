@@ -11,6 +11,7 @@ from erk_bench.commands import (
     evaluate,
     export,
     fetch,
+    fid,
     generate,
     grid,
     plan,
@@ -28,7 +29,7 @@ from erk_bench.commands.command import Command
 COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
-        run, generate, evaluate, score, table, grid, search, analyze, plan, task, fetch, reference, export,
-        qualitative, convert, train_digits, doctor,
+        run, generate, evaluate, score, fid, table, grid, search, analyze, plan, task, fetch, reference,
+        export, qualitative, convert, train_digits, doctor,
     )
 }  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from erk_bench.base.errors import UserError
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.commands.command import Command
 from erk_bench.commands.options import DEVICE, FOLDER, Flag, Names, PathText, Whole, option
 
@@ -61,11 +63,23 @@ class ScoreOptions:
     )
     device: str = option(DEVICE, "where the networks run; auto is cuda if there is any", "auto")
     offline: bool = option(Flag(), "true never uses the network: what is missing is an error", False)
+    pictures: str | None = option(
+        FOLDER,
+        "also draw there what to look at when a figure is off: a sample of each set, its most and least "
+        "typical images beside the nearest real ones, and the distance of each class",
+        None,
+    )
     out: str = option(FOLDER, "where features and records are kept", "results/runs")
 
 
 def check(words: Sequence[str]) -> None:
-    """At most the sets and the reference, in this order."""
+    """At most the sets and the reference, in this order, and settings of the tracker."""
+    words = [word for word in words if not word.startswith(("tracker=", "tracker."))]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if equals and name.isidentifier() and not Path(word).exists():
+            known = [field.name for field in dataclasses.fields(ScoreOptions)]
+            raise unknown_name("option of score", name, [*known, "tracker"])
     if len(words) > MOST_WORDS:
         raise UserError(
             f"score takes a set and a reference, and got {len(words)} words: {' '.join(words)}; write "
@@ -88,10 +102,12 @@ COMMAND = Command(
     check=check,
     examples="""\
   erk-bench score my_images/ real_images/                   # FID of two folders
-  erk-bench score images=samples.npz reference=VIRTUAL_imagenet256_labeled.npz protocol=adm
+  erk-bench score images=samples.npz reference=fid_stats.npz
   erk-bench score images=a/,b.zip,'c-*.tar' reference=edm2:dataset-refs/img512.pkl metrics=fid,fd_dinov2
   erk-bench score images=digits-png reference=digits        # an export of the embedded benchmark
   erk-bench score images=photos/ reference=val512.safetensors resolution=512 skip_unreadable=true
+  erk-bench score my_images/ real_images/ pictures=look     # sheets: typical and odd images, classes
+  erk-bench score a/ real/ metrics=fid,kid tracker=wandb    # the results on W&B (docs/wandb.md)
   torchrun --nproc_per_node=8 -m erk_bench.cli score images=samples/ reference=ref.npz
   Stopped, the same command goes on; asked again for other metrics, it reads only what is missing.""",
 )

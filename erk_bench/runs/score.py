@@ -8,9 +8,9 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,31 +50,13 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
             "run 'erk-bench run' again with the same arguments: finished blocks are kept"
         )
     keys = detector_keys(spec, place.assets)
-    extracted, counts = {}, list[tuple[float, float]]()
-    left_out = set[int]()
-    damaged: list[DamagedError] = []
-    for name, key in keys.items():
-        parts = []
-        for block in blocks:
-            try:
-                tensors, meta = store.read_features(key, block)
-            except DamagedError as error:
-                damaged.append(error)
-                continue
-            counts.append((meta["nfe"], meta["nfe_guide"]))
-            left_out.update(meta.get("left_out", ()))
-            kept = slice(max(seeds[0] - block.seeds[0], 0), seeds[-1] - block.seeds[0] + 1)
-            parts.append({name: value[kept] for name, value in tensors.items()})
-        if not damaged:
-            joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            extracted[name] = Extracted(joined["features"], joined.get("logits"))
-    if damaged:
-        raise DamagedError.of(damaged)
+    kept = kept_features(spec, keys)
+    counts, left_out = kept.counts, kept.left_out
     if len(set(counts)) > 1 and not _adaptive(spec):
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
     found: dict[str, Any] = {}
     if isinstance(spec, SetSpec):
-        spec, found = with_findings(spec, sorted(left_out))
+        spec, found = with_findings(spec, left_out)
         if left_out and not spec.skip_unreadable:
             named = found["unreadable"][0]
             raise UserError(
@@ -82,7 +64,7 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
                 "again, or leave them out with skip_unreadable=true"
             )
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
-    measured = measure(spec.metrics, extracted, load_real(spec.metrics, place.assets))
+    measured = measure(spec.metrics, kept.extracted, load_real(spec.metrics, place.assets))
     reference = reference_facts(spec.metrics, place.assets)
     if isinstance(spec, SetSpec) and reference["sha256"] == spec.sha256:
         found["reference"] = True
@@ -114,6 +96,46 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
     )
     _keep(record_path(spec), record, spec, place.assets)
     return record
+
+
+class KeptFeatures(NamedTuple):
+    """What the blocks of a spec hold, in the order of its seeds.
+
+    extracted: by detector. counts: evaluations of both networks, of each block and detector. left_out: places
+    of a set's images that could not be read, rising.
+    """
+
+    extracted: dict[str, Extracted]
+    counts: list[tuple[float, float]]
+    left_out: list[int]
+
+
+def kept_features(spec: Spec, keys: Mapping[str, str]) -> KeptFeatures:
+    """The features of all seeds. keys: of the detectors, by name.
+
+    Raises UserError where a file is missing, DamagedError where some are damaged; they are set aside then.
+    """
+    store, seeds = RunStore.open(spec), spec.seed_range
+    found = KeptFeatures({}, [], [])
+    left_out, damaged = set[int](), list[DamagedError]()
+    for name, key in keys.items():
+        parts = []
+        for block in blocks_of(seeds, spec.block_size):
+            try:
+                tensors, meta = store.read_features(key, block)
+            except DamagedError as error:
+                damaged.append(error)
+                continue
+            found.counts.append((meta["nfe"], meta["nfe_guide"]))
+            left_out.update(meta.get("left_out", ()))
+            wanted = slice(max(seeds[0] - block.seeds[0], 0), seeds[-1] - block.seeds[0] + 1)
+            parts.append({name: value[wanted] for name, value in tensors.items()})
+        if not damaged:
+            joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            found.extracted[name] = Extracted(joined["features"], joined.get("logits"))
+    if damaged:
+        raise DamagedError.of(damaged)
+    return found._replace(left_out=sorted(left_out))
 
 
 def _adaptive(spec: Spec) -> bool:

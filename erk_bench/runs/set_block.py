@@ -66,6 +66,26 @@ def read_block(spec: SetSpec, block: Block) -> ReadBlock:
     return ReadBlock(torch.stack(images), tuple(left_out))
 
 
+def image_at(spec: SetSpec, index: int) -> np.ndarray:
+    """Image `index` of a set, uint8 [H, W, C]."""
+    return _pixels(opened(spec.images, spec.sha256), index, spec.resolution).permute(1, 2, 0).numpy()
+
+
+def name_at(spec: SetSpec, index: int) -> str:
+    """The name of image `index` in its set."""
+    return opened(spec.images, spec.sha256).names[index]
+
+
+def labels_of(spec: SetSpec) -> tuple[list[int], list[str]] | None:
+    """The class of each image, and the names of the classes; None where the set has none."""
+    folders = [PurePath(name).parent.as_posix() for name in opened(spec.images, spec.sha256).names]
+    names = sorted(set(folders))
+    if len(names) < 2 or all(PurePath(name).name.isdigit() for name in names):
+        return None
+    number = {name: index for index, name in enumerate(names)}
+    return [number[folder] for folder in folders], names
+
+
 def first_of_set(spec: SetSpec, count: int) -> np.ndarray | None:
     """Its first readable images, uint8 [N, H, W, C]; None where they are not here."""
     try:

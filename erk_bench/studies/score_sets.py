@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from erk_bench.base.errors import unknown_name
 from erk_bench.evaluation.detectors import reference_name
 from erk_bench.evaluation.frechet import FeatureSums
@@ -22,12 +20,12 @@ from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.evaluation.reference_files import Real, write_reference
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
-from erk_bench.runs.blocks import blocks_of
 from erk_bench.runs.checks import check_measuring, check_set
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.needs import fetch_detectors
 from erk_bench.runs.records import Record
+from erk_bench.runs.score import kept_features
 from erk_bench.runs.set_block import describe
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import MetricsSpec, RunSpec, SetSpec
@@ -163,6 +161,9 @@ def set_specs(
     reference = how.metrics.reference
     real = open_images(reference) if holds_images(reference) else None
     if real is None:
+        if reference not in REFERENCES and not Path(reference).suffix:
+            known = [*REFERENCES, "a file of statistics", "a folder of images that is there"]
+            raise unknown_name("reference", reference, known)
         check_measuring(how.metrics, how.out)
     opened = [open_images(place) for place in places]
     for images in opened:
@@ -216,15 +217,15 @@ def _make_reference(specs: Sequence[SetSpec], path: Path) -> bool:
     title = f"features of {len(specs)} sets"
     if not launch.compute([[spec] for spec in specs], features=True, title=title):
         return False
-    store, reals = RunStore.open(real), {}
     keys = detector_keys(real, assets_of(real))
-    for name, key in keys.items():
-        parts = [store.read_features(key, block)[0] for block in blocks_of(real.seed_range, real.block_size)]
-        features = torch.cat([part["features"] for part in parts])
-        reals[reference_name(name)] = Real(FeatureSums.of(features).stats(), features)
+    kept = kept_features(real, keys)
+    reals = {
+        reference_name(name): Real(FeatureSums.of(each.features).stats(), each.features)
+        for name, each in kept.extracted.items()
+    }
     facts = {
         "detectors": {reference_name(name): key for name, key in keys.items()},
-        "num_images": len(features),
+        "num_images": real.num_images - len(kept.left_out),
         "resolution": real.height if real.height == real.width else None,
         "set_sha256": real.sha256,
         "source": real.name,

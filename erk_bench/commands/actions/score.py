@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from erk_bench.base.errors import UserError
 from erk_bench.commands.run import show_record
 from erk_bench.commands.score import ScoreOptions
 from erk_bench.commands.tracking import tracked
+from erk_bench.runs.records import Record
 from erk_bench.runs.score import record_path
 from erk_bench.runs.store import RunStore
+from erk_bench.spec import SetSpec
 from erk_bench.studies.score_sets import measuring, score_sets, set_specs
+from erk_bench.studies.set_pictures import draw_pictures
 
 
 def score(options: ScoreOptions, words: Sequence[str]) -> int:
     """Run `erk-bench score`."""
-    settings = [word for word in words if word.startswith("tracker")]
+    settings = [word for word in words if word.startswith(("tracker=", "tracker."))]
     bare = [word for word in words if word not in settings]
     images, reference = _places(options, bare)
     places = [place for place in images.split(",") if place]
@@ -26,7 +30,7 @@ def score(options: ScoreOptions, words: Sequence[str]) -> int:
             "for each"
         )
     given = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
-    for name in ("images", "reference", "metrics", "name"):
+    for name in ("images", "reference", "metrics", "name", "pictures"):
         del given[name]
     how = measuring(reference, options.metrics, **given)
     specs, real = set_specs(places, how, options.name)
@@ -36,7 +40,17 @@ def score(options: ScoreOptions, words: Sequence[str]) -> int:
             source = record.source
             tracker.record(record, RunStore.folder_of(source))
             show_record(record, record_path(source))
+        if options.pictures and records:
+            for spec in specs:
+                made = draw_pictures(_scored_as(spec, records), real, Path(options.pictures).expanduser())
+                print(f"pictures: {', '.join(map(str, made))}")
     return 0
+
+
+def _scored_as(spec: SetSpec, records: Sequence[Record]) -> SetSpec:
+    """The spec as it was measured: a reference that is a set is a file by now."""
+    metrics = next(record.source.metrics for record in records if record.run_id == spec.run_id)
+    return dataclasses.replace(spec, metrics=metrics)
 
 
 def _places(options: ScoreOptions, words: Sequence[str]) -> tuple[str, str]:
