@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from erk_bench.base.errors import UserError
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 4096  # bytes; those of plain arrays have 118
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # that numpy writes; others may ask for gigabytes
+
+# What numpy and zipfile raise for damaged files.
+ARRAY_ERRORS = (
+    ValueError, OSError, EOFError, KeyError, SyntaxError, TypeError, AttributeError, MemoryError,
+    OverflowError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def read_arrays(path: Path, wanted: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -33,10 +39,7 @@ def read_arrays(path: Path, wanted: Mapping[str, int]) -> dict[str, np.ndarray]:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if set(wanted) <= set(members):
                 return {name: _read(archive, members[name], most) for name, most in wanted.items()}
-    except (
-        ValueError, OSError, EOFError, KeyError, SyntaxError, TypeError, AttributeError, MemoryError,
-        OverflowError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+    except ARRAY_ERRORS as error:
         raise UserError(
             f"'{path}' is no readable .npz file of statistics ({type(error).__name__}: {error}); it may be "
             "truncated or of another kind: compare its size with the publisher's, or download it again"
@@ -47,28 +50,66 @@ def read_arrays(path: Path, wanted: Mapping[str, int]) -> dict[str, np.ndarray]:
     )
 
 
+class ArrayHeader(NamedTuple):
+    """What a .npy file begins with. length: of the header itself, in bytes."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    length: int
+
+    @property
+    def num_values(self) -> int:
+        """Values of the array."""
+        return math.prod(self.shape)
+
+
+def read_header(name: str, file: IO[bytes]) -> ArrayHeader:
+    """The header of a .npy file. Raises one of ARRAY_ERRORS for what is none, or damaged."""
+    head = file.read(8)
+    size = struct.calcsize("<H" if head[6:7] == b"\x01" else "<I")
+    head += file.read(size)
+    length = int.from_bytes(head[8:], "little")
+    if head[: len(MAGIC)] != MAGIC or length > MAX_HEADER:
+        raise ValueError(f"'{name}' is no array")
+    head += file.read(length)
+    return ArrayHeader(*_header(io.BytesIO(head)), len(head))
+
+
+def read_values(file: IO[bytes], head: ArrayHeader, count: int) -> np.ndarray:
+    """The first `count` plain numbers after a header, flat. Raises EOFError where there are fewer."""
+    raw = file.read(count * head.dtype.itemsize)
+    if len(raw) != count * head.dtype.itemsize:
+        raise EOFError("an array that ends early")
+    return np.frombuffer(bytearray(raw), dtype=head.dtype, count=count)
+
+
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> np.ndarray:
     """One array, once its header is known to be what the archive announces."""
+    check_member(info)
+    with archive.open(info) as member:
+        head = read_header(info.filename, member)
+        if head.num_values > most:
+            raise ValueError(
+                f"'{info.filename}' has shape {list(head.shape)}; at most {most:,} values are read"
+            )
+        check_size(info.filename, head, info.file_size)
+        values = read_values(member, head, head.num_values)
+        if member.read(1):  # reading on checks the checksum too
+            raise EOFError("an array that goes on")
+    return values.reshape(head.shape, order="F" if head.fortran else "C")
+
+
+def check_member(info: zipfile.ZipInfo) -> None:
+    """Raise ValueError for a member that numpy did not write."""
     if info.compress_type not in METHODS:
         raise ValueError(f"'{info.filename}' is compressed in a way that numpy does not use")
-    with archive.open(info) as member:
-        head = member.read(8)
-        size = struct.calcsize("<H" if head[6:7] == b"\x01" else "<I")
-        head += member.read(size)
-        length = int.from_bytes(head[8:], "little")
-        if head[: len(MAGIC)] != MAGIC or length > MAX_HEADER:
-            raise ValueError(f"'{info.filename}' is no array")
-        head += member.read(length)
-        shape, fortran, dtype = _header(io.BytesIO(head))
-        count = math.prod(shape)
-        if count > most:
-            raise ValueError(f"'{info.filename}' has shape {list(shape)}; at most {most:,} values are read")
-        if dtype.hasobject or info.file_size != len(head) + count * dtype.itemsize:
-            raise ValueError(
-                f"'{info.filename}' of {info.file_size:,} bytes is no array of {count:,} plain values"
-            )
-        values = np.frombuffer(bytearray(_all(member, count * dtype.itemsize)), dtype=dtype, count=count)
-    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def check_size(name: str, head: ArrayHeader, size: int) -> None:
+    """Raise ValueError where a file of `size` bytes is not the header and its plain values."""
+    if head.dtype.hasobject or size != head.length + head.num_values * head.dtype.itemsize:
+        raise ValueError(f"'{name}' of {size:,} bytes is no array of {head.num_values:,} plain values")
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -78,10 +119,3 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"an array of format {version}")
     shape, fortran, dtype = readers[version](stream)
     return shape, fortran, dtype
-
-
-def _all(member: IO[bytes], count: int) -> bytes:
-    raw = member.read(count)
-    if len(raw) != count or member.read(1):  # reading on checks the checksum too
-        raise EOFError("an array that ends early")
-    return raw

@@ -32,7 +32,8 @@ def _nothing() -> bytes:
     return b""
 
 
-def _stamp(facts: os.stat_result) -> tuple[int, ...]:
+def stamp_of(facts: os.stat_result) -> tuple[int, ...]:
+    """Numbers that change whenever a file does: size, times, inode."""
     # ctime and inode: a file that was moved here may have kept size and time of the one before.
     return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
@@ -77,7 +78,7 @@ def folder_entries(folder: Path) -> Iterator[Entry[str]]:
                 continue
             if not stat.S_ISDIR(facts.st_mode):
                 peek = functools.partial(read_file, folder / name, HEAD)
-                yield Entry(name, _stamp(facts), stat.S_ISREG(facts.st_mode), name, peek)
+                yield Entry(name, stamp_of(facts), stat.S_ISREG(facts.st_mode), name, peek)
             elif hidden_part(entry.name) is not None:
                 yield Entry(f"{name}/", (), False, name, _nothing)
             elif (facts.st_dev, facts.st_ino) in holders:
@@ -134,7 +135,7 @@ def tar_entries(shard: Path) -> Iterator[Entry[Region]]:
                     "files only: decompress it first, and give the .tar, or unpack it and give the folder"
                 )
             with tarfile.open(fileobj=file, mode="r:") as archive:
-                stamp = _stamp(facts)
+                stamp = stamp_of(facts)
                 for member in archive:
                     if not member.isdir():
                         yield _tar_entry(shard, member, file, stamp)

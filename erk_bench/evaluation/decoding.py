@@ -33,6 +33,7 @@ _one_large = threading.Lock()
 # Pillow warns from 89 million pixels on, and refuses twice as many; the lock above bounds the memory between.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_UNUSED = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # no part in the pixels, and Pillow refuses long ones
 TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
@@ -52,6 +53,38 @@ def decode(raw: bytes) -> Image.Image:
             image.info.pop("transparency", None)  # Pillow warns of it, and the pixels do not change
             return image.convert("RGB")
         return Image.fromarray(_grey(image)).convert("RGB")
+
+
+def examine(raw: bytes) -> tuple[int, int]:
+    """(height, width) of an image file that `decode` reads.
+
+    Only the header is read where the structure of a PNG or JPEG shows that it is whole; others are decoded.
+    Raises what `decode` raises.
+    """
+    with Image.open(io.BytesIO(_without_text(raw))) as image:
+        size = image.height, image.width
+        eight_bit = image.mode in EIGHT_BIT_MODES
+    if not (eight_bit and _is_whole(raw)):
+        decode(raw)
+    return size
+
+
+def _is_whole(raw: bytes) -> bool:
+    """Whether this is a PNG with all chunks and their checksums, or a JPEG with an end."""
+    if raw.startswith(JPEG_START):
+        return raw.rstrip(b"\0").endswith(JPEG_END)
+    if not raw.startswith(PNG_START):
+        return False
+    view, position, kind = memoryview(raw), len(PNG_START), b""
+    while kind != b"IEND":
+        end = position + 12 + int.from_bytes(view[position : position + 4], "big")
+        kind = raw[position + 4 : position + 8]
+        if end > len(raw) or zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(
+            view[end - 4 : end], "big"
+        ):
+            return False
+        position = end
+    return True
 
 
 def _grey(image: Image.Image) -> np.ndarray:

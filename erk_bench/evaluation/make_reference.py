@@ -27,7 +27,8 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic
 from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.image_files import SHOWN, visible
-from erk_bench.evaluation.real_images import ImageSource, center_crop
+from erk_bench.evaluation.image_source import ImageSource
+from erk_bench.evaluation.real_images import center_crop
 from erk_bench.evaluation.reference_files import read_facts, write_reference
 from erk_bench.evaluation.reference_parts import (
     CONTENT,

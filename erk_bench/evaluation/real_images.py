@@ -1,4 +1,4 @@
-"""Real images from a folder, a ZIP or WebDataset shards, and their crop to a model's resolution.
+"""Images from a folder, a ZIP, WebDataset shards, an array or a list, and their crop to a model's resolution.
 
 The pixels are those that ADM and EDM2 computed their reference statistics from: converted to RGB, with the
 EXIF orientation NOT applied (some ImageNet photographs lie on their side), and ADM's centre crop.
@@ -6,132 +6,66 @@ EXIF orientation NOT applied (some ImageNet photographs lie on their side), and 
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import os
-import tarfile
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.evaluation.array_images import open_array
 from erk_bench.evaluation.containers import (
-    Region,
     folder_entries,
     open_zip,
     read_file,
     read_region,
     tar_entries,
 )
-from erk_bench.evaluation.decoding import READ_ERRORS, decode, lacking
-from erk_bench.evaluation.image_files import Chosen, LeftOut, Where, choose, summary, visible
+from erk_bench.evaluation.image_files import Entry, LeftOut, Where, choose, summary, visible
+from erk_bench.evaluation.image_labels import LabelFiles
+from erk_bench.evaluation.image_places import (
+    ARRAY,
+    FOLDER,
+    LIST,
+    TAR,
+    ZIP,
+    expand,
+    list_entries,
+    one_kind,
+)
+from erk_bench.evaluation.image_source import ImageSource
 
 MOST_PIXELS = 1 << 25  # of an enlarged image that is cropped afterwards, not before
 MARGIN = 4  # pixels that a bicubic filter may look at beyond the middle; it takes two
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """An ordered collection of images; reading is safe from several threads at once.
-
-    place: where it lies, for messages. names: of the images, in order, relative to the place.
-    load: the encoded bytes of image `index`. stamps: for each image numbers that change with its content, and
-    may change without it (size, time, ...). left_out: the files that are not of the set, by reason.
-    """
-
-    place: str
-    names: Sequence[str]
-    load: Callable[[int], bytes]
-    stamps: Sequence[tuple[int, ...]] = ()
-    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def remark(self) -> str:
-        """One line that counts what was left out and names the first few; empty if nothing was."""
-        if not self.num_left_out:
-            return ""
-        files = "1 file is" if self.num_left_out == 1 else f"{self.num_left_out} files are"
-        return f"{files} left out of '{visible(self.place)}': {summary(self.left_out)}"
-
-    @property
-    def num_left_out(self) -> int:
-        """Files that are not of the set; a hidden folder counts once."""
-        return sum(each.number for each in self.left_out.values())
-
-    def read(self, index: int) -> Image.Image:
-        """Image `index`, decoded, in mode RGB; see `decode`. Raises UserError, naming the image, for one that
-        cannot be read."""
-        return self.read_hashed(index)[0]
-
-    def read_hashed(self, index: int) -> tuple[Image.Image, bytes]:
-        """Image `index` as `read` gives it, and the sha256 of its file."""
-        raw = self._bytes(index)
-        try:
-            return decode(raw), hashlib.sha256(raw).digest()
-        except UserError as error:
-            raise UserError(f"image '{visible(self.names[index])}' of '{self.place}' {error}") from error
-        except READ_ERRORS as error:
-            raise self._unreadable(index, error) from error
-
-    def sha256(self, index: int) -> bytes:
-        """Of the file of image `index`. Raises UserError for one that cannot be read."""
-        return hashlib.sha256(self._bytes(index)).digest()
-
-    def _bytes(self, index: int) -> bytes:
-        try:
-            return self.load(index)
-        except READ_ERRORS as error:
-            raise self._unreadable(index, error) from error
-
-    def _unreadable(self, index: int, error: BaseException) -> UserError:
-        name = self.names[index]
-        # Pillow's own words end in the address of an object.
-        words = "no image" if isinstance(error, UnidentifiedImageError) else visible(str(error))
-        return UserError(
-            f"cannot read image '{visible(name)}' of '{self.place}' ({type(error).__name__}: {words})"
-            f"{lacking(name)}; copy it again, or take it out of the set"
-        )
-
-
 def open_images(source: Path | str) -> ImageSource:
-    """The images of a folder, a ZIP, a tar file, or all tar files that match a pattern such as 'train-*.tar'.
+    """The images of a folder, ZIP, tar file, array or list, or of all places of a pattern ('train-*.tar').
 
     A folder is searched with its subfolders (linked ones too) and sorted by path, a ZIP is sorted by path;
-    shards are sorted by path, and their images keep their order in the shard. An image is what Pillow opens,
-    by its ending or else by its content; what is none, hidden or system files and folders (below the source)
-    and what is no regular file are left out, and named by `ImageSource.remark`. Tar files must not be
-    compressed: images are read in any order. '~' is the home.
-    Raises UserError for a source that is missing, empty, damaged or of another kind.
+    several places are sorted by path, and images of a tar file keep their order in it. An image is what
+    Pillow opens, by its ending or else by its content; what is none, hidden or system files and folders
+    (below the source) and what is no regular file are left out, and named by `ImageSource.remark`. Tar files
+    must not be compressed: images are read in any order. Arrays are .npz (arr_0) or .npy, see `open_array`;
+    their images are named by their row. A list is a text (.txt, .lst, .list) with a path a line, relative
+    to it, in this order. {000..012} stands for these numbers. '~' is the home.
+    Raises UserError for a source that is missing, empty, damaged or of another kind, or holds a name twice.
     """
-    path = Path(source).expanduser()
-    text = os.fspath(path)
-    if path.is_dir():
-        images = _folder(path)
-    elif path.is_file():
-        images = _archive(path)
-    elif path.exists():
-        raise UserError(f"image source '{text}' is no regular file; give a folder, a ZIP or tar files")
-    elif any(mark in text for mark in "*?["):
-        shards = sorted(Path(match) for match in glob.glob(text))  # noqa: PTH207 - text may be absolute
-        images = _shards(text, shards)
-    else:
-        braces = "; braces are not expanded, write * instead" if "{" in text else ""
-        raise UserError(f"image source '{text}' does not exist{braces}; check the path")
+    text = os.fspath(Path(source).expanduser())
+    paths = expand(text)
+    kind = one_kind(text, paths)
+    found = [OPENERS[kind](path) for path in paths]
+    images = found[0] if len(found) == 1 else _joined(text, kind, paths, found)
     if not len(images):
-        shard_hint = f"; for shards give '{text}/*.tar'" if path.is_dir() and any(path.glob("*.tar")) else ""
+        hint = f"; for shards give '{text}/*.tar'" if kind == FOLDER and any(Path(text).glob("*.tar")) else ""
         left_out = f"; left out: {summary(images.left_out)}" if images.left_out else ""
         raise UserError(
             f"image source '{text}' has no images (.png, .jpg and whatever else Pillow opens){left_out}"
-            f"{shard_hint or '; check the path'}"
+            f"{hint or '; check the path'}"
         )
     return images
 
@@ -178,49 +112,110 @@ def _enlarged_middle(image: Image.Image, resolution: int, size: tuple[int, int])
     return image.resize(square, Image.Resampling.BICUBIC, box=(0, box[1], resolution, box[3]))
 
 
-def _source(place: str, chosen: Chosen[Where], read: Callable[[Where], bytes]) -> ImageSource:
-    places = [entry.where for entry in chosen.images]
+def _source(
+    path: Path, entries: Iterable[Entry[Where]], read: Callable[[Where], bytes], *, by_path: bool
+) -> ImageSource:
+    """The images among the entries. Raises UserError where a name comes twice."""
+    files = LabelFiles[Where](str(path))
+    images, left_out = choose(files.watch(entries), read)
+    if by_path:
+        images = sorted(images, key=lambda entry: entry.name)
+    names = [entry.name for entry in images]
+    if len(set(names)) < len(names):
+        name, number = Counter(names).most_common(1)[0]
+        raise UserError(
+            f"'{path}' holds '{visible(name)}' {number} times, and only the last one would be unpacked; "
+            "pack it again"
+        )
+    places = [entry.where for entry in images]
     return ImageSource(
-        place,
-        [entry.name for entry in chosen.images],
+        str(path),
+        names,
         lambda index: read(places[index]),
-        [entry.stamp for entry in chosen.images],
-        chosen.left_out,
+        [entry.stamp for entry in images],
+        left_out,
+        files.of(names, read),
     )
 
 
-def _sorted(chosen: Chosen[Where]) -> Chosen[Where]:
-    return chosen._replace(images=sorted(chosen.images, key=lambda entry: entry.name))
-
-
 def _folder(folder: Path) -> ImageSource:
-    def read(name: str) -> bytes:
-        return read_file(folder / name)
-
-    return _source(str(folder), _sorted(choose(folder_entries(folder), read)), read)
+    return _source(folder, folder_entries(folder), lambda name: read_file(folder / name), by_path=True)
 
 
-def _archive(path: Path) -> ImageSource:
-    """A ZIP or tar file: by its ending, else by its content."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    is_tar = suffixes[-1:] == [".tgz"] or ".tar" in suffixes
-    if suffixes[-1:] == [".zip"] or (not is_tar and zipfile.is_zipfile(path)):
-        entries, read = open_zip(path)
-        return _source(str(path), _sorted(choose(entries, read)), read)
-    if is_tar or tarfile.is_tarfile(path):
-        return _shards(str(path), [path])
-    raise UserError(f"image source '{path}' is a single file; give a folder, a .zip, a .tar or 'NAME-*.tar'")
+def _zip(path: Path) -> ImageSource:
+    entries, read = open_zip(path)
+    return _source(path, entries, read, by_path=True)
 
 
-def _shards(place: str, shards: Sequence[Path]) -> ImageSource:
-    if not shards:
-        raise UserError(f"no file matches '{place}'; check the pattern")
-    found: Chosen[Region] = Chosen([], {})
-    for shard in shards:
-        chosen = choose(tar_entries(shard), read_region)
-        prefix = "" if len(shards) == 1 else f"{shard.name}/"
-        found.images.extend(entry._replace(name=prefix + entry.name) for entry in chosen.images)
-        for reason, (number, names) in chosen.left_out.items():
-            named = tuple(prefix + name for name in names)
-            found.left_out[reason] = found.left_out.get(reason, LeftOut()).and_more(number, named)
-    return _source(place, found, read_region)
+def _tar(path: Path) -> ImageSource:
+    return _source(path, tar_entries(path), read_region, by_path=False)
+
+
+def _list(path: Path) -> ImageSource:
+    entries = list_entries(path)
+    return ImageSource(
+        str(path),
+        [entry.name for entry in entries],
+        lambda index: read_file(entries[index].where),
+        [entry.stamp for entry in entries],
+        listed=True,
+    )
+
+
+def _array(path: Path) -> ImageSource:
+    found = open_array(path)
+    return ImageSource(
+        str(path), row_names(found.first, found.num_images), found.load, found.stamps,
+        labels=found.labels, picture=lambda index, raw: found.picture(raw), size=(found.height, found.width),
+    )  # fmt: skip
+
+
+OPENERS: dict[str, Callable[[Path], ImageSource]] = {
+    FOLDER: _folder, ZIP: _zip, TAR: _tar, ARRAY: _array, LIST: _list,
+}  # fmt: skip
+
+
+def row_names(first: int, count: int) -> list[str]:
+    """Names of an array's rows."""
+    return [f"{row:06d}" for row in range(first, first + count)]
+
+
+def _joined(place: str, kind: str, paths: Sequence[Path], sources: Sequence[ImageSource]) -> ImageSource:
+    """All images in turn, each named with its place; the rows of arrays are numbered through."""
+    above = os.path.commonpath([path.parent for path in paths])
+    prefixes = [f"{os.path.relpath(path, above)}/" for path in paths]
+    if kind == ARRAY:
+        _check_alike(place, sources)
+    where = [(source, index) for source in sources for index in range(len(source))]
+    names = [prefix + name for prefix, source in zip(prefixes, sources, strict=True) for name in source.names]
+    inside = [name for source in sources for name in source.names]
+    left_out: dict[str, LeftOut] = {}
+    for prefix, source in zip(prefixes, sources, strict=True):
+        for reason, (number, some) in source.left_out.items():
+            named = tuple(prefix + name for name in some)
+            left_out[reason] = left_out.get(reason, LeftOut()).and_more(number, named)
+    labels = [source.labels for source in sources if source.labels is not None]
+    return ImageSource(
+        place,
+        names if kind != ARRAY else row_names(0, len(names)),
+        lambda index: where[index][0].load(where[index][1]),
+        [stamp for source in sources for stamp in source.stamps],
+        left_out,
+        [label for each in labels for label in each] if len(labels) == len(sources) else None,
+        inside if kind in (TAR, ZIP) else [],
+        lambda index, raw: where[index][0].picture(where[index][1], raw),
+        sources[0].size,
+        listed=kind == LIST,
+    )
+
+
+def _check_alike(place: str, sources: Sequence[ImageSource]) -> None:
+    """Raise UserError unless all arrays hold images of one size."""
+    sizes: dict[tuple[int, int] | None, ImageSource] = {}
+    for source in sources:
+        sizes.setdefault(source.size, source)
+    if len(sizes) > 1:
+        told = ", ".join(
+            f"{size[0]}x{size[1]} ('{Path(source.place).name}')" for size, source in sizes.items() if size
+        )
+        raise UserError(f"the arrays of '{place}' hold images of several sizes: {told}; give each by itself")

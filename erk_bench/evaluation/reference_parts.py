@@ -19,7 +19,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic, writing
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.image_files import SHOWN, visible
-from erk_bench.evaluation.real_images import ImageSource
+from erk_bench.evaluation.image_source import ImageSource
 from erk_bench.evaluation.reference_files import Real
 
 MAX_THREADS = 8  # of decoding; more do not help, Pillow holds the interpreter for part of the work

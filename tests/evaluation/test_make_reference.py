@@ -20,8 +20,9 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.evaluation import make_reference as module
+from erk_bench.evaluation.image_source import ImageSource
 from erk_bench.evaluation.make_reference import make_reference
-from erk_bench.evaluation.real_images import ImageSource, center_crop, open_images
+from erk_bench.evaluation.real_images import center_crop, open_images
 from erk_bench.evaluation.reference_files import read_facts, read_reference
 
 RESOLUTION = 8
