@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation.real_images import ImageSource, center_crop, open_images
+from erk_bench.evaluation.image_source import ImageSource
+from erk_bench.evaluation.real_images import center_crop, open_images
 from erk_bench.runs.blocks import Block
 from erk_bench.spec import SetSpec
 

@@ -14,8 +14,9 @@ from typing import Any
 from erk_bench.base.errors import unknown_name
 from erk_bench.evaluation.detectors import reference_name
 from erk_bench.evaluation.frechet import FeatureSums
+from erk_bench.evaluation.image_source import ImageSource
 from erk_bench.evaluation.metrics import METRICS, check_count, check_real_count
-from erk_bench.evaluation.real_images import ImageSource, open_images
+from erk_bench.evaluation.real_images import open_images
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.evaluation.reference_files import Real, write_reference
 from erk_bench.reporting.trackers.tracker import Tracker

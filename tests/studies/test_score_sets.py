@@ -148,7 +148,7 @@ def test_too_few_images_are_told_before_any_is_read(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = save_digits(tmp_path / "few", 0, 12)
-    monkeypatch.setattr("erk_bench.evaluation.real_images.ImageSource._bytes", None)
+    monkeypatch.setattr("erk_bench.evaluation.image_source.ImageSource.raw", None)
     with pytest.raises(UserError, match="12 images are too few for 10 jackknife groups.*more images"):
         scored(few)
     with pytest.raises(UserError, match="kid_subset_size is 30 but the reference has only 12 images"):
