@@ -8,6 +8,7 @@ import erk_bench.base.platforms  # noqa: F401 - first: it refuses systems on whi
 if TYPE_CHECKING:
     from erk_bench.evaluation.frechet import frechet_distance
     from erk_bench.networks.presets import load_denoiser
+    from erk_bench.runs.record_folder import load_records
     from erk_bench.sampling.sample import draw, sample
     from erk_bench.sampling.shared import sample_grid
     from erk_bench.sampling.steps import Node, Step
@@ -21,6 +22,7 @@ __all__ = [
     "draw",
     "frechet_distance",
     "load_denoiser",
+    "load_records",
     "sample",
     "sample_grid",
     "score",
@@ -33,6 +35,7 @@ _MODULES = {
     "draw": "erk_bench.sampling.sample",
     "frechet_distance": "erk_bench.evaluation.frechet",
     "load_denoiser": "erk_bench.networks.presets",
+    "load_records": "erk_bench.runs.record_folder",
     "sample": "erk_bench.sampling.sample",
     "sample_grid": "erk_bench.sampling.shared",
     "score": "erk_bench.studies.score_sets",

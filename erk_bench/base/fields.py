@@ -7,6 +7,7 @@ execution detail (it says where, how fast or what to measure).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 import types
@@ -68,7 +69,7 @@ def build(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
 
     Raises UserError naming the field, its value and what was expected.
     """
-    hints = typing.get_type_hints(kind)
+    hints = _type_hints(kind)  # type: ignore[arg-type]  # a class is hashable
     fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]  # kind is a dataclass
     for name in content:
         if name not in fields:
@@ -81,6 +82,12 @@ def build(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise UserError(f"{path} is missing; give it a value, for example {path}=...")
     return kind(**values)
+
+
+@functools.cache
+def _type_hints(kind: type[Any]) -> dict[str, Any]:
+    """The fields' types; evaluating them takes most of the time of reading a record."""
+    return typing.get_type_hints(kind)
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, path: str) -> Any:

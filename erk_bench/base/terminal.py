@@ -26,8 +26,11 @@ def prepare() -> None:
 
 
 def lost() -> OSError | None:
-    """Why some of the standard output could not be written, if so."""
-    sys.stdout.flush()
+    """Why some of the standard output could not be written, if so; a reader that has gone wants no more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.error if isinstance(raw, _Lenient) else None
 

@@ -16,6 +16,7 @@ from erk_bench.commands import (
     grid,
     plan,
     qualitative,
+    records,
     reference,
     run,
     score,
@@ -29,7 +30,7 @@ from erk_bench.commands.command import Command
 COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
-        run, generate, evaluate, score, fid, table, grid, search, analyze, plan, task, fetch, reference,
-        export, qualitative, convert, train_digits, doctor,
+        run, generate, evaluate, score, fid, table, grid, search, records, analyze, plan, task, fetch,
+        reference, export, qualitative, convert, train_digits, doctor,
     )
 }  # fmt: skip

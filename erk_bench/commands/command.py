@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import click
@@ -117,6 +118,19 @@ class Command(Generic[O]):
         if not left:
             raise UserError(f"{name} needs a value: {name} VALUE")
         return left.pop(0)
+
+
+def check_places(command: str, words: Sequence[str], known: Iterable[str], example: str) -> None:
+    """Refuse words that are no places of files: none at all, and NAME=VALUE unless that is a file's name.
+
+    known: options of the command. example: a whole command.
+    """
+    if not words:
+        raise UserError(f"{command} needs files or folders; for example: {example}")
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if equals and "/" not in name and not Path(word).exists():
+            raise unknown_name(f"setting of {command}", name.lstrip("-"), known)
 
 
 def given(options: Any, names: Sequence[str]) -> list[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 
-from erk_bench.reporting.table_views import WRAPPED, Column, TableRow, TableView, columns_of, fitting
+from erk_bench.reporting.columns import Column, R, fitting
+from erk_bench.reporting.table_views import TableRow, TableView, columns_of
 
 PAGE = 112  # characters of a line of \footnotesize in 6.5 inches, a gap between columns counted as GAP
 GAP = 2.0
 PAGE_ROWS = 46  # rows that a page holds below a caption
-LEFT = ("guidance", "method", "verdict", "baseline", "reproduced")  # names stand left, numbers right
 
 # Brackets and stars would be taken as options of a line's end before them.
 SPECIAL = {
@@ -43,7 +44,7 @@ def latex(view: TableView) -> str:
     """
     every = columns_of(view)
     if not view.chosen:
-        every = [_ranked(column, view) for column in every if column.header != WRAPPED]
+        every = [_ranked(column, view) for column in every if not column.wraps]
     columns = fitting(every, view.rows, PAGE, GAP)
     hidden = [column.key for column in every if column not in columns]
     lines = [f"% {_one_line(view.title)}", r"% needs \usepackage{booktabs}"]
@@ -57,25 +58,34 @@ def latex(view: TableView) -> str:
     for number, part in enumerate(_pages(view.rows)):
         lines += [r"\begin{table*}[tp]", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]
         lines += [r"\textit{(continued)}\\[2pt]"] if number else head
-        lines += _tabular(columns, part, best)
+        lines += tabular(columns, part, best, _parted)
         lines.append(r"\end{table*}")
     return "\n".join(lines) + "\n"
 
 
-def _ranked(column: Column, view: TableView) -> Column:
+def _ranked(column: Column[TableRow], view: TableView) -> Column[TableRow]:
     """A column with its rank for a page: times and guidance that never changes go first."""
     headline = next(iter(view.rows[0].metrics))
     if column.key == "guidance":
-        return column._replace(rank=7 if len({row.guidance for row in view.rows}) == 1 else 0)
+        return replace(column, rank=7 if len({row.guidance for row in view.rows}) == 1 else 0)
     of_paper = {"seconds_per_1000": 9, "overhead": 8, "verdict": 6, "baseline": 5, "difference": 2, "nfe": 1}
     kept = column.key in ("steps", "method", headline)
-    return column._replace(
-        rank=0 if kept else of_paper.get(column.key, 3 if "published" in column.key else 4)
+    return replace(
+        column, rank=0 if kept else of_paper.get(column.key, 3 if "published" in column.key else 4)
     )
 
 
-def _tabular(columns: Sequence[Column], rows: Sequence[TableRow], best: set[tuple[int, str]]) -> list[str]:
-    shape = "".join("l" if column.key in LEFT else "r" for column in columns)
+def tabular(
+    columns: Sequence[Column[R]],
+    rows: Sequence[R],
+    best: Collection[tuple[int, str]],
+    parted: Callable[[R, R], bool],
+) -> list[str]:
+    """The lines of a tabular with booktabs' rules.
+
+    best: (id of the row, key of the column) of bold cells. parted: whether a line is between two rows.
+    """
+    shape = "".join("l" if column.left else "r" for column in columns)
     lines = [
         rf"\begin{{tabular}}{{@{{}}{shape}@{{}}}}",
         r"\toprule",
@@ -83,7 +93,7 @@ def _tabular(columns: Sequence[Column], rows: Sequence[TableRow], best: set[tupl
         r"\midrule",
     ]
     for before, row in zip((None, *rows), rows, strict=False):
-        if before is not None and before.guidance != row.guidance:
+        if before is not None and parted(before, row):
             lines.append(r"\midrule")
         cells = []
         for column in columns:
@@ -91,6 +101,10 @@ def _tabular(columns: Sequence[Column], rows: Sequence[TableRow], best: set[tupl
             cells.append(rf"\textbf{{{text}}}" if (id(row), column.key) in best else text)
         lines.append(" & ".join(cells) + r" \\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _parted(before: TableRow, row: TableRow) -> bool:
+    return before.guidance != row.guidance
 
 
 def _pages(rows: Sequence[TableRow]) -> Iterator[Sequence[TableRow]]:
@@ -109,7 +123,7 @@ def _pages(rows: Sequence[TableRow]) -> Iterator[Sequence[TableRow]]:
         start = stop
 
 
-def _best_cells(view: TableView, columns: Sequence[Column]) -> set[tuple[int, str]]:
+def _best_cells(view: TableView, columns: Sequence[Column[TableRow]]) -> set[tuple[int, str]]:
     """(id of the row, key of the column) of the best values of each metric among rows of equal cost.
 
     Where no two rows of a guidance have one cost, among all its rows.

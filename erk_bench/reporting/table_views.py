@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
+
+from erk_bench.reporting.columns import FILES_ONLY, Column, fitting, markdown_table, rich_table
 
 # A value and its standard error.
 Estimate = tuple[float, float]
 
 DASH = "–"
-FILES_ONLY = 9  # rank of columns that no terminal shows
 # Pictures of a table as table files name them: the function of figures.py, whose import takes long.
 FIGURES = {"steps": "steps_figure", "nfe": "nfe_figure"}
-WRAPPED = "reproduced"  # the column whose text may take several lines
 
 
 class PublishedValue(NamedTuple):
@@ -114,19 +113,6 @@ def _evaluations(row: TableRow) -> str:
     return f"{row.nfe}+{row.nfe_guide}" if row.nfe_guide else str(row.nfe)
 
 
-class Column(NamedTuple):
-    """A column as shown. key: its name in `columns=...` and in the CSV file. metric: whose estimate it shows.
-
-    rank: in a narrow terminal or page the highest are left out first, never those of rank 0.
-    """
-
-    key: str
-    header: str
-    cell: Callable[[TableRow], str]
-    rank: int = 0
-    metric: str = ""
-
-
 def column_keys(metrics: Sequence[str]) -> list[str]:
     """Every key of a table that measures these metrics, the headline first."""
     ends = ("", "_spread", "_minimum")
@@ -137,15 +123,15 @@ def column_keys(metrics: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def columns_of(view: TableView) -> list[Column]:
+def columns_of(view: TableView) -> list[Column[TableRow]]:
     """The columns that the view's `chosen` names, else all that have values."""
     if view.chosen:
         known = {column.key: column for column in _columns(view, every=True)}
-        return [known[key]._replace(rank=0) for key in view.chosen]
+        return [replace(known[key], rank=0) for key in view.chosen]
     return _columns(view)
 
 
-def _columns(view: TableView, *, every: bool = False) -> list[Column]:
+def _columns(view: TableView, *, every: bool = False) -> list[Column[TableRow]]:
     """every: also those that have no value in any row."""
 
     def metric(name: str) -> Callable[[TableRow], str]:
@@ -174,10 +160,11 @@ def _columns(view: TableView, *, every: bool = False) -> list[Column]:
     headline = titles[0]
     shown = [name for name in names if every or any(name in row.published for row in view.rows)]
     several = every or any(row.sets for row in view.rows)
+    against = every or any(row.baseline for row in view.rows)
     columns = [
-        Column("guidance", "guidance", lambda row: row.guidance),
+        Column("guidance", "guidance", lambda row: row.guidance, left=True),
         Column("steps", "steps", lambda row: DASH if row.steps is None else str(row.steps)),
-        Column("method", "method", lambda row: row.method),
+        Column("method", "method", lambda row: row.method, left=True),
         Column("nfe", "NFE", _evaluations, rank=5),
         Column(names[0], headline, metric(names[0]), metric=names[0]),
         *(
@@ -195,11 +182,10 @@ def _columns(view: TableView, *, every: bool = False) -> list[Column]:
             lambda row: rounded(row.difference, "+") if row.difference else DASH,
             rank=1,
         ),
-        Column("verdict", "verdict", lambda row: row.verdict or DASH, rank=2),
+        Column("verdict", "verdict", lambda row: row.verdict or DASH, rank=2, left=True),
         *(
-            [Column("baseline", "baseline", lambda row: row.baseline or DASH, rank=2)]
-            if every or any(row.baseline for row in view.rows)
-            else []
+            Column[TableRow](key, key, lambda row: row.baseline or DASH, rank=2, left=True)
+            for key in (["baseline"] if against else [])
         ),
         *(
             Column(name, title, metric(name), rank=2 if name in shown else FILES_ONLY, metric=name)
@@ -217,25 +203,12 @@ def _columns(view: TableView, *, every: bool = False) -> list[Column]:
             lambda row: DASH if row.overhead is None else _percent(row.overhead),
             rank=4,
         ),
-        Column("reproduced", WRAPPED, lambda row: row.reproduction or DASH, rank=3),
+        Column(
+            "reproduced", "reproduced", lambda row: row.reproduction or DASH, rank=3, left=True, wraps=True
+        ),
     ]
     compared = every or any(row.reproduction for row in view.rows)
-    return columns if compared else [column for column in columns if column.header != WRAPPED]
-
-
-def fitting(columns: Sequence[Column], rows: Sequence[TableRow], width: float, gap: float) -> list[Column]:
-    """The columns of which each row takes at most `width` characters, with `gap` of them after each cell."""
-    left = list(columns)
-
-    def needed(column: Column) -> float:
-        texts = [column.header, *(column.cell(row) for row in rows)]
-        if column.header == WRAPPED:
-            texts = " ".join(texts).split()
-        return max(map(len, texts)) + gap
-
-    while sum(map(needed, left)) > width and any(column.rank for column in left):
-        left.remove(max(left, key=lambda column: column.rank))
-    return left
+    return columns if compared else [column for column in columns if column.key != "reproduced"]
 
 
 def print_table(view: TableView, console: Console) -> None:
@@ -244,16 +217,15 @@ def print_table(view: TableView, console: Console) -> None:
     columns = fitting(every, view.rows, console.width - 1, 3)  # a space on either side and a line
     hidden = [column.header for column in every if column not in columns]
     caption = f"{view.caption} Too wide for this terminal: {', '.join(hidden)}." if hidden else view.caption
-    table = RichTable(title=view.title, caption=caption, caption_justify="left")
-    for column in columns:
-        left = column.header in ("guidance", "method", "verdict", "baseline", WRAPPED)
-        table.add_column(column.header, justify="left" if left else "right", no_wrap=column.header != WRAPPED)
     styles = {"better": "green", "worse": "red"}
-    for before, row in zip((None, *view.rows), view.rows, strict=False):
-        if before is not None and before.guidance != row.guidance:
-            table.add_section()
-        style = "bold red" if row.off else styles.get(row.verdict, "")
-        table.add_row(*(Text(column.cell(row), style=style) for column in columns))
+    table = rich_table(
+        columns,
+        view.rows,
+        title=view.title,
+        caption=caption,
+        style=lambda row: "bold red" if row.off else styles.get(row.verdict, ""),
+        parted=lambda before, row: before.guidance != row.guidance,
+    )
     console.print(table)
     for note in view.notes:
         console.print(Text(f"note: {note}"))
@@ -261,18 +233,6 @@ def print_table(view: TableView, console: Console) -> None:
 
 def markdown(view: TableView) -> str:
     """GitHub Markdown."""
-    columns = columns_of(view)
-    lines = [
-        f"# {view.title}",
-        "",
-        "| " + " | ".join(_in_cell(column.header) for column in columns) + " |",
-        "|" + "---|" * len(columns),
-    ]
-    lines += ["| " + " | ".join(_in_cell(column.cell(row)) for column in columns) + " |" for row in view.rows]
     notes = [line for note in view.notes for line in ("", f"Note: {note}.")]
-    return "\n".join([*lines, "", view.caption, *notes]) + "\n"
-
-
-def _in_cell(text: str) -> str:
-    """Text that ends neither the cell nor the line."""
-    return " ".join(text.replace("|", r"\|").split())
+    table = markdown_table(columns_of(view), view.rows)
+    return "\n".join([f"# {view.title}", "", *table, "", view.caption, *notes]) + "\n"

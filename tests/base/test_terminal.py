@@ -75,3 +75,14 @@ def test_a_reader_that_has_gone_is_told_as_ever() -> None:
     command = 'set -o pipefail; "$0" -c "$1" | head -n 1'
     done = subprocess.run(["bash", "-c", command, sys.executable, code], capture_output=True, check=False)
     assert done.returncode == 9 and not done.stderr
+
+
+def test_a_reader_that_takes_only_the_beginning() -> None:
+    """What is left when it has gone is dropped without a word."""
+    show = SHOW.replace("error =", "import time; time.sleep(0.3); error =")
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" | true; echo ${PIPESTATUS[0]}', sys.executable, show],
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"0\n" and done.stderr.count(b"\n") == 1
