@@ -6,30 +6,19 @@ standard error; the jackknife leaves out one of `num_groups` contiguous groups o
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation.frechet import (
-    FeatureSums,
-    FrechetTarget,
-    distances_without_groups,
-    infinity_without_groups,
-)
+from erk_bench.evaluation.frechet import distances_without_groups, infinity_without_groups
+from erk_bench.evaluation.measured import Extracted, Family, Measured, features_of, target_of
 from erk_bench.evaluation.needs import (
     NEIGHBORHOOD,
     NUM_SPLITS,
     SHUFFLE_SEED,
-    Lack,
-    check_sizes,
-    groups_of,
     kernel_lack,
+    mind_lack,
     neighbours_lack,
     refuse_lack,
     splits_lack,
@@ -38,49 +27,13 @@ from erk_bench.evaluation.needs import (
 )
 from erk_bench.evaluation.neighbours import precision_recall_without_groups, unbiased_kernel_distances
 from erk_bench.evaluation.reference_files import Real
+from erk_bench.evaluation.sliced import mind
 from erk_bench.spec import MetricsSpec
-
-
-class Extracted(NamedTuple):
-    """Features [N, D] and class logits [N, K] (None if the detector has none) of N images in seed order.
-
-    Both float32, on the CPU, finite.
-    """
-
-    features: Tensor
-    logits: Tensor | None = None
-
-
-class Measured(NamedTuple):
-    """A metric's value and its leave-one-group-out values."""
-
-    value: float
-    replicates: tuple[float, ...]
-
-    @property
-    def standard_error(self) -> float:
-        """Of the value, over the choice of seeds (the reference set is taken as fixed)."""
-        return jackknife_error(self.replicates)
-
-
-def jackknife_error(replicates: Sequence[float]) -> float:
-    """Standard error from leave-one-group-out values of equal groups (Efron and Stein 1981)."""
-    count = len(replicates)
-    mean = math.fsum(replicates) / count
-    return math.sqrt((count - 1) / count * math.fsum((x - mean) ** 2 for x in replicates))
-
-
-def split_groups(count: int, num_groups: int) -> Tensor:
-    """Group number of each of `count` images, int64: contiguous, sizes differing by one at most."""
-    if count < 2 * num_groups:
-        names = MetricsSpec(names=("-",), reference="-", num_groups=num_groups)
-        check_sizes(names, [], count)
-    return groups_of(count, num_groups)
 
 
 def frechet(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec) -> dict[str, Measured]:
     """Frechet distance of the features' Gaussians."""
-    value, replicates = distances_without_groups(images.features, groups, spec.num_groups, _target(real))
+    value, replicates = distances_without_groups(images.features, groups, spec.num_groups, target_of(real))
     return {"frechet": Measured(value, tuple(replicates))}
 
 
@@ -88,7 +41,7 @@ def frechet_infinity(
     images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
 ) -> dict[str, Measured]:
     """Frechet distance extrapolated to infinitely many images (arXiv 1911.07023)."""
-    value, replicates = infinity_without_groups(images.features, groups, spec.num_groups, _target(real))
+    value, replicates = infinity_without_groups(images.features, groups, spec.num_groups, target_of(real))
     return {"infinity": Measured(value, tuple(replicates))}
 
 
@@ -180,47 +133,6 @@ def _score(logits: Tensor) -> float:
     return float(np.mean(scores))
 
 
-def features_of(real: Real | None) -> Tensor:
-    """The real images' features, or the error that says how to get them."""
-    if real is None or real.features is None:
-        raise UserError(
-            "the reference holds statistics only; make features with 'erk-bench reference "
-            "keep_features=true' and set metrics.real_features=FILE, or leave these metrics out of "
-            "metrics.names: precision, recall and KID need features"
-        )
-    return real.features
-
-
-def _target(real: Real | None) -> FrechetTarget:
-    """The real images' statistics, computed from their features where they are not given."""
-    if real is not None and real.stats is not None:
-        return FrechetTarget(real.stats)
-    if real is not None and real.features is not None:
-        return FrechetTarget(FeatureSums.of(real.features).stats())
-    raise UserError("the reference holds no statistics; make some with 'erk-bench reference ...'")
-
-
-Compute = Callable[[Extracted, Real | None, Tensor, MetricsSpec], dict[str, Measured]]
-Needs = Literal["statistics", "features", "nothing"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """A row of FAMILIES: the result `part` of a function, whose `lower` values are better or not.
-
-    needs: of the real images; features give the statistics too. lack: what too few images lack (every family
-    needs two for each jackknife group). logits: whether the detector must give class logits.
-    """
-
-    title: str
-    compute: Compute
-    part: str
-    needs: Needs
-    lower: bool
-    lack: Lack | None = None
-    logits: bool = False
-
-
 FAMILIES: dict[str, Family] = {
     "fd": Family("FD", frechet, "frechet", "statistics", lower=True),
     "fd_infinity": Family("FD∞", frechet_infinity, "infinity", "statistics", lower=True, lack=subsets_lack),
@@ -232,4 +144,5 @@ FAMILIES: dict[str, Family] = {
     "is": Family(
         "IS", inception_score, "inception_score", "nothing", lower=False, lack=splits_lack, logits=True
     ),
+    "mind": Family("MIND", mind, "mind", "features", lower=True, lack=mind_lack),
 }

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import short_name, split_options
 from erk_bench.evaluation.detectors import DETECTORS, detector_of, is_own, reference_name
-from erk_bench.evaluation.families import FAMILIES, Compute, Extracted, Family, Measured, split_groups
+from erk_bench.evaluation.families import FAMILIES
+from erk_bench.evaluation.measured import Compute, Extracted, Family, Measured, split_groups
 from erk_bench.evaluation.needs import check_sizes
 from erk_bench.evaluation.own_family import family_key, own_family
 from erk_bench.evaluation.reference_files import Real

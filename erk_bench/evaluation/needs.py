@@ -62,6 +62,17 @@ def neighbours_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     return ""
 
 
+def mind_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """MIND: of as many images as there are real ones, some left without any group."""
+    largest = -(-count // spec.num_groups)
+    if real is None or min(count, real) > largest:
+        return ""
+    return (
+        f"the reference has {real} images, too few for MIND with jackknife groups of {largest}, which needs "
+        f"{largest + 1}"
+    )
+
+
 def kernel_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     """KID: subsets no larger than either set."""
     for number, what in ((count, "there are only {} images"), (real, "the reference has only {} images")):

@@ -20,7 +20,7 @@ from erk_bench.base.own_code import (
     short_name,
     split_options,
 )
-from erk_bench.evaluation.families import Extracted, Family, Measured, features_of
+from erk_bench.evaluation.measured import Extracted, Family, Measured, features_of
 from erk_bench.evaluation.own_detector import check_options
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.spec import MetricsSpec

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erk_bench.evaluation.families import Measured, split_groups
 from erk_bench.evaluation.frechet import FeatureSums, FrechetTarget, distances_without_groups
+from erk_bench.evaluation.measured import Measured, split_groups
 from erk_bench.evaluation.reference_files import Real
 
 NEIGHBOURS = 3  # real images beside each

@@ -18,7 +18,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.fields import to_dict
 from erk_bench.evaluation.detectors import detector_key
-from erk_bench.evaluation.families import Extracted
+from erk_bench.evaluation.measured import Extracted
 from erk_bench.evaluation.metrics import code_keys, detectors_of, key_names, measure
 from erk_bench.evaluation.reference import load_real, reference_facts
 from erk_bench.runs.blocks import blocks_of

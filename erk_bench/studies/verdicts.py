@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation.families import jackknife_error
+from erk_bench.evaluation.measured import jackknife_error
 from erk_bench.reporting.table_views import Estimate
 from erk_bench.runs.records import Record
 

@@ -29,16 +29,14 @@ from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detecto
 from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.families import (
     FAMILIES,
-    Extracted,
     frechet,
     frechet_infinity,
     inception_score,
-    jackknife_error,
     kernel_distance,
     precision_recall,
-    split_groups,
 )
 from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_distance
+from erk_bench.evaluation.measured import Extracted, jackknife_error, split_groups
 from erk_bench.evaluation.metrics import ALIASES, METRICS, check_count, check_real, detectors_of, measure
 from erk_bench.evaluation.reference import digits_reference, load_real
 from erk_bench.evaluation.reference_files import Real

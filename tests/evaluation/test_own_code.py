@@ -19,7 +19,7 @@ from erk_bench.base.files import file_sha256
 from erk_bench.cli import main
 from erk_bench.commands.compose import run_spec
 from erk_bench.evaluation.detectors import detector_key, detector_of, load_detector, reference_name
-from erk_bench.evaluation.families import Extracted
+from erk_bench.evaluation.measured import Extracted
 from erk_bench.evaluation.metrics import METRICS, code_keys, detectors_of, key_names, measure
 from erk_bench.evaluation.reference import digits_reference
 from erk_bench.evaluation.reference_files import Real, read_facts

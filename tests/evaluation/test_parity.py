@@ -12,8 +12,8 @@ import torch_fidelity
 from PIL import Image
 
 from erk_bench.evaluation.extract import Extract
-from erk_bench.evaluation.families import Extracted, Measured
 from erk_bench.evaluation.inception import load_inception, load_vgg16
+from erk_bench.evaluation.measured import Extracted, Measured
 from erk_bench.evaluation.metrics import METRICS, measure
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.spec import MetricsSpec
