@@ -15,7 +15,9 @@ from erk_bench.runs.device import Place
 from erk_bench.runs.generate import generate
 from erk_bench.runs.sample_block import sample_block
 from erk_bench.runs.store import RunStore
+from erk_bench.sampling.philox import EmulatedGenerator
 from erk_bench.sampling.sample import draw, sample
+from erk_bench.sampling.seeds import SeededDraws
 from erk_bench.spec import RunSpec
 from tests.conftest import golden_net, golden_path
 
@@ -23,6 +25,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+
+CLASSES = [516, 637, 489, 930, 689, 661, 100, 927]  # of seeds 100000 to 100007, after a latent's noise
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -80,6 +84,35 @@ def test_compiled_network_is_close(small_run: MakeSpec) -> None:
         for spec in (small_run("device=cuda", f"compile={value}") for value in ("false", "true"))
     )
     assert (plain.int() - compiled.int()).abs().max() <= 2
+
+
+def assert_close_normals(one: torch.Tensor, other: torch.Tensor) -> None:
+    """To 1e-6 but for few that lie far out, whose radius multiplies the error of the card's fast sine."""
+    gaps = (one - other).abs()
+    assert gaps.max() <= 2e-6, gaps.max()
+    assert (gaps > 1e-6).double().mean() <= 1e-3
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 64, 64), (3, 64, 64), (3, 512, 512), (1_200_003,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_emulated_draws_are_those_of_the_card(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Also where a draw is larger than the card, which depends on its number of processors."""
+    card = torch.cuda.get_device_properties(0)
+    blocks = card.multi_processor_count * (card.max_threads_per_multi_processor // 256)
+    for seed in (0, 42, 100_000, 2**32 - 1):
+        generator = torch.Generator("cuda").manual_seed(seed)
+        emulated = EmulatedGenerator(seed, blocks)
+        for _ in range(2):  # the second draw begins where the first ended
+            drawn = torch.randn(shape, generator=generator, device="cuda", dtype=dtype).cpu()
+            assert_close_normals(emulated.normal(shape, dtype), drawn)
+            classes = torch.randint(1000, (1,), generator=generator, device="cuda").cpu()
+            assert torch.equal(classes, emulated.integers(1000))
+
+
+def test_classes_of_published_seeds() -> None:
+    found = [SeededDraws(range(100_000, 100_008), device) for device in ("cuda", "cuda_emulated")]
+    assert_close_normals(*(draws.normal((4, 64, 64)).cpu() for draws in found))
+    assert [draws.integers(1000).tolist() for draws in found] == [CLASSES, CLASSES]
 
 
 def test_rate_is_measured(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,11 +57,16 @@ def set_up_device(choice: str, local_rank: int) -> torch.device:
 
 
 def check_draws(spec: RunSpec) -> None:
-    """Refuse to draw a GPU's random numbers on a CPU, whose generators give others."""
-    if spec.draw_device == "cuda" and (spec.device == "cpu" or not torch.cuda.is_available()):
+    """Refuse to draw an NVIDIA GPU's random numbers elsewhere, where the generators give others."""
+    if spec.draw_device != "cuda":
+        return
+    on_cpu = spec.device == "cpu" or not torch.cuda.is_available()
+    if on_cpu or torch.version.hip:
+        other = "a CPU" if on_cpu else "an AMD GPU"
         raise UserError(
-            "draw_device is 'cuda' but the device is a CPU, whose generators draw other numbers; use "
-            "draw_device=cpu (other images of the same distribution)"
+            f"draw_device is 'cuda' but the device is {other}, whose generators draw other numbers; use "
+            "draw_device=cuda_emulated (an NVIDIA GPU's noise and classes, computed on the CPU, in a run of "
+            "its own) or draw_device=cpu (other images of the same distribution)"
         )
 
 

@@ -154,7 +154,7 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> Drawn:
     if spec.guidance.guide is not None and spec.guidance.active:
         guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
     check_shapes(spec, shape_of(net), None if guide is None else shape_of(guide))
-    draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else "cpu")
+    draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else spec.draw_device)
     shape = (net.img_channels, net.img_resolution, net.img_resolution)
     noise, classes = initial(draws, shape, net.num_classes, spec.class_label)
     condition = None if classes is None else _to_device(classes, device)

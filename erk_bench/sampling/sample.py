@@ -55,7 +55,8 @@ def draw(
 ) -> tuple[Tensor, Tensor | None]:
     """Noise and labels of each seed: unit normal float32 NCHW, one-hot [B, num_classes] or None.
 
-    net: has img_channels, img_resolution, and num_classes or label_dim.
+    net: has img_channels, img_resolution, and num_classes or label_dim. device: whose generators draw, and
+    where the result is; "cuda_emulated" draws the numbers of an NVIDIA GPU on the CPU.
     """
     shape = (net.img_channels, net.img_resolution, net.img_resolution)
     num_classes = count_classes(net)

@@ -24,6 +24,9 @@ from erk_bench.spec.work import Work
 # What is kept of the images: nothing but their features, block files, PNG files, or block files and an .npz.
 SAMPLES = ("none", "blocks", "png", "npz")
 
+# Each is a source of its own, in the identity too: numbers of cuda_emulated differ from CUDA's in last bits.
+DRAW_DEVICES = ("cpu", "cuda", "cuda_emulated")
+
 
 def _short(value: bool | int | float | str) -> str:
     return f"{value:g}" if type(value) is float else str(value)
@@ -34,11 +37,11 @@ class RunSpec(Work):
     """One run: everything that decides its samples, and how to compute and measure them.
 
     seeds: "FIRST-LAST", both included. dtype: of the sampler's state. network_dtype: of the raw network.
-    draw_device: whose generators draw the noise (CPU and CUDA numbers differ). class_label: null draws the
-    label from the seed. compile: torch.compile the networks (CUDA). block_size: seeds a file, and the
-    network's batch. samples: what is kept of the images (key of SAMPLES). device: "auto" takes CUDA if there
-    is any. workers: local processes; null is one per GPU, or per CPU core. offline: never use the network.
-    out: folder of all runs.
+    draw_device: whose generators draw noise and labels (CPU and CUDA numbers differ); cuda_emulated computes
+    an NVIDIA GPU's on the CPU. class_label: null draws the label from the seed. compile: torch.compile the
+    networks (CUDA). block_size: seeds a file, and the network's batch. samples: what is kept of the images
+    (key of SAMPLES). device: "auto" takes CUDA if there is any. workers: local processes; null is one per
+    GPU, or per CPU core. offline: never use the network. out: folder of all runs.
     """
 
     model: ModelSpec = identity()
@@ -64,7 +67,7 @@ class RunSpec(Work):
         for name, known in (
             ("dtype", ("float32", "float64")),
             ("network_dtype", ("float32", "float16", "bfloat16")),
-            ("draw_device", ("cpu", "cuda")),
+            ("draw_device", DRAW_DEVICES),
             ("samples", SAMPLES),
         ):
             if getattr(self, name) not in known:

@@ -417,11 +417,6 @@ def test_out_of_gpu_memory_names_the_batch_to_try(
     assert len(unfinished(small_run(), features=True)) == 4
 
 
-def test_draws_of_a_gpu_are_not_made_on_a_cpu(small_run: MakeSpec) -> None:
-    with pytest.raises(UserError, match="draw_device is 'cuda' but the device is a CPU.*draw_device=cpu"):
-        generated(small_run("draw_device=cuda"))
-
-
 def test_features_that_are_not_finite_are_told(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"features": torch.full((len(images), 64), torch.nan), "logits": torch.zeros(len(images), 10)}
