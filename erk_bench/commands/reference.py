@@ -13,9 +13,9 @@ class ReferenceOptions:
     """Options of `erk-bench reference`."""
 
     source: str = option(
-        PathText("FOLDER|FILE.zip|SHARDS*.tar"),
-        "the real images, whatever Pillow opens: a folder, a ZIP or uncompressed tar files; hidden files, "
-        "system folders and what is no image are left out, and counted",
+        PathText("FOLDER|FILE|SHARDS*.tar"),
+        "the real images: a folder, ZIP, uncompressed tar files, .npz (arr_0) or .npy of uint8, or a .txt "
+        "that lists files; hidden files, system folders and what is no image are left out, and counted",
     )
     resolution: int = option(
         Whole(), "side in pixels to which images are cropped and resized as ADM and EDM2 do"

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.npz_files import (
@@ -37,7 +39,8 @@ Bytes = Callable[[int, int], bytes]  # (offset, size), from any thread
 class ArrayImages(NamedTuple):
     """Images of one shape. first: number of the first row. load: the pixels of a row, as they lie there.
 
-    picture: those as an image in mode RGB; grey ones get three equal channels. stamps: one for each image.
+    tensor, image: those as uint8 [3, H, W] and in mode RGB; grey ones get three equal channels. stamps: one
+    for each image.
     """
 
     first: int
@@ -45,7 +48,8 @@ class ArrayImages(NamedTuple):
     height: int
     width: int
     load: Callable[[int], bytes]
-    picture: Callable[[bytes], Image.Image]
+    tensor: Callable[[bytes], Tensor]
+    image: Callable[[bytes], Image.Image]
     stamps: Sequence[tuple[int, ...]]
     labels: list[int] | None
 
@@ -154,15 +158,15 @@ def _images(head: ArrayHeader, read: Bytes, stamp: tuple[int, ...], start: int) 
             raise EOFError("the array ends early")
         return raw
 
-    def picture(raw: bytes) -> Image.Image:
-        values = np.frombuffer(raw, np.uint8).reshape(shape)
-        values = values if last else values.transpose(1, 2, 0)
-        return Image.fromarray(values[..., 0] if channels == 1 else np.ascontiguousarray(values)).convert(
-            "RGB"
-        )
+    def tensor(raw: bytes) -> Tensor:
+        values = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(shape)
+        return (values.permute(2, 0, 1) if last else values).expand(3, height, width)
+
+    def image(raw: bytes) -> Image.Image:
+        return Image.fromarray(tensor(raw).permute(1, 2, 0).contiguous().numpy())
 
     return ArrayImages(
-        0, count, height, width, load, picture,
+        0, count, height, width, load, tensor, image,
         [(row, size, *stamp) for row in range(count)], None,
     )  # fmt: skip
 

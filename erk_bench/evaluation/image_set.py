@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +22,10 @@ from erk_bench.evaluation.real_images import center_crop, open_images
 from erk_bench.evaluation.survey import Survey, survey
 
 MOST_THREADS = 32  # of one process that reads images
+
+
+class ChangedError(UserError):
+    """An image is no longer what it was when its set was opened."""
 
 
 class Duplicates(NamedTuple):
@@ -76,8 +79,9 @@ class ImageSet:
 
     @cached_property
     def content_sha256(self) -> str:
-        """Hex sha256 of the digests in order: the content of the set, whatever it is called."""
-        return hashlib.sha256(self.digests.numpy().tobytes()).hexdigest()
+        """Hex sha256 of the names (see names_sha256) and digests in order, wherever the set lies."""
+        content = bytes.fromhex(self.names_sha256) + self.digests.numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()
 
     @cached_property
     def numbers(self) -> str:
@@ -111,21 +115,37 @@ class ImageSet:
     def pixels(self, index: int) -> Tensor:
         """Image `index` as uint8 [3, H, W]; see `decode` and `center_crop`.
 
-        Raises UserError, naming the image, for one that cannot be read or has changed since `open_set`.
+        Raises UserError, naming the image, for one that cannot be read, ChangedError for one that is not what
+        it was when the set was opened.
         """
+        return self.view(index).contiguous()
+
+    def view(self, index: int) -> Tensor:
+        """The same as `pixels`, perhaps in another order in memory: a copy less where it is copied anyway."""
         if index in self.unreadable:
             raise UserError(self.unreadable[index])
-        image, digest = self.source.read_hashed(index)
-        if digest != self.digests[index].numpy().tobytes():
+        raw = self._unchanged(index)
+        if self.resolution is None or self.sizes[index].tolist() == [self.resolution] * 2:
+            return self.source.tensor(index, raw)
+        return center_crop(self.source.image(index, raw), self.resolution)
+
+    def _unchanged(self, index: int) -> bytes:
+        """The bytes of an image. Raises ChangedError unless they are those of the first pass."""
+        try:
+            raw = self.source.raw(index)
+            problem = (
+                "" if hashlib.sha256(raw).digest() == self.digests[index].numpy().tobytes() else "has changed"
+            )
+        except UserError as error:
+            raw, problem = b"", f"was readable before ({error})"
+        if problem:
             if self.survey.kept is not None:
                 self.survey.kept.unlink(missing_ok=True)  # it would say the same again
-            raise UserError(
-                f"image '{visible(self.names[index])}' of '{self.place}' has changed while the set was read; "
-                "run the same command again when nothing writes to it"
+            raise ChangedError(
+                f"image '{visible(self.names[index])}' of '{self.place}' {problem}: the set changes "
+                "while it is read; run the same command again when nothing writes to it"
             )
-        if self.resolution is not None:
-            return center_crop(image, self.resolution)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return raw
 
 
 def open_set(

@@ -6,15 +6,29 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.evaluation.decoding import READ_ERRORS, decode, examine, lacking
 from erk_bench.evaluation.image_files import LeftOut, summary, visible
 
 T = TypeVar("T")
+
+
+class Form(NamedTuple):
+    """How the bytes of an image become pixels. image: in mode RGB. tensor: uint8 [3, H, W], perhaps a view of
+    another order in memory."""
+
+    image: Callable[[bytes], Image.Image]
+    tensor: Callable[[bytes], Tensor]
+
+
+FILE = Form(decode, lambda raw: torch.from_numpy(np.array(decode(raw))).permute(2, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,7 @@ class ImageSource:
     load: the bytes of image `index`. stamps: for each image numbers that change with its content, and
     may change without it (size, time, ...). left_out: the files that are not of the set, by reason.
     labels: the class of each image where files beside them say it. inside: the names without that of the
-    shard; the same as names where empty. picture: makes an image in mode RGB of image `index` and its bytes.
+    shard; the same as names where empty. form: what the bytes of image `index` are.
     size: (height, width) where that of all images is known unread. listed: the order was given by the user.
     """
 
@@ -36,7 +50,7 @@ class ImageSource:
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)
     labels: Sequence[int] | None = None
     inside: Sequence[str] = ()
-    picture: Callable[[int, bytes], Image.Image] = lambda index, raw: decode(raw)
+    form: Callable[[int], Form] = lambda index: FILE
     size: tuple[int, int] | None = None
     listed: bool = False
 
@@ -64,8 +78,20 @@ class ImageSource:
     def read_hashed(self, index: int) -> tuple[Image.Image, bytes]:
         """Image `index` as `read` gives it, and the sha256 of its file."""
         raw = self.raw(index)
+        return self.image(index, raw), hashlib.sha256(raw).digest()
+
+    def image(self, index: int, raw: bytes) -> Image.Image:
+        """Image `index` of these bytes, in mode RGB. Raises UserError, naming it, as `read` does."""
         with self._naming(index):
-            return self.picture(index, raw), hashlib.sha256(raw).digest()
+            return self.form(index).image(raw)
+
+    def tensor(self, index: int, raw: bytes) -> Tensor:
+        """Image `index` of these bytes as uint8 [3, H, W], perhaps a view of another order in memory.
+
+        Raises UserError, naming the image, as `read` does.
+        """
+        with self._naming(index):
+            return self.form(index).tensor(raw)
 
     def examined(self, index: int) -> tuple[bytes, int, int]:
         """The sha256 of image `index`, its height and width, decoded only where needed, see `examine`.
@@ -79,7 +105,7 @@ class ImageSource:
 
     def in_order(self, order: Sequence[int]) -> ImageSource:
         """The images `order`, in this order."""
-        load, picture = self.load, self.picture
+        load, form = self.load, self.form
 
         def taken(values: Sequence[T]) -> list[T]:
             return [values[index] for index in order] if values else []
@@ -88,7 +114,7 @@ class ImageSource:
             self,
             names=taken(self.names),
             load=lambda index: load(order[index]),
-            picture=lambda index, raw: picture(order[index], raw),
+            form=lambda index: form(order[index]),
             stamps=taken(self.stamps),
             labels=None if self.labels is None else taken(self.labels),
             inside=taken(self.inside),

@@ -37,7 +37,7 @@ from erk_bench.evaluation.image_places import (
     list_entries,
     one_kind,
 )
-from erk_bench.evaluation.image_source import ImageSource
+from erk_bench.evaluation.image_source import Form, ImageSource
 
 MOST_PIXELS = 1 << 25  # of an enlarged image that is cropped afterwards, not before
 MARGIN = 4  # pixels that a bicubic filter may look at beyond the middle; it takes two
@@ -166,7 +166,8 @@ def _array(path: Path) -> ImageSource:
     found = open_array(path)
     return ImageSource(
         str(path), row_names(found.first, found.num_images), found.load, found.stamps,
-        labels=found.labels, picture=lambda index, raw: found.picture(raw), size=(found.height, found.width),
+        labels=found.labels, form=lambda index: Form(found.image, found.tensor),
+        size=(found.height, found.width),
     )  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def _joined(place: str, kind: str, paths: Sequence[Path], sources: Sequence[Imag
         left_out,
         [label for each in labels for label in each] if len(labels) == len(sources) else None,
         inside if kind in (TAR, ZIP) else [],
-        lambda index, raw: where[index][0].picture(where[index][1], raw),
+        lambda index: where[index][0].form(where[index][1]),
         sources[0].size,
         listed=kind == LIST,
     )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation import array_images
+from erk_bench.evaluation import array_images, decoding
 from erk_bench.evaluation.image_set import (
+    ChangedError,
     check_readable,
     check_sizes,
     open_set,
+    reading_threads,
 )
+from erk_bench.evaluation.real_images import center_crop, open_images
 from tests.evaluation.test_real_images import (
     KINDS,
     encoded,
@@ -370,3 +376,256 @@ def test_arrays_of_one_pattern_have_one_size(tmp_path: Path) -> None:
     npy(tmp_path / "a-1.npy", stacked(pictures(2, 8)).transpose(0, 3, 1, 2).copy())
     found = open_set(tmp_path / "a-*.npy")
     assert np.array_equal(found.pixels(3).permute(1, 2, 0), pictures(2)[1])
+
+
+def test_lists(tmp_path: Path) -> None:
+    """Paths relative to the list, in its order unless all are numbered; hidden files are asked for."""
+    files = {
+        "b.png": encoded(pixels(1)),
+        "a/.hidden.png": encoded(pixels(2)),
+        "with space.png": encoded(pixels(3)),
+    }
+    write_folder(tmp_path / "x", files)
+    lines = ["b.png", "", " a/.hidden.png ", str(tmp_path / "x" / "with space.png"), "b.png"]
+    for end, name in (("\n", "l.txt"), ("\r\n", "l.LST"), ("\n", "l.list")):
+        found = open_set(save_lines(tmp_path / "x" / name, lines, end))
+        assert list(found.names) == [
+            "b.png",
+            "a/.hidden.png",
+            str(tmp_path / "x" / "with space.png"),
+            "b.png",
+        ]
+        assert np.array_equal(found.pixels(1).permute(1, 2, 0), pixels(2))
+        assert found.duplicates() == (1, (("b.png", "b.png"),)) and found.labels is None
+    (tmp_path / "x" / "bom.txt").write_bytes(b"\xef\xbb\xbfb.png\n")
+    assert list(open_set(tmp_path / "x" / "bom.txt").names) == ["b.png"]
+    save_lines(tmp_path / "x" / "classes.txt", ["../c/n01/1.png", "../c/n02/1.png"])
+    write_folder(tmp_path / "c", {"n01/1.png": files["b.png"], "n02/1.png": files["b.png"]})
+    assert open_set(tmp_path / "x" / "classes.txt").class_names == ("n01", "n02")
+
+
+def test_lists_with_what_is_not_there(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.png": encoded(pixels(1)), "folder/b.png": encoded(pixels(1))})
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    lines = ["a.png", "none.png", "folder", "zero.png", "loop.png", "x\0y.png", "z" * 5000]
+    told = (
+        r"lists 6 files that are not there, or are no files \(line 2: none\.png, line 3: folder, line 4: zero"
+    )
+    with pytest.raises(UserError, match=told):
+        open_set(save_lines(tmp_path / "x.txt", lines))
+    for text in ("", "\n\n"):
+        (tmp_path / "x.txt").write_text(text)
+        with pytest.raises(UserError, match="has no images"):
+            open_set(tmp_path / "x.txt")
+    (tmp_path / "x.txt").write_text("a.png\nx.txt\n")  # a text is no image
+    with pytest.raises(UserError, match=r"cannot read image 'x\.txt' of .*no image"):
+        check_readable(open_set(tmp_path / "x.txt"))
+    (tmp_path / "x.txt").write_bytes(b"caf\xe9.png\n")
+    with pytest.raises(UserError, match="line 1: caf"):
+        open_set(tmp_path / "x.txt")
+
+
+def test_braces(tmp_path: Path) -> None:
+    for index in (0, 1, 2, 10):
+        write_zip(tmp_path / f"s-{index}.zip", {f"{index}.png": encoded(pixels(index))})
+        write_zip(tmp_path / f"t-{index:02d}.zip", {f"{index}.png": encoded(pixels(index))})
+    assert open_set(f"{tmp_path}/s-{{0..2}}.zip").numbers == "0-2"
+    assert open_set(f"{tmp_path}/t-{{00..02}}.zip").numbers == "0-2"
+    assert len(open_set(f"{tmp_path}/s-1{{0..0}}.z*")) == 1
+    with pytest.raises(
+        UserError, match=r"1 of 4 files of '.*' do not exist \(.*s-3\.zip\); check the numbers"
+    ):
+        open_set(f"{tmp_path}/s-{{0..3}}.zip")
+    with pytest.raises(UserError, match="0 of 0 files of .* do not exist; check the numbers"):
+        open_set(f"{tmp_path}/s-{{3..1}}.zip")
+    for many in ("{0..99999999999999999999999}", "{0..5000}{0..5000}"):
+        with pytest.raises(UserError, match="stand for more than 1,000,000 files"):
+            open_set(f"{tmp_path}/{many}.zip")
+    for wrong in ("{a,b}", "{0-3}"):
+        with pytest.raises(UserError, match=r"does not exist; braces take two numbers, as in \{000\.\.012\}"):
+            open_set(f"{tmp_path}/s-{wrong}.zip")
+    (tmp_path / "real{0..1}").mkdir()
+    write_folder(tmp_path / "real{0..1}", {"a.png": encoded(pixels(1))})
+    assert len(open_set(tmp_path / "real{0..1}")) == 1  # it is there as it is written
+
+
+def test_patterns_of_folders_and_lists(tmp_path: Path) -> None:
+    for name in "ab":
+        write_folder(tmp_path / name, {f"{i}.png": encoded(pixels(i)) for i in range(2)})
+        save_lines(tmp_path / f"{name}.txt", [f"{name}/1.png", f"{name}/0.png"])
+    folders = open_set(tmp_path / "[ab]")
+    assert folders.class_names == ("a", "b") and list(folders.names) == [
+        "a/0.png",
+        "a/1.png",
+        "b/0.png",
+        "b/1.png",
+    ]
+    lists = open_set(tmp_path / "*.txt")
+    assert list(lists.names) == ["a.txt/a/1.png", "a.txt/a/0.png", "b.txt/b/1.png", "b.txt/b/0.png"]
+    with pytest.raises(UserError, match=r"several kinds: 2 folder \('a'\), 2 list of files \('a\.txt'\)"):
+        open_set(tmp_path / "*")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_a_name_twice(kind: str, tmp_path: Path) -> None:
+    path = write(kind, tmp_path / "x", {"a.png": encoded(pixels(1)), "b.png": encoded(pixels(2))})
+    again = write(kind, tmp_path / "y", {"a.png": encoded(pixels(3))})
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("a.png", encoded(pixels(3)))
+    else:
+        with tarfile.open(path, "a") as archive, tarfile.open(again) as other:
+            archive.addfile(other.getmembers()[0], other.extractfile("a.png"))
+    with pytest.raises(UserError, match=r"holds 'a\.png' 2 times.*pack it again"):
+        open_set(path)
+
+
+def damaged() -> dict[str, bytes]:
+    """Files that are no whole images."""
+    rows = pixels(1, 60, 60)
+    png, jpeg = encoded(rows), encoded(rows, "JPEG")
+    flipped = bytearray(png)
+    flipped[len(png) // 2] ^= 255
+    return {
+        "cut.png": png[: len(png) // 2], "cut.jpg": jpeg[: len(jpeg) // 2],
+        "end.jpg": jpeg[:-400], "empty.png": b"", "empty.jpg": b"", "zeros.png": bytes(5000),
+        "text.jpg": b"GIF?", "flipped.png": bytes(flipped), "cut.webp": encoded(rows, "WEBP")[:500],
+        "cut.bmp": encoded(rows, "BMP")[:500],
+        "float.tif": encoded(Image.fromarray(np.full((60, 60), 7.0, np.float32)), "TIFF"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_images_are_known_when_the_set_is_opened(kind: str, tmp_path: Path) -> None:
+    good = {f"good{i}.png": encoded(pixels(i, 60, 60)) for i in range(2)}
+    good["end.png"] = good["good0.png"][:-6]  # all pixels are there
+    good["jpeg.jpg"] = encoded(pixels(3, 60, 60), "JPEG") + bytes(7)  # zeros behind the end are common
+    found = open_set(write(kind, tmp_path / "x", damaged() | good))
+    assert {found.names[index] for index in found.unreadable} == set(damaged())
+    told = r"image '.*' of '.*'.*; 10 more cannot be read \(.*, \.\.\.\).*skip_unreadable=true leaves"
+    with pytest.raises(UserError, match=told):
+        check_readable(found)
+    assert check_readable(found, skip_unreadable=True) == sorted(found.unreadable)
+    assert check_sizes(found) == (60, 60)
+    bad = found.names.index("cut.png")
+    assert found.sizes[bad].tolist() == [0, 0]
+    with pytest.raises(UserError, match=r"cannot read image 'cut\.png'"):
+        found.pixels(bad)
+
+
+def test_whole_images_are_not_decoded_when_the_set_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = {"a.png": "PNG", "b.jpg": "JPEG", "c.webp": "WEBP"}
+    write_folder(tmp_path, {name: encoded(pixels(1), form) for name, form in forms.items()})
+    decoded: list[bytes] = []
+    monkeypatch.setattr(decoding, "decode", lambda raw: decoded.append(raw))
+    assert check_readable(open_set(tmp_path)) == []
+    assert [raw[:4] for raw in decoded] == [b"RIFF"]
+
+
+def test_a_set_of_which_nothing_can_be_read(tmp_path: Path) -> None:
+    found = open_set(write_folder(tmp_path, {"a.png": b"", "b.png": b"x"}))
+    for skip in (False, True):
+        with pytest.raises(
+            UserError, match=r"none of the 2 images of .* can be read; the first: cannot read image"
+        ):
+            check_readable(found, skip_unreadable=skip)
+    with pytest.raises(UserError, match="none of the 2 images"):
+        check_sizes(found)
+
+
+def test_sizes(tmp_path: Path) -> None:
+    files = {f"{i}.png": encoded(pixels(i, 9, 7)) for i in range(5)}
+    files |= {"x.png": encoded(pixels(1, 7, 9)), "y.jpg": encoded(pixels(1, 20, 30), "JPEG"), "z.png": b""}
+    found = open_set(write_folder(tmp_path, files))
+    assert found.sizes.tolist() == [[7, 9]] * 5 + [[9, 7], [30, 20], [0, 0]]
+    told = (
+        r"several sizes: 5 of 7x9 \(height x width; 0\.png, 1\.png, 2\.png, \.\.\.\), 1 of 9x7 .*, "
+        r"1 of 30x20 .*; give resolution=N to crop and resize each to N x N as ADM does"
+    )
+    with pytest.raises(UserError, match=told):
+        check_sizes(found)
+    cropped = open_set(tmp_path, resolution=6)
+    assert check_sizes(cropped) == (6, 6)
+    for index in range(7):
+        assert torch.equal(cropped.pixels(index), center_crop(open_images(tmp_path).read(index), 6))
+    assert open_set(tmp_path, resolution=9).pixels(0).shape == (3, 9, 9)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz"])
+def test_arrays_are_cropped_too(form: str, tmp_path: Path) -> None:
+    images = pictures(3, 12)
+    found = open_set(FORMS[form](tmp_path, images), resolution=5)
+    assert torch.equal(found.pixels(2), center_crop(Image.fromarray(images[2]), 5))
+    same = open_set(FORMS[form](tmp_path, images), resolution=12)
+    assert np.array_equal(same.pixels(1).permute(1, 2, 0), images[1])
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    raw = [encoded(pixels(i)) for i in range(3)]
+    files = {f"{name}.png": raw[index] for name, index in zip("abcdef", (0, 1, 0, 0, 2, 1), strict=True)}
+    found = open_set(write_folder(tmp_path, files | {"x.png": b"", "y.png": b""}))
+    assert found.duplicates() == (3, (("c.png", "a.png"), ("d.png", "a.png"), ("f.png", "b.png")))
+    rows = npy(tmp_path / "x.npy", np.zeros((60, 8, 8, 3), np.uint8))
+    assert open_set(rows).duplicates() == (
+        59,
+        (("000001", "000000"), ("000002", "000000"), ("000003", "000000")),
+    )
+
+
+def test_content_knows_names_and_order(tmp_path: Path) -> None:
+    one, two = encoded(pixels(1)), encoded(pixels(2))
+    sets = [{"a.png": one, "b.png": two}, {"a.png": two, "b.png": one}, {"a.png": one, "c.png": two}]
+    found = {open_set(write_folder(tmp_path / str(i), files)).content_sha256 for i, files in enumerate(sets)}
+    assert len(found) == 3
+
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "replaced": lambda path: path.write_bytes(encoded(pixels(9, 8, 8))),
+    "truncated": lambda path: os.truncate(path, 60),
+    "removed": lambda path: path.unlink(),
+    "renamed over": lambda path: (path.parent / "000001.png").replace(path),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_set_that_changes_while_it_is_read(change: str, tmp_path: Path) -> None:
+    place = FORMS["folder"](tmp_path, pictures(4))
+    found = open_set(place, cache=tmp_path / "cache")
+    CHANGES[change](place / "000002.png")
+    assert found.pixels(3).shape == (3, 8, 8)
+    with pytest.raises(
+        ChangedError, match=r"image '000002\.png' of .*: the set changes while it is read; run the"
+    ):
+        found.pixels(2)
+    assert not list((tmp_path / "cache").iterdir())  # nothing is believed any more
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "npy", "npz", "compressed"])
+def test_an_archive_that_changes_while_it_is_read(form: str, tmp_path: Path) -> None:
+    place = FORMS[form](tmp_path, pictures(4, 64))
+    found = open_set(place)
+    other = tmp_path / "other"
+    other.mkdir()
+    place.write_bytes(FORMS[form](other, [pixels(i + 50, 64, 64) for i in range(4)]).read_bytes())
+    if form == "compressed":  # it was expanded before
+        assert np.array_equal(found.pixels(2).permute(1, 2, 0), pictures(4, 64)[2])
+    else:
+        with pytest.raises(ChangedError, match="image '000002.*: the set changes while it is read"):
+            found.pixels(2)
+
+
+def test_threads() -> None:
+    assert reading_threads(1) >= reading_threads(2) >= reading_threads(10_000) == 1
+
+
+@pytest.mark.parametrize("form", ["folder", "npz", "zip"])
+def test_many_threads_read_what_one_reads(form: str, tmp_path: Path) -> None:
+    images = pictures(40, 16)
+    found = open_set(FORMS[form](tmp_path, images), threads=8)
+    with ThreadPoolExecutor(8) as pool:
+        for index, row in enumerate(pool.map(found.pixels, list(range(40)) * 3)):
+            assert np.array_equal(row.permute(1, 2, 0), images[index % 40])
