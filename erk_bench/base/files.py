@@ -69,23 +69,59 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     is removed; those of writers that were killed are, before the first file of this process in the folder.
     """
     folder = path.parent
-    # The name says who writes. It is shorter than the longest that a file may have, whatever `path` is.
-    temporary = folder / f".{path.name[:40]}.{identity()}.{next(_numbers)}.tmp"
+    temporary = _temporary(path)
+    renamed = False
     try:
         with writing(path):
-            folder.mkdir(parents=True, exist_ok=True)
             if folder not in _swept:
                 _swept.add(folder)
                 sweep(folder)
-            temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as file:  # new: a link that others put there is not followed
+            with _new_file(temporary) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            renamed = True
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if not renamed:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """As write_atomic, but a file that is there stays. Whether `path` has `data` then.
+
+    Of several processes that write the same files the first decides, so that what belongs together stays so.
+    """
+    spare = _temporary(path)
+    try:
+        if not path.exists():
+            write_atomic(spare, data)
+            with writing(path), suppress(FileExistsError):
+                os.link(spare, path)
+        return path.read_bytes() == data
+    finally:
+        spare.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that says who writes; shorter than the longest that a file may have."""
+    return path.parent / f".{path.name[:40]}.{identity()}.{next(_numbers)}.tmp"
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file that was not there: a link that others put in its place is not followed.
+
+    Its folder is made where it is missing; asking before, file for file, would cost a network file system
+    more than the file.
+    """
+    try:
+        return path.open("xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        path.unlink()
+    return path.open("xb")
 
 
 def sweep(folder: Path) -> None:

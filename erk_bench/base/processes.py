@@ -62,7 +62,7 @@ def end_with(process: int) -> None:
 
 def identity() -> str:
     """This process, in a file's name: MACHINE-PROCESS-START."""
-    return f"{_machine()}-{os.getpid()}-{_start(os.getpid())}"
+    return f"{machine()}-{os.getpid()}-{_start(os.getpid())}"
 
 
 def has_ended(who: str, last_seen: float) -> bool:
@@ -74,14 +74,14 @@ def has_ended(who: str, last_seen: float) -> bool:
     words = re.fullmatch(r"([0-9a-f]{8})-([0-9]+)-([0-9]+)", who)
     if words is None:
         return False
-    machine, number, start = words.groups()
-    if machine != _machine():
+    where, number, start = words.groups()
+    if where != machine():
         return time.time() - last_seen > ELSEWHERE_S
     return not _runs(int(number)) or _start(int(number)) != start
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Where process numbers mean the same: a machine since it was started, or a container on it."""
     parts = [os.uname().nodename]
     with suppress(OSError):

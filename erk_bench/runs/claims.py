@@ -9,6 +9,7 @@ from pathlib import Path
 
 from erk_bench.base.files import writing
 from erk_bench.runs.blocks import Block
+from erk_bench.runs.lock_probe import tell_once
 
 PROBE = 2**61  # a byte that is no block's
 
@@ -19,11 +20,12 @@ class Claims:
     One file serves all runs of a folder, however many there are: a process may have only so many open. The
     operating system gives a lock back when the process ends, however it ends; nothing is written. Over
     network file systems it works where POSIX locks do. usable: whether they work here; without them every
-    claim succeeds, and nobody should take over another's blocks.
+    claim succeeds: two processes may compute one block, which is waste, and never damage.
     """
 
     def __init__(self, path: Path) -> None:
         """path: of the file. Raises UserError where it cannot be opened."""
+        self._folder = path.parent
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # One descriptor for the whole time: closing any of a file's gives back all locks on it.
@@ -39,6 +41,17 @@ class Claims:
         """Its files are there."""
         if self.usable:
             self._lock(_byte(run_id, block), fcntl.LOCK_UN)
+
+    def give_up(self) -> None:
+        """Locks do not reach other machines: what this one sees says nothing. Told once."""
+        if self.usable:
+            self.usable = False
+            tell_once(
+                self._folder,
+                "local-locks",
+                "warning: file locks do not reach other machines here (Lustre localflock, NFS nolock); "
+                "blocks may be computed twice at the end of a launch. Mount with flock to avoid that",
+            )
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -21,7 +21,8 @@ from erk_bench.runs.listing import Listing
 from erk_bench.runs.records import device_name
 from erk_bench.runs.sample_block import sample_block, sample_tree
 from erk_bench.runs.set_block import read_block
-from erk_bench.runs.store import ImageBlock, RunStore, Timing
+from erk_bench.runs.store import ImageBlock, RunStore
+from erk_bench.runs.timings import Timing
 from erk_bench.spec import RunSpec, SetSpec, Spec
 
 
@@ -49,31 +50,36 @@ def is_kept(spec: Spec, files: RunStore | Listing, block: Block) -> bool:
 
 
 class Job(NamedTuple):
-    """A block of a run. keys: name and key of the detectors whose features are asked for."""
+    """A block of a run. keys: name and key of the detectors whose features are asked for. files: what was
+    there of the run a moment ago; the store itself tells what is there now. contested: other processes may
+    compute the block, too.
+    """
 
     spec: Spec
     store: RunStore
     block: Block
     keys: dict[str, str]
+    files: Listing | RunStore
+    contested: bool = False
 
     @property
     def lacking(self) -> dict[str, str]:
         """The detectors whose features are not there."""
-        return {name: key for name, key in self.keys.items() if not self.store.has_features(key, self.block)}
+        return {name: key for name, key in self.keys.items() if not self.files.has_features(key, self.block)}
 
     @property
     def keeps(self) -> bool:
         """Whether the block's images are to be written."""
-        return self.spec.samples != "none" and not is_kept(self.spec, self.store, self.block)
+        return self.spec.samples != "none" and not is_kept(self.spec, self.files, self.block)
 
     @property
     def is_done(self) -> bool:
-        wanted = wants_images(self.spec) or not self.keys or self.store.lost_images(self.block)
+        wanted = wants_images(self.spec) or not self.keys or self.files.lost_images(self.block)
         return not self.lacking and not (self.keeps and wanted)
 
     def kept_images(self) -> ImageBlock | None:
         """The block's images, if they are there and whole; damaged ones are set aside and told."""
-        if not self.store.has_images(self.block):
+        if not self.files.has_images(self.block):
             return None
         try:
             return self.store.read_images(self.block)
@@ -97,7 +103,9 @@ def finished(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
             continue
         kept = job.kept_images()
         if kept is None:
-            to_sample.append(job)
+            # Damaged images were set aside just now: what is there must be asked again.
+            lost = job.files.has_images(job.block)
+            to_sample.append(job._replace(files=job.store) if lost else job)
         else:
             yield job, _finish(job, kept, place)
     if len(to_sample) > 1:
@@ -185,11 +193,14 @@ def _writer(
     meta = {"nfe": counts[0], "nfe_guide": counts[1]}
 
     def write() -> None:
+        # Files of a block come from one device, as two kinds of cards round differently: the first decides.
+        ours = True
         if keep:
-            job.store.write_images(job.block, host(), png=job.spec.samples == "png")
-        if timing is not None:
+            png = job.spec.samples == "png"
+            ours = job.store.write_images(job.block, host(), png=png, contested=job.contested)
+        if timing is not None and ours:
             job.store.note_timing(place.worker, job.block, timing)
         for key, tensors in features.items():
-            job.store.write_features(key, job.block, tensors, meta)
+            ours = ours and job.store.write_features(key, job.block, tensors, meta, contested=job.contested)
 
     return write

@@ -24,13 +24,15 @@ from erk_bench.runs.claims import Claims
 from erk_bench.runs.device import Place, assets_of
 from erk_bench.runs.finish_block import Job, detector_keys, finished, is_kept, wants_images
 from erk_bench.runs.launches import LOCKS, working_on
-from erk_bench.runs.listing import Listing
+from erk_bench.runs.listing import Listing, Listings
+from erk_bench.runs.lock_probe import LockProbe
 from erk_bench.runs.sample_block import is_tree
 from erk_bench.runs.store import DAMAGED, RunStore
 from erk_bench.runs.writer import BlockWriter
 from erk_bench.spec import Spec
 
-ASK_AGAIN_S = 0.2  # after a block that another process computes
+RELIST_S = 10.0  # a run's folders are listed again after so long
+WAIT_S, MOST_WAIT_S = 0.2, 5.0  # for a block that another process computes, longer each time
 
 # Called after every finished block with its run and the number of its images.
 Progress = Callable[[Spec, int], None]
@@ -111,6 +113,7 @@ def generate(
     with ExitStack() as stack:
         stores: dict[str, RunStore] = {}
         claims: dict[str, Claims] = {}
+        probes: dict[str, LockProbe] = {}
         keys: dict[str, dict[str, str]] = {}
         for spec in itertools.chain(*groups):
             if spec.run_id not in stores:
@@ -119,12 +122,13 @@ def generate(
                 keys[spec.run_id] = detector_keys(spec, place.assets) if features else {}
         for folder in dict.fromkeys(store.folder.parent for store in stores.values()):
             here = {run_id: store for run_id, store in stores.items() if store.folder.parent == folder}
-            stack.enter_context(working_on(list(here.values()), worker))
+            probe = stack.enter_context(working_on(list(here.values()), worker))
             shared_claims = stack.enter_context(contextlib.closing(Claims(folder / LOCKS / "blocks")))
             for run_id, store in here.items():
                 store.create()
-                claims[run_id] = shared_claims
+                claims[run_id], probes[run_id] = shared_claims, probe
         writer = stack.enter_context(BlockWriter())
+        files = Listings(stores, {run_id: list(names.values()) for run_id, names in keys.items()})
         begun = set()  # blocks of this call, whose files may not be there yet
         failed: dict[str, UserError] = {}  # runs of a tree that came to nothing
         elsewhere: list[Job] = []  # own blocks that somebody else computes
@@ -133,7 +137,22 @@ def generate(
             claims[job.spec.run_id].release(job.spec.run_id, job.block)
             progress(job.spec, job.block.size)
 
-        for turn in _turns(groups, worker, shared=shared):
+        def taken(job: Job) -> bool:
+            """Whether this process computes the block now."""
+            run_id = job.spec.run_id
+            if not claims[run_id].take(run_id, job.block):
+                return False
+            begun.add((run_id, job.block))
+            return True
+
+        def apart() -> bool:
+            """Whether nobody can see which blocks others compute."""
+            for run_id, probe in probes.items():
+                if probe.locks_are_local():
+                    claims[run_id].give_up()
+            return not all(each.usable for each in claims.values())
+
+        for turn in _turns(groups, worker, shared=shared, apart=apart):
             jobs = []
             for spec, block in turn.blocks:
                 run_id = spec.run_id
@@ -141,17 +160,22 @@ def generate(
                     (left is not None and block not in left[run_id])
                     or (run_id, block) in begun
                     or run_id in failed
-                    or (turn.taken_over and not claims[run_id].usable)
                 ):
                     continue
-                job = Job(spec, stores[run_id], block, keys[run_id])
+                job = Job(
+                    spec, stores[run_id], block, keys[run_id], files.of(run_id, RELIST_S),
+                    contested=not claims[run_id].usable,
+                )  # fmt: skip
                 if job.is_done:
                     continue
-                if claims[run_id].take(run_id, block):
-                    begun.add((run_id, block))
+                probes[run_id].beat()
+                if not taken(job):
+                    if not turn.taken_over:
+                        elsewhere.append(job)
+                elif turn.taken_over and job._replace(files=job.store).is_done:
+                    claims[run_id].release(run_id, block)  # somebody has finished it since the listing
+                else:
                     jobs.append(job)
-                elif not turn.taken_over:
-                    elsewhere.append(job)
             for some in [jobs] if turn.together else [[job] for job in jobs]:
                 for done, write in finished(some, place):
                     if isinstance(write, UserError):
@@ -160,13 +184,22 @@ def generate(
                         writer.submit(write, functools.partial(written, done))
             stopping.check()
         # What others took over from here: until it is there, or they are gone.
-        while any((job.spec.run_id, job.block) not in begun and not job.is_done for job in elsewhere):
-            time.sleep(ASK_AGAIN_S)
+        pause = WAIT_S
+        while True:
+            elsewhere = [
+                job._replace(files=files.of(job.spec.run_id, pause / 2))
+                for job in elsewhere
+                if (job.spec.run_id, job.block) not in begun
+            ]
+            elsewhere = [job for job in elsewhere if not job.is_done]
+            if not elsewhere:
+                break
+            time.sleep(pause)
+            pause = min(1.5 * pause, MOST_WAIT_S)
             stopping.check()
             for job in elsewhere:
-                key = (job.spec.run_id, job.block)
-                if key not in begun and not job.is_done and claims[key[0]].take(*key):
-                    begun.add(key)
+                job = job._replace(files=files.of(job.spec.run_id, pause / 2))
+                if not job.is_done and taken(job):
                     for done, write in finished([job], place):
                         assert not isinstance(write, UserError)  # of a run alone, it is raised
                         writer.submit(write, functools.partial(written, done))
@@ -186,8 +219,17 @@ class _Turn(NamedTuple):
     taken_over: bool = False
 
 
-def _turns(groups: Sequence[Sequence[Spec]], worker: Worker, *, shared: bool) -> Iterator[_Turn]:
+def _turns(
+    groups: Sequence[Sequence[Spec]],
+    worker: Worker,
+    *,
+    shared: bool,
+    apart: Callable[[], bool] = lambda: False,
+) -> Iterator[_Turn]:
     """This worker's own blocks in order, then the blocks of all workers, from the last one back.
+
+    apart: asked after its own, whether nobody can see which blocks others compute; then each worker begins at
+    another place with theirs.
 
     Blocks are dealt to the workers in turn. The next run goes on with the worker after the last one: if every
     run began with the first worker, the last of 1,000 workers would get no block of runs of 500 blocks.
@@ -213,4 +255,5 @@ def _turns(groups: Sequence[Sequence[Spec]], worker: Worker, *, shared: bool) ->
                 of_group.setdefault(block, []).append((spec, block))
         whole += [_Turn(of_group[block], tree, taken_over=True) for block in sorted(of_group)]
     if worker.world_size > 1:
-        yield from reversed(whole)
+        first = len(whole) * worker.rank // worker.world_size if apart() else 0
+        yield from reversed(whole[first:] + whole[:first])

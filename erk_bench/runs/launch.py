@@ -51,8 +51,9 @@ def compute(
     specs = [spec for group in groups for spec in group]
     worker = Worker.from_environment()
     assets = assets_of(specs[0])
-    for spec in specs:
-        RunStore.open(spec).sweep()
+    if worker is None or worker.rank == 0:
+        for spec in specs:
+            RunStore.open(spec).sweep()
     damaged = set_aside_damaged(specs, assets, worker or Worker(), features=features)
     if left is None:
         left = {spec.run_id: unfinished(spec, assets, features=features) for spec in specs}

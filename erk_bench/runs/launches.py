@@ -6,7 +6,6 @@ import fcntl
 import functools
 import itertools
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,8 +13,9 @@ from pathlib import Path
 
 from erk_bench.base.errors import BusyError
 from erk_bench.base.files import open_atomic, writing
-from erk_bench.base.processes import identity
+from erk_bench.base.processes import has_ended, identity
 from erk_bench.runs.blocks import Worker
+from erk_bench.runs.lock_probe import LockProbe, of_another_machine, tell_once
 from erk_bench.runs.store import RunStore
 
 LOCKS = ".locks"  # in the folder of all runs
@@ -25,18 +25,19 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def working_on(stores: Sequence[RunStore], worker: Worker) -> Iterator[None]:
+def working_on(stores: Sequence[RunStore], worker: Worker) -> Iterator[LockProbe]:
     """Held while a worker writes into stores of one folder; the same work by a second process is refused.
 
     Each run has a note of the worker, which names a file that this process has locked: one for all runs, as
     a process may have only so many files open. The operating system releases the lock when the process ends,
-    however it ends. Other seeds of a run may be worked on meanwhile. Raises BusyError.
+    however it ends. Other seeds of a run may be worked on meanwhile. Gives a probe of whether other machines
+    see the lock. Raises BusyError.
     """
     with ExitStack() as stack:
         lock = stores[0].folder.parent / LOCKS / f"launch-{identity()}-{next(_numbers)}"
         with open_atomic(lock) as file:
             holder = stack.enter_context(os.fdopen(os.dup(file.fileno()), "rb"))
-            _try_lock(holder.fileno(), fcntl.LOCK_EX)  # before others can see it
+            _try_lock(holder.fileno(), fcntl.LOCK_EX, lock.parent)  # before others can see it
         stack.callback(lock.unlink, missing_ok=True)
         _remove_ended(lock.parent)
         deadline = time.monotonic() + GRACE_S
@@ -44,7 +45,7 @@ def working_on(stores: Sequence[RunStore], worker: Worker) -> Iterator[None]:
             _write_note(_note(store, worker), lock, store, deadline)
         for store in stores:  # after our own notes: of two that come at once, one at least sees the other
             _await_others(store, worker, lock, deadline)
-        yield
+        yield LockProbe(lock, _is_held)
 
 
 def _note(store: RunStore, worker: Worker) -> Path:
@@ -57,7 +58,7 @@ def _write_note(note: Path, lock: Path, store: RunStore, deadline: float) -> Non
         note.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with writing(note), note.open("a+") as file:
-            if _try_lock(file.fileno(), fcntl.LOCK_EX):
+            if _try_lock(file.fileno(), fcntl.LOCK_EX, lock.parent):
                 if (holder := _holder(note, lock)) is None:
                     file.truncate(0)
                     file.write(f"process {os.getpid()} on {os.uname().nodename}\n{lock.name}\n")
@@ -97,29 +98,38 @@ def _holder(note: Path, lock: Path) -> str | None:
 def _is_held(lock: Path) -> bool:
     try:
         with lock.open("rb") as file:
-            return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+            return not _try_lock(file.fileno(), fcntl.LOCK_SH, lock.parent)
     except OSError:
         return False
 
 
 def _remove_ended(folder: Path) -> None:
-    """Remove the files of processes that were killed."""
+    """Remove the files of processes of this machine that were killed, and of others long gone.
+
+    A lock of another machine may be one that this machine does not see.
+    """
     for lock in folder.glob("launch-*"):
-        if not _is_held(lock):
-            with suppress(OSError):
+        with suppress(OSError):
+            if of_another_machine(lock.name):
+                who = lock.name.removeprefix("launch-").rpartition("-")[0]
+                if has_ended(who, lock.stat().st_mtime):
+                    lock.unlink()
+            elif not _is_held(lock):
                 lock.unlink()
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int, kind: int, folder: Path) -> bool:
+    """Whether the lock was there to be had. folder: where it is told that there are no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:  # a file system without locks; files stay whole and equal all the same
-        _warn(error.strerror)
+        _warn(error.strerror, folder)
     return True
 
 
 @functools.cache
-def _warn(reason: str) -> None:
-    print(f"warning: no locks here ({reason}); start only one launch", file=sys.stderr)
+def _warn(reason: str, folder: Path) -> None:
+    line = f"warning: no locks here ({reason}); start only one launch"
+    tell_once(folder, "no-locks", line)

@@ -28,7 +28,8 @@ from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.records import MetricRecord, Record, environment, read_record, write_record
 from erk_bench.runs.set_block import with_findings
-from erk_bench.runs.store import RunStore, Timing, set_aside
+from erk_bench.runs.store import RunStore, set_aside
+from erk_bench.runs.timings import Timing
 from erk_bench.spec import PROTOCOL, RunSpec, SetSpec, Spec
 
 

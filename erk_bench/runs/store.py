@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,11 @@ from torch import Tensor
 
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.fields import identity_fields
-from erk_bench.base.files import sweep, write_atomic, writing
+from erk_bench.base.files import sweep, write_atomic, write_new, writing
 from erk_bench.runs.block_files import DamagedFile, block_bytes, block_entry, block_facts, parse_block
 from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.png import read_png_block, write_png_block
+from erk_bench.runs.timings import Timing, append_timing, read_timings
 from erk_bench.spec import Spec, digest_of
 
 FORMAT = "erk-bench store 1"
@@ -41,19 +41,6 @@ class ImageBlock(NamedTuple):
     classes: Tensor
     nfe: float
     nfe_guide: float
-
-
-class Timing(NamedTuple):
-    """Wall seconds of a block's sampling, and the name of the device that did it.
-
-    cells: runs that shared the work; both seconds and evaluations (of single images, counted) are then this
-    run's equal part of it. evaluations: None where the run was alone.
-    """
-
-    seconds: float
-    device: str
-    cells: int = 1
-    evaluations: float | None = None
 
 
 class RunStore:
@@ -85,9 +72,12 @@ class RunStore:
             "identity": identity_fields(spec),
         }
         store = cls(folder, wanted, spec.seeds)
-        if not manifest.is_file():
+        try:
+            found = _intact(manifest.read_text(encoding="utf-8", errors="replace"), wanted)
+        except (FileNotFoundError, NotADirectoryError):
             return store
-        found = _intact(manifest, wanted)
+        except OSError:
+            found = None
         different = [key for key in ("format", "digest", "block_size") if found and found[key] != wanted[key]]
         if found is None:
             store.is_damaged = True
@@ -136,20 +126,28 @@ class RunStore:
         files = {True: self._png_index(block), False: self._images(block)}
         return any(path.is_file() for form, path in files.items() if png in (None, form))
 
-    def write_images(self, block: Block, content: ImageBlock, png: bool = False) -> None:
+    def write_images(
+        self, block: Block, content: ImageBlock, png: bool = False, *, contested: bool = False
+    ) -> bool:
+        """contested: others may write the same block; see `_write`, also for what is returned."""
         counts = {"nfe": content.nfe, "nfe_guide": content.nfe_guide}
         if png:
+            if contested and self.has_images(block, png=True):
+                return False
             facts = {**counts, "classes": content.classes.tolist()}
             write_png_block(self.folder / "png", self._png_index(block), block, content.images, facts)
-            return
+            return True
         tensors = {"images": content.images, "classes": content.classes}
-        self._write(self._images(block), block, tensors, counts)
+        return self._write(self._images(block), block, tensors, counts, contested)
 
     def read_images(self, block: Block) -> ImageBlock:
-        if self.has_images(block, png=True) and not self.has_images(block, png=False):
+        try:
+            tensors, meta = self._read(self._images(block), block)
+        except OSError as error:
+            if not self.has_images(block, png=True):
+                raise _missing(self._images(block), block) from error
             images, facts = read_png_block(self.folder / "png", self._png_index(block), block)
             return ImageBlock(images, torch.tensor(facts["classes"]), facts["nfe"], facts["nfe_guide"])
-        tensors, meta = self._read_kept(self._images(block), block)
         return ImageBlock(tensors["images"], tensors["classes"], meta["nfe"], meta["nfe_guide"])
 
     def has_features(self, detector: str, block: Block) -> bool:
@@ -161,32 +159,31 @@ class RunStore:
         block: Block,
         features: Mapping[str, Tensor],
         meta: Mapping[str, Any],
-    ) -> None:
-        """detector: its key. features: float32 [B, ...] by name. meta: the counted evaluations, and more."""
-        self._write(self._features(detector, block), block, features, meta)
+        *,
+        contested: bool = False,
+    ) -> bool:
+        """detector: its key. features: float32 [B, ...] by name. meta: the counted evaluations, and more.
+
+        contested: others may write the same block; see `_write`, also for what is returned.
+        """
+        return self._write(self._features(detector, block), block, features, meta, contested)
 
     def read_features(self, detector: str, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Features by name and the block's metadata, with the counted evaluations."""
-        return self._read_kept(self._features(detector, block), block)
+        path = self._features(detector, block)
+        try:
+            return self._read(path, block)
+        except OSError as error:
+            raise _missing(path, block) from error
 
     def note_timing(self, worker: Worker, block: Block, timing: Timing) -> None:
         """Append how a block was sampled; kept apart, since block files must repeat exactly."""
         path = self.folder / "seconds" / f"{worker.rank}-of-{worker.world_size}.jsonl"
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            with path.open("a") as file:  # a new line first: the last one may be torn
-                file.write("\n" + json.dumps({"block": block.index, **timing._asdict()}))
+        append_timing(path, block.index, timing)
 
     def timings(self) -> dict[int, Timing]:
         """How the blocks that were timed were sampled, by block number; damaged lines are skipped."""
-        found = {}
-        for path in sorted((self.folder / "seconds").glob("*.jsonl")):
-            with suppress(OSError):
-                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                    entry = _timing(line)
-                    if entry is not None:
-                        found[entry[0]] = entry[1]
-        return found
+        return read_timings(self.folder / "seconds")
 
     def set_aside_damaged(self, blocks: Sequence[Block], detectors: Sequence[str]) -> list[Path]:
         """Read the files of these blocks, images and features, and rename those that are damaged.
@@ -195,13 +192,15 @@ class RunStore:
         """
         files = [(self._images(block), block) for block in blocks]
         files += [(self._features(detector, block), block) for detector in detectors for block in blocks]
+        there = {folder: names_in(folder) for folder in {path.parent for path, _ in files}}
+        files = [(path, block) for path, block in files if path.name in there[path.parent]]
 
         def damaged(path: Path, block: Block) -> bool:
             try:
                 self._read(path, block)
             except DamagedError:
                 return True
-            except OSError:  # missing, most likely
+            except OSError:  # another process has set it aside
                 pass
             return False
 
@@ -242,20 +241,23 @@ class RunStore:
     def _facts(self, block: Block) -> dict[str, Any]:
         return {"run": self.folder.name, "first_seed": block.seeds[0], "num_seeds": len(block.seeds)}
 
-    def _read_kept(self, path: Path, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """As `_read`; raises UserError where the file is missing."""
-        try:
-            return self._read(path, block)
-        except OSError as error:
-            raise UserError(
-                f"block file '{path}' ({block}) is missing; run 'erk-bench generate' again with the same "
-                "arguments: finished blocks are kept"
-            ) from error
-
     def _write(
-        self, path: Path, block: Block, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]
-    ) -> None:
-        write_atomic(path, block_bytes(tensors, {**self._facts(block), **extra}))
+        self,
+        path: Path,
+        block: Block,
+        tensors: Mapping[str, Tensor],
+        extra: Mapping[str, Any],
+        contested: bool,
+    ) -> bool:
+        """Write a file; False where another process's stands there, made on another device.
+
+        contested: such a file stays. Else nobody else writes the block, and it is replaced.
+        """
+        data = block_bytes(tensors, {**self._facts(block), **extra})
+        if contested:
+            return write_new(path, data)
+        write_atomic(path, data)
+        return True
 
     def _read(self, path: Path, block: Block) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and metadata of a block file; a damaged one is set aside. Raises FileNotFoundError."""
@@ -270,16 +272,23 @@ class RunStore:
             ) from error
 
 
-def _intact(manifest: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The content of a manifest; None for a damaged one."""
+def _missing(path: Path, block: Block) -> UserError:
+    return UserError(
+        f"block file '{path}' ({block}) is missing; run 'erk-bench generate' again with the same arguments: "
+        "finished blocks are kept"
+    )
+
+
+def _intact(manifest: str, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The content of a manifest's text; None for a damaged one."""
     try:
-        found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(manifest)
         if "sha256" in found:
             intact = found.pop("sha256") == _sha256(found)
         else:  # of an earlier version
             intact = digest_of(found["identity"]) == found["digest"]
         return found if intact and set(found) == set(wanted) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -287,23 +296,22 @@ def _sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _timing(line: str) -> tuple[int, Timing] | None:
-    """Block number and timing of a line; None for what a killed worker or a bad disk left."""
+def names_in(folder: Path) -> frozenset[str]:
+    """The names of the files in a folder; none where there is no such folder."""
     try:
-        entry = json.loads(line)
-        block, seconds, cells = entry["block"], entry["seconds"], entry["cells"]
-        evaluations = entry["evaluations"]
-        numbers = [seconds, *([] if evaluations is None else [evaluations])]
-        good = (
-            set(entry) == {"block", *Timing._fields}
-            and type(block) is int and block >= 0
-            and type(cells) is int and cells >= 1
-            and isinstance(entry["device"], str)
-            and all(type(each) in (int, float) and 0 <= each < math.inf for each in numbers)
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return (block, Timing(float(seconds), entry["device"], cells, evaluations)) if good else None
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+
+
+def folders_in(folder: Path) -> frozenset[str]:
+    """The names of the folders in a folder; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
 
 
 def set_aside(path: Path) -> Path:

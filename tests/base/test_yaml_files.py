@@ -204,7 +204,7 @@ def test_nested_entries_of_a_table(place: tuple[str | int, ...], bad: list[Any],
     [
         ({"rows": [[], {"set": [], "group": 1.5}]}, r"rows\[1\].group is 1.5; expected one of: str, int"),
         ({"rows": [{"set": [3]}]}, r"rows\[0\].set\[0\] is 3; expected str"),
-        ({"rows": [{"sett": []}]}, r"a row without 'set'.*rows\[0\]"),
+        ({"rows": [{"sett": []}]}, r"a row with neither 'set'.*rows\[0\]"),
         ({"rows": [{"set": [], "gruop": 1}]}, r"unknown field in rows\[0\] 'gruop'; did you mean 'group'"),
         ({"rows": [{"set": [], "published": {"fdi": 1.0}}]}, "unknown metric 'fdi'"),
         ({"rows": [{"set": [], "published": {"fid": "x"}}]}, r"rows\[0\].published.fid is 'x'"),

@@ -431,10 +431,10 @@ def test_a_failing_write_stops_the_run(small_run: MakeSpec, monkeypatch: pytest.
     spec = small_run("samples=none")
     write = RunStore.write_features
 
-    def full(store: RunStore, key: str, block: Block, *rest: Any) -> None:
+    def full(store: RunStore, key: str, block: Block, *rest: Any, **more: bool) -> bool:
         if block.index == 1:
             raise UserError("disk full while writing")
-        write(store, key, block, *rest)
+        return write(store, key, block, *rest, **more)
 
     monkeypatch.setattr(RunStore, "write_features", full)
     with pytest.raises(UserError, match="disk full"):

@@ -92,7 +92,7 @@ def test_open_files_do_not_grow_with_the_number_of_runs(
     monkeypatch.setattr(
         "erk_bench.runs.generate.check_task", lambda spec: None
     )  # takes 540 times what nobody asks here
-    monkeypatch.setattr("erk_bench.runs.generate._turns", lambda groups, worker, shared: iter(()))
+    monkeypatch.setattr("erk_bench.runs.generate._turns", lambda groups, worker, shared, apart: iter(()))
     here = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 128
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (here + 64, hard))

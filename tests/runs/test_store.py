@@ -19,7 +19,8 @@ from erk_bench.runs.blocks import Block, Worker
 from erk_bench.runs.export import images_of
 from erk_bench.runs.generate import generate, unfinished
 from erk_bench.runs.score import score
-from erk_bench.runs.store import ImageBlock, RunStore, Timing
+from erk_bench.runs.store import ImageBlock, RunStore
+from erk_bench.runs.timings import Timing
 from erk_bench.spec import RunSpec
 from tests.conftest import DATA
 from tests.runs.test_generate import ignore
