@@ -93,11 +93,8 @@ class ImageSet:
 
     @cached_property
     def names_sha256(self) -> str:
-        """Hex sha256 of the names in order, without endings, and without folders if none then comes twice."""
-        paths = [without_ending(name) for name in self.names]
-        last = [PurePosixPath(path).name for path in paths]
-        names = last if len(set(last)) == len(last) else paths
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        """See the function `names_sha256`."""
+        return names_sha256(self.names)
 
     def duplicates(self) -> Duplicates:
         """Images that are copies of earlier ones, byte by byte."""
@@ -146,6 +143,13 @@ class ImageSet:
                 "while it is read; run the same command again when nothing writes to it"
             )
         return raw
+
+
+def names_sha256(names: Sequence[str]) -> str:
+    """Hex sha256 of names in order, without endings, and without folders if none then comes twice."""
+    paths = [without_ending(name) for name in names]
+    last = [PurePosixPath(path).name for path in paths]
+    return hashlib.sha256(json.dumps(last if len(set(last)) == len(last) else paths).encode()).hexdigest()
 
 
 def open_set(

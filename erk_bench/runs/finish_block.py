@@ -134,7 +134,7 @@ def _finish(job: Job, kept: ImageBlock | None, place: Place) -> Callable[[], Non
 
 def _finish_set_block(job: Job, spec: SetSpec, place: Place) -> Callable[[], None]:
     """The features of a block of a set, without those of its images that cannot be read."""
-    found = read_block(spec, job.block)
+    found = read_block(spec, job.block, place.worker)
     features = {key: _features(job, name, found.images, place) for name, key in job.lacking.items()}
 
     def write() -> None:

@@ -27,9 +27,10 @@ from erk_bench.runs.launches import LOCKS, working_on
 from erk_bench.runs.listing import Listing, Listings
 from erk_bench.runs.lock_probe import LockProbe
 from erk_bench.runs.sample_block import is_tree
+from erk_bench.runs.set_block import read_ahead
 from erk_bench.runs.store import DAMAGED, RunStore
 from erk_bench.runs.writer import BlockWriter
-from erk_bench.spec import Spec
+from erk_bench.spec import SetSpec, Spec
 
 RELIST_S = 10.0  # a run's folders are listed again after so long
 WAIT_S, MOST_WAIT_S = 0.2, 5.0  # for a block that another process computes, longer each time
@@ -152,8 +153,13 @@ def generate(
                     claims[run_id].give_up()
             return not all(each.usable for each in claims.values())
 
-        for turn in _turns(groups, worker, shared=shared, apart=apart):
+        turns = _turns(groups, worker, shared=shared, apart=apart)
+        for turn, following in _with_next(turns):
             jobs = []
+            for spec, block in (*turn.blocks, *(following.blocks if following else ())):
+                wanted = isinstance(spec, SetSpec) and (left is None or block in left[spec.run_id])
+                if isinstance(spec, SetSpec) and wanted and not turn.taken_over:
+                    read_ahead(spec, block, worker)
             for spec, block in turn.blocks:
                 run_id = spec.run_id
                 if (
@@ -217,6 +223,15 @@ class _Turn(NamedTuple):
     blocks: list[tuple[Spec, Block]]
     together: bool
     taken_over: bool = False
+
+
+def _with_next(turns: Iterator[_Turn]) -> Iterator[tuple[_Turn, _Turn | None]]:
+    """Each turn with the one after it, None where a worker's own are done."""
+    turn = next(turns, None)
+    while turn is not None:
+        following = next(turns, None)
+        yield turn, following if following and not following.taken_over else None
+        turn = following
 
 
 def _turns(

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-import re
-from collections.abc import Sequence
-from pathlib import PurePath
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.evaluation.image_source import ImageSource
-from erk_bench.evaluation.real_images import center_crop, open_images
-from erk_bench.runs.blocks import Block
+from erk_bench.evaluation.decoded_blocks import DecodedBlocks
+from erk_bench.evaluation.image_set import (
+    ChangedError,
+    ImageSet,
+    check_readable,
+    check_sizes,
+    names_sha256,
+    open_set,
+    reading_threads,
+)
+from erk_bench.runs.blocks import Block, Worker
 from erk_bench.spec import SetSpec
+
+INDEXES = ".sets"  # in the folder of all runs: what a first pass over the files of sets has found
 
 
 class ReadBlock(NamedTuple):
@@ -29,101 +36,117 @@ class ReadBlock(NamedTuple):
     left_out: tuple[int, ...]
 
 
-@functools.lru_cache(maxsize=8)
-def opened(place: str, sha256: str) -> ImageSource:
-    """The set of that content at a place, listed once a process."""
-    return open_images(place)
+def open_for(
+    place: str, out: str, resolution: int | None, advance: Callable[[int], None] = lambda count: None
+) -> ImageSet:
+    """The set at a place; what the first pass over its files finds is kept in the folder of all runs."""
+    cache = Path(out).expanduser() / INDEXES
+    return open_set(place, resolution=resolution, cache=cache, advance=advance)
 
 
-def describe(source: ImageSource, resolution: int | None) -> dict[str, Any]:
-    """Fields of a SetSpec that its files decide, by name."""
-    digests = [source.sha256(index).hex() for index in range(len(source))]
-    content = json.dumps([list(source.names), digests])
-    first = _pixels(source, 0, resolution)
+def describe(images: ImageSet, *, skip_unreadable: bool) -> dict[str, Any]:
+    """Fields of a SetSpec that its files decide, by name.
+
+    Raises UserError for images that cannot be read, unless they are left out, and for several sizes.
+    """
+    check_readable(images, skip_unreadable=skip_unreadable)
+    height, width = check_sizes(images)
     return {
-        "sha256": hashlib.sha256(content.encode()).hexdigest(),
-        "height": first.shape[1],
-        "width": first.shape[2],
-        "numbers": _numbers(source.names),
-        "names_sha256": _names_sha256(source.names),
+        "sha256": images.content_sha256,
+        "height": height,
+        "width": width,
+        "numbers": images.numbers,
+        "names_sha256": images.names_sha256,
     }
 
 
-def read_block(spec: SetSpec, block: Block) -> ReadBlock:
+def opened(spec: SetSpec) -> ImageSet:
+    """The set of a spec, opened once a process. Raises ChangedError where its content is another by now."""
+    return _opened(spec.images, spec.out, spec.resolution, spec.sha256)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(place: str, out: str, resolution: int | None, sha256: str) -> ImageSet:
+    images = open_for(place, out, resolution)
+    if images.content_sha256 != sha256:
+        raise ChangedError(
+            f"'{place}' has changed since this command began; run it again when nothing writes to it"
+        )
+    return images
+
+
+@functools.lru_cache(maxsize=4)
+def _decoder(
+    place: str, out: str, resolution: int | None, sha256: str, skip_unreadable: bool, threads: int
+) -> DecodedBlocks:
+    images = _opened(place, out, resolution, sha256)
+    return DecodedBlocks(images, threads=threads, skip_unreadable=skip_unreadable)
+
+
+def _blocks(spec: SetSpec, worker: Worker) -> DecodedBlocks:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or worker.world_size)
+    threads = reading_threads(min(here, os.cpu_count() or 1))
+    return _decoder(spec.images, spec.out, spec.resolution, spec.sha256, spec.skip_unreadable, threads)
+
+
+def read_ahead(spec: SetSpec, block: Block, worker: Worker) -> None:
+    """Let threads decode a block that `read_block` will ask for soon."""
+    _blocks(spec, worker).ahead(_places(spec, block))
+
+
+def read_block(spec: SetSpec, block: Block, worker: Worker) -> ReadBlock:
     """The images of a block. Raises UserError for one that cannot be read, unless such are left out."""
-    source = opened(spec.images, spec.sha256)
-    images, left_out = [], []
-    for index in block.seeds:
-        if index >= spec.num_images:
-            break
-        try:
-            images.append(_pixels(source, index, spec.resolution))
-        except UserError as error:
-            if not spec.skip_unreadable:
-                raise UserError(f"{error}; or leave it out with skip_unreadable=true") from error
-            left_out.append(index)
-    if not images:
+    try:
+        found = _blocks(spec, worker).read(_places(spec, block))
+    except ChangedError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}; or leave such images out with skip_unreadable=true") from error
+    if not found.positions:
         raise UserError(f"none of the images of {block} of '{spec.images}' can be read; copy them again")
-    return ReadBlock(torch.stack(images), tuple(left_out))
+    return ReadBlock(found.pixels, tuple(sorted(found.left_out)))
+
+
+def _places(spec: SetSpec, block: Block) -> range:
+    return range(block.seeds[0], min(block.seeds[-1] + 1, spec.num_images))
 
 
 def image_at(spec: SetSpec, index: int) -> np.ndarray:
     """Image `index` of a set, uint8 [H, W, C]."""
-    return _pixels(opened(spec.images, spec.sha256), index, spec.resolution).permute(1, 2, 0).numpy()
+    return opened(spec).pixels(index).permute(1, 2, 0).numpy()
 
 
 def name_at(spec: SetSpec, index: int) -> str:
     """The name of image `index` in its set."""
-    return opened(spec.images, spec.sha256).names[index]
+    return opened(spec).names[index]
 
 
-def labels_of(spec: SetSpec) -> tuple[list[int], list[str]] | None:
+def labels_of(spec: SetSpec) -> tuple[list[int], Sequence[str]] | None:
     """The class of each image, and the names of the classes; None where the set has none."""
-    folders = [PurePath(name).parent.as_posix() for name in opened(spec.images, spec.sha256).names]
-    names = sorted(set(folders))
-    if len(names) < 2 or all(PurePath(name).name.isdigit() for name in names):
+    images = opened(spec)
+    if images.labels is None:
         return None
-    number = {name: index for index, name in enumerate(names)}
-    return [number[folder] for folder in folders], names
+    labels = images.labels.tolist()
+    names = images.class_names or [str(label) for label in range(max(labels) + 1)]
+    return labels, names
 
 
 def first_of_set(spec: SetSpec, count: int) -> np.ndarray | None:
-    """Its first readable images, uint8 [N, H, W, C]; None where they are not here."""
+    """Its first images, uint8 [N, H, W, C]; None where they are not here, or not all can be read."""
     try:
-        source = opened(spec.images, spec.sha256)
-        images = [_pixels(source, index, spec.resolution) for index in range(min(count, len(source)))]
+        return np.stack([image_at(spec, index) for index in range(min(count, spec.num_images))])
     except UserError:
         return None
-    return torch.stack(images).permute(0, 2, 3, 1).numpy()
 
 
-def with_findings(spec: SetSpec, left_out: list[int]) -> tuple[SetSpec, dict[str, Any]]:
-    """The spec of the images that were read, and what a record says of the others."""
-    if not left_out:
-        return spec, {}
-    names = opened(spec.images, spec.sha256).names
-    kept = [name for index, name in enumerate(names) if index not in set(left_out)]
-    spec = dataclasses.replace(spec, numbers="", names_sha256=_names_sha256(kept))
-    return spec, {"unreadable": [names[index] for index in left_out]}
-
-
-def _pixels(source: ImageSource, index: int, resolution: int | None) -> Tensor:
-    image = source.read(index)
-    if resolution is not None:
-        return center_crop(image, resolution)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def _numbers(names: Sequence[str]) -> str:
-    """FIRST-LAST where the names are consecutive whole numbers, after one prefix that all have; else ""."""
-    found = [re.fullmatch(r"(.*?)([0-9]{1,18})", PurePath(name).stem) for name in names]
-    if not all(found) or len({match[1] for match in found if match}) != 1:
-        return ""
-    numbers = [int(match[2]) for match in found if match]
-    first, last = numbers[0], numbers[-1]
-    return f"{first}-{last}" if numbers == list(range(first, last + 1)) else ""
-
-
-def _names_sha256(names: Sequence[str]) -> str:
-    stems = [PurePath(name).with_suffix("").as_posix() for name in names]
-    return hashlib.sha256(json.dumps(stems).encode()).hexdigest()
+def with_findings(spec: SetSpec, left_out: Sequence[int]) -> tuple[SetSpec, dict[str, Any]]:
+    """The spec of the images that were read, and what a record says of the set."""
+    images, found = opened(spec), dict[str, Any]()
+    if copies := images.duplicates().number:
+        found["duplicates"] = copies
+    if left_out:
+        gone = set(left_out)
+        kept = [name for index, name in enumerate(images.names) if index not in gone]
+        spec = dataclasses.replace(spec, numbers="", names_sha256=names_sha256(kept))
+        found["unreadable"] = [images.names[index] for index in left_out]
+    return spec, found

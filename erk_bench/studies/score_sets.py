@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from erk_bench.base.errors import unknown_name
+from erk_bench.base.progress import progress_bar
 from erk_bench.evaluation.detectors import reference_name
 from erk_bench.evaluation.frechet import FeatureSums
-from erk_bench.evaluation.image_source import ImageSource
+from erk_bench.evaluation.image_set import ImageSet
 from erk_bench.evaluation.metrics import METRICS, check_count, check_real_count
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.evaluation.reference import REFERENCES
@@ -27,7 +28,7 @@ from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.needs import fetch_detectors
 from erk_bench.runs.records import Record
 from erk_bench.runs.score import kept_features
-from erk_bench.runs.set_block import describe
+from erk_bench.runs.set_block import describe, open_for
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import MetricsSpec, RunSpec, SetSpec
 from erk_bench.studies.records import compute_records, prepare
@@ -53,9 +54,9 @@ class Measuring:
     offline: bool = False
     out: str = "results/runs"
 
-    def spec(self, place: str, images: ImageSource, name: str = "") -> SetSpec:
+    def spec(self, place: str, images: ImageSet, name: str = "") -> SetSpec:
         """The spec of the images at `place`, which are read once to know their content."""
-        known = describe(images, self.resolution)
+        known = describe(images, skip_unreadable=self.skip_unreadable)
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         fields["block_size"] = DEFAULT_BLOCK if self.block_size is None else self.block_size
         spec = SetSpec(name=name or set_name(place), images=place, num_images=len(images), **known, **fields)
@@ -171,11 +172,15 @@ def set_specs(
         check_count(how.metrics, len(images), "more images, at least {}")
         if real is not None:
             check_real_count(how.metrics, len(images), len(real))
-    specs = [
-        how.spec(place, images, name)
-        for place, images, name in zip(places, opened, names or [""] * len(places), strict=True)
-    ]
-    return specs, None if real is None else how.spec(reference, real)
+    named = [*zip(places, names or [""] * len(places), strict=True)]
+    total = sum(map(len, opened)) + (0 if real is None else len(real))
+    with progress_bar("reading files", total, total, shown=launch.reports()) as bar:
+
+        def spec(place: str, name: str = "") -> SetSpec:
+            found = open_for(place, how.out, how.resolution, lambda count: bar(count, count))
+            return how.spec(place, found, name)
+
+        return [spec(place, name) for place, name in named], None if real is None else spec(reference)
 
 
 def score_sets(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,7 +19,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.cli import main
 from erk_bench.digits.data import load_digits
 from erk_bench.runs import launch
-from erk_bench.runs.export import export_png
+from erk_bench.runs.export import export_npz, export_png, images_of
 from erk_bench.runs.records import Record, read_record
 from erk_bench.runs.score import record_path, score
 from erk_bench.runs.store import RunStore
@@ -46,21 +48,33 @@ def scored(
     return erk_bench.score(images, reference, metrics, num_groups=10, out="runs", **settings)
 
 
-def test_a_run_and_its_export_have_the_same_figures(
-    small_run: Callable[..., RunSpec], tmp_path: Path
+@pytest.mark.parametrize("form", ["png", "zip", "npz", "npy", "list"])
+def test_a_run_has_the_same_figures_in_every_form(
+    small_run: Callable[..., RunSpec], tmp_path: Path, form: str
 ) -> None:
+    """Kept in memory, as PNG files, in archives and arrays; the sets pair with the run."""
     spec = small_run("metrics.names=[fd_digits,recall_digits]")
     launch.compute([[spec]], features=True, title="run")
     of_run = score(spec)
     export_png(spec, tmp_path / "png")
-    of_set = erk_bench.score(
-        tmp_path / "png", "digits", METRICS, num_groups=spec.metrics.num_groups, out=spec.out
-    )
-    assert {name: item.value for name, item in of_set.metrics.items()} == {
-        name: item.value for name, item in of_run.metrics.items()
-    }
-    assert of_set.metrics["fd_digits"].replicates == of_run.metrics["fd_digits"].replicates
-    assert of_set.nfe == 0 and of_set.num_images == of_run.num_images
+    place = tmp_path / f"set.{form}"
+    if form == "png":
+        place = tmp_path / "png"
+    elif form == "zip":
+        shutil.make_archive(str(place.with_suffix("")), "zip", tmp_path / "png")
+    elif form == "npz":
+        export_npz(spec, place)
+    elif form == "npy":
+        np.save(place, np.stack([image for _, image, _ in images_of(spec)]))
+    else:
+        place = tmp_path / "set.txt"
+        place.write_text("\n".join(f"png/000000/{seed:06d}.png" for seed in spec.seed_range))
+    groups = spec.metrics.num_groups
+    of_set = erk_bench.score(place, "digits", METRICS, num_groups=groups, out=spec.out)
+    for name in METRICS:
+        mine, theirs = of_set.metrics[name], of_run.metrics[name]
+        assert (mine.value, mine.replicates) == (theirs.value, theirs.replicates)
+    assert of_set.pairing == of_run.pairing and of_set.num_images == of_run.num_images
 
 
 def test_the_reference_may_be_a_set(digits: Path, tmp_path: Path) -> None:
@@ -101,9 +115,9 @@ def test_a_set_is_known_by_its_content(digits: Path, tmp_path: Path, monkeypatch
 
 
 def test_an_unreadable_image_is_named_and_nothing_is_lost(digits: Path) -> None:
-    """Refused by name; left out where that is asked for, and recorded."""
+    """Damage inside that only decoding finds: refused by name; left out where asked for, and recorded."""
     broken = digits / "000033.png"
-    broken.write_bytes(broken.read_bytes()[:60])
+    broken.write_bytes(with_wrong_pixels(broken.read_bytes()))
     with pytest.raises(UserError, match=r"cannot read image '000033.png'.*skip_unreadable=true"):
         scored(digits, block_size=10)
     kept = sorted(Path("runs").glob("images-*/features/*/*"))
@@ -113,6 +127,38 @@ def test_an_unreadable_image_is_named_and_nothing_is_lost(digits: Path) -> None:
     assert json.loads(record_path(record.source).read_text())["images"] == record.images
     with pytest.raises(UserError, match="000033.png"):  # the record of those that were read is not taken
         scored(digits, block_size=10)
+
+
+def with_wrong_pixels(png: bytes) -> bytes:
+    """Every chunk whole and with its checksum, but pixels that cannot be unpacked."""
+    start = png.index(b"IDAT") - 4
+    length = int.from_bytes(png[start : start + 4], "big")
+    data = b"IDAT" + bytes(length)
+    return png[: start + 4] + data + zlib.crc32(data).to_bytes(4, "big") + png[start + 12 + length :]
+
+
+def test_a_truncated_image_is_told_before_anything_runs(digits: Path) -> None:
+    broken = digits / "000033.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"000033.png.*skip_unreadable=true"):
+        scored(digits, block_size=10)
+    assert not list(Path("runs").glob("images-*"))
+    assert scored(digits, skip_unreadable=True).images["unreadable"] == ["000033.png"]
+
+
+def test_copies_are_counted(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (40, 41):
+        shutil.copy(digits / "000003.png", digits / f"{number:06d}.png")
+    assert scored(digits).images == {"duplicates": 2}
+    assert main(["score", str(digits), "digits", "num_groups=10", "workers=1", "out=runs"]) == 0
+    assert "2 of 42 images are copies of others of the set" in capsys.readouterr().out
+
+
+def test_mixed_sizes_are_told(digits: Path) -> None:
+    Image.new("RGB", (9, 8)).save(digits / "000040.png")
+    with pytest.raises(UserError, match="have several sizes: 40 of 8x8 .* 1 of 8x9 .*resolution=N"):
+        scored(digits)
+    assert scored(digits, resolution=8).num_images == 41
 
 
 def test_names_pair_without_what_was_left_out(digits: Path) -> None:
@@ -167,7 +213,9 @@ def test_a_half_done_set_goes_on(digits: Path, monkeypatch: pytest.MonkeyPatch) 
     read = []
     before = finish_block.read_block
     monkeypatch.setattr(
-        finish_block, "read_block", lambda spec, block: read.append(block.index) or before(spec, block)
+        finish_block,
+        "read_block",
+        lambda spec, block, worker: read.append(block.index) or before(spec, block, worker),
     )
     assert scored(digits, block_size=10).metrics == first.metrics and read == [2]
 
