@@ -19,6 +19,7 @@ from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.edm2 import EDM2Network
 from erk_bench.spec import RunSpec
 from tests.isolation import Isolation
+from tests.pretend_gpu import pretend_gpu as pretend_gpu  # a fixture of all tests
 
 DATA = Path(__file__).parent / "data"
 
