@@ -95,6 +95,10 @@ class _Generator(torch.Generator):
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """Nothing is left to do."""
 
+    @property
+    def device(self) -> torch.device:
+        return CUDA if self.places[self._cdata] == "cuda" else torch.device("cpu")
+
 
 class _Event:
     """Waits for the copies that were begun before it was recorded."""

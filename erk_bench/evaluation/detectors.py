@@ -33,7 +33,7 @@ def grey_digits(images: Tensor, detector: str) -> Tensor:
             f"{list(images.shape)}; choose metrics that suit the model's images, or resize them before"
         )
     grey = images[:, :1]
-    if not (images == grey).all():
+    if images.shape[1] > 1 and not (images == grey).all():
         raise UserError(f"{detector} takes grey images, but the channels differ; convert them to grey")
     return grey
 

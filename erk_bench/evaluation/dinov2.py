@@ -64,12 +64,15 @@ def resize_pil(images: Tensor) -> Tensor:
     return torch.from_numpy(stacked).to(images.device).permute(0, 3, 1, 2).float()
 
 
-def normalize(x: Tensor) -> Tensor:
+class Normalize:
     """float NCHW, 0 to 255 -> ImageNet's mean 0 and standard deviation 1, per channel."""
-    mean, std = (
-        torch.tensor(values, device=x.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    return (x / 255 - mean) / std
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        both = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self._mean, self._std = (values.to(device) for values in both)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x / 255 - self._mean) / self._std
 
 
 def interpolate_positions(pos_embed: Tensor, grid: int) -> Tensor:
@@ -139,6 +142,7 @@ def _load(
     name: str,
 ) -> Extract:
     network = build_dinov2(weights, num_heads).to(device)
+    normalize = Normalize(device)
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:

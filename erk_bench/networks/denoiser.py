@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.transfers import number_on
 
 
 class Denoiser(Protocol):
@@ -136,7 +137,7 @@ class EDMPreconditioned(nn.Module):
         self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None, **options: Tensor | None
     ) -> Tensor:
         x = x.float()
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
+        sigma = number_on(sigma, torch.float32, x.device).reshape(-1, 1, 1, 1)
         labels: Tensor | None
         if self.num_classes == 0:
             labels = None

@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from erk_bench.base.transfers import number_on
 from erk_bench.networks.denoiser import RawNetwork, c_noise
 from erk_bench.networks.edm2_layers import (
     MPConv,
     MPFourier,
+    filter_kernel,
     mp_cat,
     mp_silu,
     mp_sum,
@@ -69,6 +71,8 @@ class MPBlock(nn.Module):
         self.flavor = flavor
         self.resample_mode = resample_mode
         self.options = options
+        self.filter: Tensor | None
+        self.register_buffer("filter", None, persistent=False)  # made once, by fold
         # Published blocks narrower than one head silently go without attention.
         self.num_heads = head_count(out_channels, options.channels_per_head) if attention else 0
         residual_in = out_channels if flavor == "enc" else in_channels
@@ -83,7 +87,9 @@ class MPBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         options = self.options
-        x = resample(x, options.resample_filter, self.resample_mode)
+        if self.resample_mode != "keep":
+            kernel = filter_kernel(options.resample_filter) if self.filter is None else self.filter
+            x = resample(x, kernel, self.resample_mode)
         if self.flavor == "enc":
             if self.conv_skip is not None:
                 x = self.conv_skip(x)
@@ -254,7 +260,7 @@ class EDM2Network(RawNetwork):
 
     def logvar(self, sigma: Tensor | float) -> Tensor:
         """The learned log variance of the training loss at sigma, [B, 1, 1, 1]."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=self.logvar_linear.weight.device)
+        sigma = number_on(sigma, torch.float32, self.logvar_linear.weight.device)
         features = self.logvar_fourier(c_noise(sigma))
         out: Tensor = self.logvar_linear(features)
         return out.reshape(-1, 1, 1, 1)
@@ -273,6 +279,8 @@ class EDM2Network(RawNetwork):
         for module in self.modules():
             if isinstance(module, MPBlock):
                 gains[module.emb_linear] = module.emb_gain
+                if module.resample_mode != "keep":
+                    module.filter = filter_kernel(module.options.resample_filter).to(compute_dtype)
         for module in list(self.modules()):
             if isinstance(module, MPConv) and not module.folded:
                 dtype = compute_dtype if module.weight.ndim == 4 else torch.float32

@@ -47,15 +47,18 @@ def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.cat([a * (scale * (1 - t) / math.sqrt(num_a)), b * (scale * t / math.sqrt(num_b))], dim=1)
 
 
-def resample(x: Tensor, taps: Sequence[float], mode: str) -> Tensor:
-    """Halve ("down") or double ("up") the resolution with a separable filter; "keep" does nothing."""
-    if mode == "keep":
-        return x
+def filter_kernel(taps: Sequence[float]) -> Tensor:
+    """The kernel [1, 1, K, K] of a separable filter of sum 1, float32."""
     row = torch.tensor(taps, dtype=torch.float32)
     row = row / row.sum()
-    padding = (len(taps) - 1) // 2
+    return torch.outer(row, row)[None, None]
+
+
+def resample(x: Tensor, kernel: Tensor, mode: str) -> Tensor:
+    """Halve ("down") or double ("up") the resolution with a `filter_kernel`."""
+    padding = (kernel.shape[-1] - 1) // 2
     channels = x.shape[1]
-    kernel = torch.outer(row, row).to(x).expand(channels, 1, -1, -1)
+    kernel = kernel.to(x).expand(channels, 1, -1, -1)
     if mode == "down":
         return F.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
     return F.conv_transpose2d(x, kernel * 4, stride=2, padding=padding, groups=channels)

@@ -13,6 +13,7 @@ from erk_bench.base.declared import declared
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import CodePlace, check_signature, checked, described, place_of
 from erk_bench.base.own_code import load as load_code
+from erk_bench.base.transfers import number_on
 from erk_bench.networks.denoiser import class_numbers
 
 CHECKPOINT = "checkpoint"  # the setting, and the argument of the function
@@ -49,7 +50,7 @@ class OwnDenoiser:
 
     def __call__(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
         x = x.float()
-        level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        level = number_on(sigma, torch.float32, x.device)
         level = level.reshape(-1, 1, 1, 1) if level.ndim else level
         known = condition is not None and self.num_classes
         classes = class_numbers(condition, self.num_classes) if condition is not None and known else None

@@ -31,12 +31,17 @@ SIGMA_DATA = 0.5
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def to_vae_latents(x: Tensor) -> Tensor:
+class LatentScaling:
     """Sampler latents [B, 4, h, w] -> the autoencoder's latents, float32 (inverse of EDM2's scaling)."""
-    mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (LATENT_MEAN, LATENT_STD))
-    scale = SIGMA_DATA / std
-    # Written as the inverse of x * scale + bias: x * std / 0.5 + mean rounds differently.
-    return (x.float() - (-mean * scale)) / scale
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        mean, std = (torch.tensor(values)[:, None, None] for values in (LATENT_MEAN, LATENT_STD))
+        # The inverse of x * scale + bias, written so: x * std / 0.5 + mean rounds differently.
+        self._scale = (SIGMA_DATA / std).to(device)
+        self._bias = (-mean * (SIGMA_DATA / std)).to(device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x.float() - self._bias) / self._scale
 
 
 def vae_to_uint8(y: Tensor) -> Tensor:
@@ -61,6 +66,7 @@ def load_vae(
     if batch < 1 or not dtype.is_floating_point:
         raise UserError(f"cannot decode in batches of {batch} in {dtype}; give batch >= 1 and a float dtype")
     network = _build(config, weights, dtype).to(device)
+    to_vae_latents = LatentScaling(device)
 
     @torch.inference_mode()
     def decode(latents: Tensor) -> Tensor:
@@ -69,13 +75,14 @@ def load_vae(
                 f"the VAE decodes floating-point latents [B, {CHANNELS}, h, w]; got {latents.dtype} "
                 f"{list(latents.shape)}; choose a decoder that suits the model"
             )
-        return torch.cat([decode_batch(part) for part in latents.to(device).split(batch)])
-
-    def decode_batch(latents: Tensor) -> Tensor:
-        y = network.decode(to_vae_latents(latents).to(dtype), return_dict=False)[0]
-        if not torch.isfinite(y).all():  # they would become black pixels without a word
+        images, finite = list[Tensor](), list[Tensor]()
+        for part in latents.to(device).split(batch):
+            y = network.decode(to_vae_latents(part).to(dtype), return_dict=False)[0]
+            images.append(vae_to_uint8(y))
+            finite.append(torch.isfinite(y).all())
+        if not torch.stack(finite).all():  # they would become black pixels without a word
             raise UserError(f"the VAE's output in {dtype} is not finite; check the latents or use float32")
-        return vae_to_uint8(y)
+        return torch.cat(images)
 
     return decode
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.transfers import to_device, to_host
 from erk_bench.networks.denoiser import Denoiser
 from erk_bench.runs.checks import check_shapes
 from erk_bench.runs.device import Place, check_draws, memory_guard
@@ -73,12 +74,12 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> SampledBl
             equation_of(spec), drawn.net, drawn.noise, drawn.condition,
             guide=drawn.guide, fresh_noise=drawn.draws.normal_like,
         )  # fmt: skip
-        error = _not_finite(spec, seeds, sampled.x)
+        error = _not_finite(spec, seeds, _finite(sampled.x))
         if error:
             raise error
         seconds = time.perf_counter() - start  # the check waited for the device
         images = decoder(spec.model, shape_of(drawn.net), place.device, place.assets)(sampled.x)
-        copied = _to_host(images)
+        copied = to_host(images)
         counts = (sampled.nfe, sampled.nfe_guide)
         return SampledBlock(images, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds)
 
@@ -105,16 +106,15 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], place: Place) ->
             guide=drawn.guide,
             branch_limit=spec.block_size,
         )
-        errors = [
-            _not_finite(each, seeds, sampled.states[rows])
-            for each, rows in zip(specs, sampled.rows, strict=True)
-        ]
+        finite = _finite(sampled.states)
+        rows = list(sampled.rows.cpu())
+        errors = [_not_finite(each, seeds, finite[mine]) for each, mine in zip(specs, rows, strict=True)]
         seconds = time.perf_counter() - start
         decode = decoder(spec.model, shape_of(drawn.net), place.device, place.assets)
         states = sampled.states.nan_to_num()  # what is not finite is never shown
         images = torch.cat([decode(part) for part in states.split(spec.block_size)])
     return SampledTree(
-        images, list(sampled.rows.cpu()), drawn.classes, sampled.nfe, sampled.nfe_guide, seconds,
+        images, rows, drawn.classes, sampled.nfe, sampled.nfe_guide, seconds,
         sampled.evaluations, errors,
     )  # fmt: skip
 
@@ -157,15 +157,19 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> Drawn:
     draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else spec.draw_device)
     shape = (net.img_channels, net.img_resolution, net.img_resolution)
     noise, classes = initial(draws, shape, net.num_classes, spec.class_label)
-    condition = None if classes is None else _to_device(classes, device)
+    condition = None if classes is None else to_device(classes, device)
     numbers = torch.full((len(seeds),), -1) if classes is None else classes.cpu()
-    return Drawn(net, guide, draws, _to_device(noise, device), condition, numbers)
+    return Drawn(net, guide, draws, to_device(noise, device), condition, numbers)
 
 
-def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | None:
+def _finite(x: Tensor) -> Tensor:
+    """Which states [B, C, H, W] are finite: bool [B] on the CPU."""
+    return x.isfinite().flatten(1).all(dim=1).cpu()
+
+
+def _not_finite(spec: RunSpec, seeds: Sequence[int], finite: Tensor) -> UserError | None:
     """The error that names the seeds whose result is not finite, if there are any."""
-    finite = x.isfinite().flatten(1).all(dim=1).tolist()
-    bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
+    bad = [seed for seed, good in zip(seeds, finite.tolist(), strict=True) if not good]
     if not bad:
         return None
     own = f"another solver than that of '{spec.solver.path}', " if spec.solver.path else ""
@@ -174,25 +178,3 @@ def _not_finite(spec: RunSpec, seeds: Sequence[int], x: Tensor) -> UserError | N
         f"{' and others' if len(bad) > 5 else ''} ({len(bad)} of {len(seeds)}) in {spec.run_id}; nothing "
         f"was written for this block. Try {own}network_dtype=float32 or a smaller w_stiff"
     )
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
-    """Start copying to host memory; the function returned waits until the copy is complete."""
-    if not tensor.is_cuda:
-        return lambda: tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()
-    done.record(torch.cuda.current_stream(tensor.device))
-
-    def wait() -> Tensor:
-        done.synchronize()
-        return host
-
-    return wait

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.transfers import rows_where
 from erk_bench.sampling.steps import Node, Slope, Step
 
 SAFETY, SHRINK_MOST, GROW_MOST = 0.9, 0.2, 5.0
@@ -52,14 +53,13 @@ def heun_adaptive_step(
         good = ~(error > 1)  # a state that is not finite goes on, to be reported at the end
         factor = (SAFETY / error.clamp(min=1e-12).sqrt()).clamp(SHRINK_MOST, GROW_MOST)
         h[running] = torch.where(good & last, h[running], size * factor.nan_to_num(1.0))
-        accepted = running[good]
-        x[accepted] = moved[good]
-        level[accepted] = target[good]
-        going = good & ~last
-        if going.any():
+        accepted, going, staying = rows_where(good, good & ~last, ~(good & last))
+        x[running[accepted]] = moved[accepted]
+        level[running[accepted]] = target[accepted]
+        if len(going):
             rows = running[going]
             drift[rows] = slope(x[rows], level[rows], rows)
-        running = running[~(good & last)]
+        running = running[staying]
         if not len(running):
             return Step(x, node, None, sigma - sigma_next, None)
     raise UserError(

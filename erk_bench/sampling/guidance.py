@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.transfers import to_device
 from erk_bench.sampling.options import LEVELS, Allowed, Numbers
 
 # denoiser(x, sigma, condition) -> denoised. The noise level is a number, or a tensor [B] where each sample
@@ -70,12 +71,13 @@ def _within(
     def denoiser(x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
         denoised = main(x, sigma, labels)
         if isinstance(sigma, Tensor) and sigma.ndim:
-            rows = ((low < sigma) & (sigma <= high)).nonzero()[:, 0]
-            if not len(rows):
-                return denoised
-            other = guiding(x[rows], sigma[rows], None if labels is None else labels[rows])
-            return denoised.index_copy(0, rows, combine(x[rows], denoised[rows], other, sigma[rows]))
-        if not low < sigma <= high:
+            if interval != EVERYWHERE:
+                rows = ((low < sigma) & (sigma <= high)).nonzero()[:, 0]
+                if not len(rows):
+                    return denoised
+                other = guiding(x[rows], sigma[rows], None if labels is None else labels[rows])
+                return denoised.index_copy(0, rows, combine(x[rows], denoised[rows], other, sigma[rows]))
+        elif not low < sigma <= high:
             return denoised
         return combine(x, denoised, guiding(x, sigma, labels), sigma)
 
@@ -114,10 +116,17 @@ def cfgpp(
     ascending = sorted(levels)
     factors = [1.0, *(high / (high - low) for low, high in itertools.pairwise(ascending))]
 
+    @functools.cache
+    def on(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        both = (torch.tensor(values, dtype=dtype) for values in (ascending, factors))
+        levels, weights = (to_device(values, device) for values in both)
+        return levels, weights
+
     def combine(x: Tensor, denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
         if isinstance(sigma, Tensor) and sigma.ndim:
-            index = torch.bucketize(sigma, sigma.new_tensor(ascending)).clamp(max=len(factors) - 1)
-            weights = weight * denoised.new_tensor(factors)[index]
+            known, factor = on(sigma.dtype, sigma.device)
+            index = torch.bucketize(sigma, known).clamp(max=len(factors) - 1)
+            weights = weight * factor[index]
             return torch.lerp(other, denoised, weights.reshape(-1, *[1] * (denoised.ndim - 1)))
         # Churn raises sigma above the first level.
         index_of = min(bisect.bisect_left(ascending, float(sigma)), len(factors) - 1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from erk_bench.base.transfers import number_on
 from erk_bench.sampling.corrections import Correct
 from erk_bench.sampling.guidance import Denoiser
 from erk_bench.sampling.steps import Node, Slope, Step, StepFunction
@@ -52,8 +53,7 @@ class CountedDenoiser:
     def __call__(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Tensor:
         self.num_calls += 1
         self.num_images += len(x)
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        return self._denoiser(x, level, condition).to(x.dtype)
+        return self._denoiser(x, number_on(sigma, x.dtype, x.device), condition).to(x.dtype)
 
 
 class Run(NamedTuple):

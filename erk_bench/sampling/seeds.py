@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from erk_bench.base.transfers import to_device
 from erk_bench.sampling.philox import EmulatedGenerator
 
 CUDA_EMULATED = "cuda_emulated"  # in place of a device: an NVIDIA GPU's numbers, computed on the CPU
@@ -52,7 +53,7 @@ class SeededDraws:
 
     def normal_like(self, x: Tensor) -> Tensor:
         """Fresh normal noise of x's shape and dtype; x's batch must match the seeds."""
-        return self.normal(x.shape[1:], x.dtype).to(x.device)
+        return to_device(self.normal(x.shape[1:], x.dtype), x.device)
 
 
 def initial(

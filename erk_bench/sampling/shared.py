@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.transfers import rows_where, to_device
 from erk_bench.sampling.corrections import W_CON, Correct, erk_guid
 from erk_bench.sampling.equation import Equation
 from erk_bench.sampling.guidance import Denoiser
@@ -65,6 +66,13 @@ class _Bundle(NamedTuple):
     sample: Tensor
     cells: Tensor
     history: list[Step]
+
+
+class _Settings(NamedTuple):
+    """w_stiff and w_con of each cell, float64 [cells], where the states are."""
+
+    w_stiff: Tensor
+    w_con: Tensor
 
 
 def sample_grid(
@@ -147,6 +155,7 @@ def integrate_grid(
     steps = run.steps()
     index = torch.empty(len(cells), len(x), dtype=torch.int64, device=x.device)
     states: list[Tensor] = []
+    settings = _Settings(*to_device(torch.tensor(cells, dtype=torch.float64).T.contiguous(), x.device))
     everything = torch.ones(len(x), len(cells), dtype=torch.bool, device=x.device)
     stack = [_Bundle(0, x, torch.arange(len(x), device=x.device), everything, [])]
     while stack:
@@ -163,7 +172,7 @@ def integrate_grid(
             continue
         slope = run.slope(denoiser, None if condition is None else condition[bundle.sample])
         step = run.take(slope, bundle.x, *steps[bundle.number], bundle.history)
-        stack.append(_parted(bundle, step, cells, run, correction))
+        stack.append(_parted(bundle, step, cells, settings, run, correction))
     return torch.cat(states), index
 
 
@@ -171,23 +180,24 @@ def _parted(
     bundle: _Bundle,
     step: Step,
     cells: Sequence[Strength],
+    settings: _Settings,
     run: Run,
     correction: Callable[[float, float], Correct],
 ) -> _Bundle:
     """The branches after a step: of each, its closed cells, and by w_stiff those whose gate is open."""
     stiffness = correction(0.0, 0.0)(step).stiffness
-    strengths = torch.tensor([cell.w_stiff for cell in cells], dtype=torch.float64, device=step.x_next.device)
     open_cells = torch.zeros_like(bundle.cells)
     if stiffness is not None:
         # In the estimate's own dtype, as erk_guid compares.
-        limits = torch.tensor([cell.w_con for cell in cells], dtype=stiffness.dtype, device=stiffness.device)
-        open_cells = bundle.cells & (strengths != 0) & (stiffness[:, None] > limits)
-    closed = bundle.cells & ~open_cells
-    keep = closed.any(dim=1).nonzero()[:, 0]
-    states, rows, members = [step.x_next[keep]], [keep], [closed[keep]]
-    for strength in sorted({cell.w_stiff for cell in cells if cell.w_stiff}):
-        mine = open_cells & (strengths == strength)
-        hit = mine.any(dim=1).nonzero()[:, 0]
+        above = stiffness[:, None] > settings.w_con.to(stiffness.dtype)
+        open_cells = bundle.cells & (settings.w_stiff != 0) & above
+    strengths = sorted({cell.w_stiff for cell in cells if cell.w_stiff})
+    groups = [bundle.cells & ~open_cells]  # closed gates, then one group a strength
+    groups += [open_cells & (settings.w_stiff == strength) for strength in strengths]
+    found = rows_where(*(group.any(dim=1) for group in groups))
+    keep = found[0]
+    states, rows, members = [step.x_next[keep]], [keep], [groups[0][keep]]
+    for strength, mine, hit in zip(strengths, groups[1:], found[1:], strict=True):
         if len(hit):
             states.append(correction(strength, ALWAYS)(step.rows(hit)).x_next)
             rows.append(hit)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.evaluation.dinov2 import (
+    Normalize,
     build_dinov2,
     interpolate_positions,
     load_dinov2_pil,
     load_dinov2_torch,
-    normalize,
     resize_pil,
     resize_torch,
 )
@@ -68,7 +68,7 @@ def test_positions_of_the_same_grid_stay() -> None:
 
 def test_input_is_edm2s() -> None:
     data = golden("dinov2_tiny")
-    found = normalize(resize_torch(data["images_uint8"]))
+    found = Normalize()(resize_torch(data["images_uint8"]))
     assert found.shape == (2, 3, 224, 224) and found.dtype == torch.float32
     assert (found - data["input_224"]).abs().max() <= 1e-6 * data["input_224"].abs().max()
 
@@ -123,9 +123,9 @@ def test_resizing() -> None:
 
 def test_channels_are_normalised_apart() -> None:
     x = torch.tensor([0.485, 0.456, 0.406])[None, :, None, None] * 255
-    assert normalize(x).abs().max() <= 1e-6
+    assert Normalize()(x).abs().max() <= 1e-6
     y = (torch.tensor([0.485, 0.456, 0.406]) + torch.tensor([0.229, 0.224, 0.225]))[None, :, None, None] * 255
-    assert (normalize(y) - 1).abs().max() <= 1e-5
+    assert (Normalize()(y) - 1).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("load", [load_dinov2_torch, load_dinov2_pil])

@@ -12,7 +12,7 @@ import torch
 from erk_bench.networks.checkpoint import build_denoiser, convert, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.edm2 import EDM2Network, MPBlock
-from erk_bench.networks.vae import to_vae_latents
+from erk_bench.networks.vae import LatentScaling
 from tests.conftest import DATA, golden, golden_facts, raw_edm2
 
 FACTS = golden_facts("edm2_more_nets")
@@ -97,5 +97,5 @@ def test_conversion_keeps_the_outputs_bit_by_bit(name: str, folder: Path, tmp_pa
 @pytest.mark.parametrize("vae", [name for name in NAMES if "vae" in name])
 def test_latents_become_the_decoders_inputs(vae: str) -> None:
     data = golden("edm2_more_denoiser")
-    made = to_vae_latents(data[f"{vae}.latents"])
+    made = LatentScaling()(data[f"{vae}.latents"])
     assert (made - data[f"{vae}.decoder_input"]).abs().max() < 1e-5

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.networks.vae import Decode, load_vae, to_vae_latents, vae_to_uint8
+from erk_bench.networks.vae import Decode, LatentScaling, load_vae, vae_to_uint8
 from tests.assets import VAE_CONFIG, VAE_FACTOR, write_vae
 from tests.conftest import golden
 
@@ -35,12 +35,12 @@ def latents(count: int = 5) -> Tensor:
 
 def test_scaling_is_published() -> None:
     data = golden("edm2_encoders")
-    found = to_vae_latents(data["vae.latents"])
+    found = LatentScaling()(data["vae.latents"])
     assert torch.equal(found, data["vae.decoder_input"])
     # The published constants of the encoder undo it.
     scale, bias = data["vae.scale"][:, None, None], data["vae.bias"][:, None, None]
     assert (found * scale + bias - data["vae.latents"]).abs().max() <= 1e-6
-    assert to_vae_latents(data["vae.latents"].double()).dtype == torch.float32
+    assert LatentScaling()(data["vae.latents"].double()).dtype == torch.float32
 
 
 def test_images_are_published() -> None:
@@ -66,7 +66,7 @@ def test_decoding_agrees_with_diffusers(old_names: bool, tmp_path: Path) -> None
     theirs = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     x = latents()
     with torch.no_grad():
-        expected = vae_to_uint8(theirs.decode(to_vae_latents(x)).sample)
+        expected = vae_to_uint8(theirs.decode(LatentScaling()(x)).sample)
     found = load(folder)(x)
     assert found.shape == (5, 3, 6 * VAE_FACTOR, 8 * VAE_FACTOR) and found.dtype == torch.uint8
     assert torch.equal(found, expected)
