@@ -6,26 +6,26 @@ standard error; the jackknife leaves out one of `num_groups` contiguous groups o
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from erk_bench.base.errors import UserError
+from erk_bench.evaluation.class_scores import adm_inception_score, inception_score
 from erk_bench.evaluation.frechet import distances_without_groups, infinity_without_groups
 from erk_bench.evaluation.measured import Extracted, Family, Measured, features_of, target_of
 from erk_bench.evaluation.needs import (
     NEIGHBORHOOD,
-    NUM_SPLITS,
     SHUFFLE_SEED,
+    adm_splits_lack,
+    dgm_prdc_lack,
     kernel_lack,
     mind_lack,
     neighbours_lack,
+    prdc_lack,
     refuse_lack,
     splits_lack,
-    splits_of,
     subsets_lack,
 )
 from erk_bench.evaluation.neighbours import precision_recall_without_groups, unbiased_kernel_distances
+from erk_bench.evaluation.prdc import adm_precision_recall, dgm_prdc, prdc
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.evaluation.sliced import mind
 from erk_bench.spec import MetricsSpec
@@ -83,56 +83,6 @@ def kernel_distance(
     return {"kid": Measured(float(value), tuple(distances))}
 
 
-def inception_score(
-    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
-) -> dict[str, Measured]:
-    """Inception Score (arXiv 1606.03498) of the class logits: mean over 10 shuffled splits.
-
-    Without a group, each image stays in the split that it has in the whole set. Needs no real images.
-    """
-    if images.logits is None:
-        raise UserError(
-            "the Inception Score needs class logits, and this metric's detector gives none; leave it out of "
-            "metrics.names"
-        )
-    count = len(images.logits)
-    refuse_lack(spec, splits_lack, count)
-    split = splits_of(count)
-    log_p = images.logits.double().log_softmax(dim=1)
-    p = log_p.exp()
-    cell = split * spec.num_groups + groups
-    cells = NUM_SPLITS * spec.num_groups
-    shape = (NUM_SPLITS, spec.num_groups)
-    number = cell.bincount(minlength=cells).double().reshape(shape)
-    total = torch.zeros(cells, p.shape[1], dtype=torch.float64).index_add_(0, cell, p).reshape(*shape, -1)
-    each = (p * log_p).sum(1)
-    negentropy = torch.zeros(cells, dtype=torch.float64).index_add_(0, cell, each).reshape(shape)
-
-    left = number.sum(1, keepdim=True) - number
-    # Of a class that only the left group has, rounding may leave a little less than nothing.
-    mean = ((total.sum(1, keepdim=True) - total) / left[..., None]).clamp(min=0)
-    kl = (negentropy.sum(1, keepdim=True) - negentropy) / left - torch.xlogy(mean, mean).sum(-1)
-    return {"inception_score": Measured(_score(images.logits), tuple(kl.exp().mean(0).tolist()))}
-
-
-def _score(logits: Tensor) -> float:
-    """torch-fidelity's Inception Score of class logits [N, K], bit for bit where it is a number.
-
-    Where a class has probability 0 in a whole split, theirs is 0 times minus infinity; its limit is 0.
-    """
-    count = len(logits)
-    order = np.random.RandomState(SHUFFLE_SEED).permutation(count)
-    shuffled = logits[order].double()
-    p, log_p = shuffled.softmax(dim=1), shuffled.log_softmax(dim=1)
-    scores = []
-    for index in range(NUM_SPLITS):
-        part = slice(index * count // NUM_SPLITS, (index + 1) * count // NUM_SPLITS)
-        mean = p[part].mean(dim=0)
-        gain = p[part] * (log_p[part] - mean.log())
-        scores.append(gain.where(mean > 0, 0.0).sum(dim=1).mean().exp().item())
-    return float(np.mean(scores))
-
-
 FAMILIES: dict[str, Family] = {
     "fd": Family("FD", frechet, "frechet", "statistics", lower=True),
     "fd_infinity": Family("FD∞", frechet_infinity, "infinity", "statistics", lower=True, lack=subsets_lack),
@@ -140,9 +90,36 @@ FAMILIES: dict[str, Family] = {
         "precision", precision_recall, "precision", "features", lower=False, lack=neighbours_lack
     ),
     "recall": Family("recall", precision_recall, "recall", "features", lower=False, lack=neighbours_lack),
+    "precision_adm": Family(
+        "precision (ADM)", adm_precision_recall, "precision", "features", lower=False, lack=neighbours_lack
+    ),
+    "recall_adm": Family(
+        "recall (ADM)", adm_precision_recall, "recall", "features", lower=False, lack=neighbours_lack
+    ),
+    "precision_prdc": Family("precision (prdc)", prdc, "precision", "features", lower=False, lack=prdc_lack),
+    "recall_prdc": Family("recall (prdc)", prdc, "recall", "features", lower=False, lack=prdc_lack),
+    "density": Family("density", prdc, "density", "features", lower=False, lack=prdc_lack),
+    "coverage": Family("coverage", prdc, "coverage", "features", lower=False, lack=prdc_lack),
+    "precision_dgm": Family(
+        "precision (dgm)", dgm_prdc, "precision", "features", lower=False, lack=dgm_prdc_lack
+    ),
+    "recall_dgm": Family("recall (dgm)", dgm_prdc, "recall", "features", lower=False, lack=dgm_prdc_lack),
+    "density_dgm": Family("density (dgm)", dgm_prdc, "density", "features", lower=False, lack=dgm_prdc_lack),
+    "coverage_dgm": Family(
+        "coverage (dgm)", dgm_prdc, "coverage", "features", lower=False, lack=dgm_prdc_lack
+    ),
     "kid": Family("KID", kernel_distance, "kid", "features", lower=True, lack=kernel_lack),
+    "mind": Family("MIND", mind, "mind", "features", lower=True, lack=mind_lack),
     "is": Family(
         "IS", inception_score, "inception_score", "nothing", lower=False, lack=splits_lack, logits=True
     ),
-    "mind": Family("MIND", mind, "mind", "features", lower=True, lack=mind_lack),
+    "is_adm": Family(
+        "IS (ADM)",
+        adm_inception_score,
+        "inception_score",
+        "nothing",
+        lower=False,
+        lack=adm_splits_lack,
+        logits=True,
+    ),
 }

@@ -14,8 +14,12 @@ from erk_bench.evaluation.frechet import nested_subsets
 from erk_bench.spec import MetricsSpec
 
 NEIGHBORHOOD = 3  # k of precision and recall (arXiv 1904.06991)
+PRDC_NEIGHBORHOOD = 5  # k of density and coverage (arXiv 2002.09797)
 NUM_SPLITS = 10  # of the Inception Score
+ADM_SPLIT = 5_000  # images in a split of ADM's Inception Score
 SHUFFLE_SEED = 2020  # torch-fidelity's default, for the splits and the KID subsets
+DGM_SUBSET = 10_000  # images of each set, at most, that dgm-eval draws for its neighbours
+DGM_SEED = 13579  # dgm-eval's default, which it does not use for this draw
 MOST_TRIED = 2_000  # numbers of images, and of groups, among which an advice is looked for
 
 # What a family of metrics lacks with so many images and real ones (None: not known), "" for nothing.
@@ -37,6 +41,19 @@ def splits_of(count: int) -> Tensor:
     return split
 
 
+def adm_splits_of(count: int) -> Tensor:
+    """Split of ADM's Inception Score that each of `count` images is in, int64: in their order."""
+    return torch.arange(count) // ADM_SPLIT
+
+
+def dgm_subsets_of(num_real: int, count: int) -> tuple[Tensor, Tensor]:
+    """Which real images and which images dgm-eval compares: as many of both, ascending, int64."""
+    random = np.random.RandomState(DGM_SEED)
+    size = min(DGM_SUBSET, num_real, count)
+    kept_real, kept = (random.choice(number, size, replace=False) for number in (num_real, count))
+    return torch.from_numpy(np.sort(kept_real)), torch.from_numpy(np.sort(kept))
+
+
 def groups_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     """Every metric: two images for each jackknife group."""
     if count >= 2 * spec.num_groups:
@@ -48,16 +65,31 @@ def groups_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
 
 def neighbours_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     """Precision and recall: more than k images, also without any group, and more than k real ones."""
-    fewest = count - -(-count // spec.num_groups)
-    if fewest <= NEIGHBORHOOD:
+    return _too_few_neighbours(groups_of(count, spec.num_groups), real, NEIGHBORHOOD)
+
+
+def prdc_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """Density and coverage, and the precision and recall that come with them: the same for their k."""
+    return _too_few_neighbours(groups_of(count, spec.num_groups), real, PRDC_NEIGHBORHOOD)
+
+
+def dgm_prdc_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """dgm-eval's: the same of the images that it draws."""
+    _, kept = dgm_subsets_of(count if real is None else real, count)
+    return _too_few_neighbours(groups_of(count, spec.num_groups)[kept], real, PRDC_NEIGHBORHOOD)
+
+
+def _too_few_neighbours(groups: Tensor, real: int | None, neighborhood: int) -> str:
+    if real is not None and real <= neighborhood:
         return (
-            f"without a jackknife group {fewest} of {count} images are left, too few for recall with "
-            f"k = {NEIGHBORHOOD}, which needs {NEIGHBORHOOD + 1}"
+            f"the reference has {real} images, too few for precision with k = {neighborhood}, which needs "
+            f"{neighborhood + 1}"
         )
-    if real is not None and real <= NEIGHBORHOOD:
+    fewest = len(groups) - int(groups.bincount().max())
+    if fewest <= neighborhood:
         return (
-            f"the reference has {real} images, too few for precision with k = {NEIGHBORHOOD}, which needs "
-            f"{NEIGHBORHOOD + 1}"
+            f"without a jackknife group {fewest} of {len(groups)} images are left, too few for recall with "
+            f"k = {neighborhood}, which needs {neighborhood + 1}"
         )
     return ""
 
@@ -83,13 +115,22 @@ def kernel_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
 
 def splits_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     """Inception Score: no split empty, also without any group."""
-    cells = splits_of(count) * spec.num_groups + groups_of(count, spec.num_groups)
-    number = cells.bincount(minlength=NUM_SPLITS * spec.num_groups).reshape(NUM_SPLITS, spec.num_groups)
+    return _empty_split(spec, splits_of(count), NUM_SPLITS)
+
+
+def adm_splits_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """ADM's Inception Score: the same of its splits."""
+    return _empty_split(spec, adm_splits_of(count), -(-count // ADM_SPLIT))
+
+
+def _empty_split(spec: MetricsSpec, split: Tensor, num_splits: int) -> str:
+    cells = split * spec.num_groups + groups_of(len(split), spec.num_groups)
+    number = cells.bincount(minlength=num_splits * spec.num_groups).reshape(num_splits, spec.num_groups)
     if (number.sum(1, keepdim=True) - number).all():
         return ""
     return (
-        f"of {count} images one of the {NUM_SPLITS} splits of the Inception Score has none left without one "
-        f"of the {spec.num_groups} jackknife groups"
+        f"of {len(split)} images one of the {num_splits} splits of the Inception Score has none left without "
+        f"one of the {spec.num_groups} jackknife groups"
     )
 
 

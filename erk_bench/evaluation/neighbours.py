@@ -1,8 +1,8 @@
 """Sums and extremes over all pairs of images, in blocks: never a matrix of all images by all images.
 
-Distances are computed as torch-fidelity computes them (the same call on blocks of the same shape), because
-which image is "inside" a radius may hang on the last bit: `torch.cdist` of float32 features subtracts large
-numbers for close points, and copies of one image are at a distance of rounding only.
+Distances are computed as the published program computes them, on blocks of the same shape, because which
+image is "inside" a radius may hang on the last bit: torch-fidelity's `torch.cdist` of float32 features
+subtracts large numbers for close points, and copies of one image are at a distance of rounding only.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from erk_bench.evaluation.distances import FIDELITY, Rule
+
 DISTANCE_BLOCK = 10_000  # torch-fidelity's prc_batch_size; a block is 400 MB of float32
 KERNEL_BLOCK = 2_048  # a block is 34 MB of float64
 
 
 class Neighbourhoods(NamedTuple):
-    """Precision and recall of images and real images, whole and without each group."""
+    """Precision, recall, density and coverage of images and real images, whole and without each group."""
 
     precision: float
     recall: float
+    density: float
+    coverage: float
     precisions: list[float]
     recalls: list[float]
+    densities: list[float]
+    coverages: list[float]
 
 
 def precision_recall_without_groups(
@@ -33,18 +39,20 @@ def precision_recall_without_groups(
     num_groups: int,
     neighborhood: int,
     block: int = DISTANCE_BLOCK,
+    rule: Rule = FIDELITY,
 ) -> Neighbourhoods:
-    """Improved precision and recall (arXiv 1904.06991), and those without each group of images.
+    """Improved precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797), and those
+    without each group of images.
 
     images [N, D], real [M, D] float32 with more than `neighborhood` rows, also without any group; groups
-    int64 [N]. The values are torch-fidelity's bit for bit, which averages in float32, on the same machine
-    and threads. Cost: N N + M M + N M distances, held in blocks of `block` squared: about 1 GB beside the
-    features at 4,096 dimensions.
+    int64 [N]. With FIDELITY the values are torch-fidelity's bit for bit, which averages in float32, on the
+    same machine and threads. Cost: N N + M M + N M distances, held in blocks of `block` squared: about 1 GB
+    beside the features at 4,096 dimensions.
     """
     count = neighborhood + 1  # an image is its own nearest
     alone = torch.zeros(len(real), dtype=torch.int64)
-    real_radii = nearest_by_group(real, alone, 1, count, block)[:, 0, -1]
-    nearest = nearest_by_group(images, groups, num_groups, count, block)
+    real_radii = nearest_by_group(real, alone, 1, count, block, rule)[:, 0, -1]
+    nearest = nearest_by_group(images, groups, num_groups, count, block, rule)
     radii = nearest.flatten(1).kthvalue(count).values
     # A group's leaving moves the radii of those images only that have a near one in it.
     radii_without = radii[:, None].repeat(1, num_groups)
@@ -54,7 +62,8 @@ def precision_recall_without_groups(
         rest[:, group] = torch.inf
         radii_without[moved, group] = rest.flatten(1).kthvalue(count).values
 
-    inside = torch.zeros(len(images), dtype=torch.bool)
+    balls = torch.zeros(len(images), dtype=torch.int64)  # of real images that hold the image
+    near = torch.zeros(len(real), num_groups, dtype=torch.bool)  # an image of the group is in its ball
     covered_by = torch.zeros(len(real), num_groups, dtype=torch.bool)  # an image of the group covers it
     covered_wider = torch.zeros_like(covered_by)  # an image does, of a radius grown without the group
     for columns in _blocks(len(images), block):
@@ -62,28 +71,49 @@ def precision_recall_without_groups(
         grown = radii_without[columns] > radii[columns, None]
         grown.scatter_(1, of[:, None], False)
         for rows in _blocks(len(real), block):
-            distances = torch.cdist(real[rows], images[columns])
-            inside[columns] |= (distances <= real_radii[rows, None]).any(dim=0)
-            for group, part in _parts(distances <= radii[columns], of):
+            distances = rule.distances(real[rows], images[columns])
+            held = rule.inside(distances, real_radii[rows, None])
+            balls[columns] += held.sum(dim=0)
+            for group, part in _parts(held, of):
+                near[rows, group] |= part.any(dim=1)
+            for group, part in _parts(rule.inside(distances, radii[columns]), of):
                 covered_by[rows, group] |= part.any(dim=1)
             for group in range(num_groups):
                 wider = torch.nonzero(grown[:, group]).flatten()
-                within = distances[:, wider] <= radii_without[columns][wider, group]
+                within = rule.inside(distances[:, wider], radii_without[columns][wider, group])
                 covered_wider[rows, group] |= within.any(dim=1)
-            del distances  # before the next block is made: one at a time
-    by_others = covered_by.sum(1, keepdim=True) > covered_by.int()
-    sizes = groups.bincount(minlength=num_groups)
-    inside_of = torch.zeros(num_groups, dtype=torch.int64).index_add_(0, groups, inside.long())
+            del distances, held  # before the next block is made: one at a time
+    left = len(images) - groups.bincount(minlength=num_groups)
+
+    def rests(values: Tensor) -> list[float]:
+        """Means over the images that are left without each group."""
+        sums = torch.zeros(num_groups, dtype=torch.float64).index_add_(0, groups, values.double())
+        return ((sums.sum() - sums) / left).tolist()
+
     return Neighbourhoods(
-        inside.float().mean().item(),
-        covered_by.any(dim=1).float().mean().item(),
-        ((inside_of.sum() - inside_of).double() / (len(images) - sizes)).tolist(),
-        (by_others | covered_wider).double().mean(0).tolist(),
+        (balls > 0).to(rule.mean).mean().item(),
+        covered_by.any(dim=1).to(rule.mean).mean().item(),
+        balls.double().mean().item() / neighborhood,
+        near.any(dim=1).double().mean().item(),
+        rests(balls > 0),
+        (_by_others(covered_by) | covered_wider).double().mean(0).tolist(),
+        rests(balls.double() / neighborhood),
+        _by_others(near).double().mean(0).tolist(),
     )
 
 
+def _by_others(flags: Tensor) -> Tensor:
+    """Whether any group but this one has a flag, bool [N, num_groups]."""
+    return flags.sum(1, keepdim=True) > flags.int()
+
+
 def nearest_by_group(
-    features: Tensor, groups: Tensor, num_groups: int, count: int, block: int = DISTANCE_BLOCK
+    features: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    count: int,
+    block: int = DISTANCE_BLOCK,
+    rule: Rule = FIDELITY,
 ) -> Tensor:
     """Each image's `count` smallest distances to the images of each group, float32 [N, num_groups, count].
 
@@ -92,7 +122,7 @@ def nearest_by_group(
     found = torch.full((len(features), num_groups, count), torch.inf)
     for rows in _blocks(len(features), block):
         for columns in _blocks(len(features), block):
-            distances = torch.cdist(features[rows], features[columns])
+            distances = rule.distances(features[rows], features[columns])
             for group, part in _parts(distances, groups[columns]):
                 near = part.topk(min(count, part.shape[1]), largest=False).values
                 joined = torch.cat([found[rows, group], near], dim=1)
