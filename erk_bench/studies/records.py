@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from erk_bench.base import stopping
 from erk_bench.base.errors import UserError
 from erk_bench.base.progress import progress_bar
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Block, blocks_of
-from erk_bench.runs.device import Place, assets_of
+from erk_bench.runs.device import assets_of
 from erk_bench.runs.export import finish_samples
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.needs import check_enough, check_reference, fetch
@@ -24,6 +25,7 @@ from erk_bench.runs.records import Record, read_record
 from erk_bench.runs.score import finished_record, score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec, Spec
+from erk_bench.studies.score_ahead import ScoreAhead, scoring_place
 
 MANY, FEW = 10_000, 4  # images whose features take gigabytes, and records that may do so at a time
 
@@ -65,20 +67,21 @@ def compute_records(
     if todo:
         if not sampling:
             _check_sampled(todo, left)
-        complete = launch.compute(
-            lacking,
-            features=True,
-            title=title,
-            shared=shared,
-            watch=tracker.advance,
-            expect=tracker.expect,
-            left=left,
-        )
-        if not complete:
-            return None
-        with _scored(todo) as records:
-            for spec, record in zip(todo, records, strict=True):
-                done[spec.run_id] = record
+        with ScoreAhead(todo) as ahead:
+            complete = launch.compute(
+                lacking,
+                features=True,
+                title=title,
+                shared=shared,
+                watch=ahead.watching(tracker.advance),
+                expect=tracker.expect,
+                left=left,
+            )
+            if not complete:
+                return None
+            with _scored(todo, ahead) as records:
+                for spec, record in zip(todo, records, strict=True):
+                    done[spec.run_id] = record
         print(f"computed {len(todo)} of {len(done)} runs in {time.monotonic() - start:.0f} s")
     for spec in itertools.chain(*groups):
         if isinstance(spec, RunSpec):
@@ -104,12 +107,12 @@ def _check_sampled(specs: Sequence[Spec], left: Mapping[str, Sequence[Block]]) -
 
 
 @contextmanager
-def _scored(specs: Sequence[Spec]) -> Iterator[Iterator[Record]]:
-    """The records of the runs one after the other, as they are scored."""
+def _scored(specs: Sequence[Spec], ahead: ScoreAhead) -> Iterator[Iterator[Record]]:
+    """The records of the runs one after the other, as they are scored. ahead: has scored some already."""
     # Threads suffice: the work is in torch and numpy, which leave the interpreter meanwhile. Beside GPUs
     # each record has all CPU cores to itself, and needs gigabytes.
-    place = Place.of(specs[0])
-    on_cpu = place.device.type == "cpu"
+    place = scoring_place(specs[0])
+    on_cpu = place.device.type == "cpu" and not torch.cuda.is_available()
     images = [len(spec.seed_range) for spec in specs]
     threads = launch.default_workers(specs[0]) if on_cpu else 1
     pool = ThreadPoolExecutor(min(threads, FEW) if max(images) >= MANY else threads)
@@ -117,9 +120,10 @@ def _scored(specs: Sequence[Spec]) -> Iterator[Iterator[Record]]:
         with progress_bar(f"scoring {len(specs)} runs", sum(images), sum(images), shown=True) as bar:
 
             def records() -> Iterator[Record]:
-                for record, count in zip(
-                    pool.map(functools.partial(score, place=place, complete=True), specs), images, strict=True
-                ):
+                def one(spec: Spec) -> Record:
+                    return ahead.record(spec) or score(spec, place, complete=True)
+
+                for record, count in zip(pool.map(one, specs), images, strict=True):
                     bar(count, count)
                     yield record
                     stopping.check()
