@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +28,13 @@ _SHARED = tempfile.TemporaryDirectory(prefix="erk-bench-tests-")  # removed with
 ISOLATION = Isolation(Path(_SHARED.name))
 
 torch.set_num_threads(1)  # more only fight each other on small tensors
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays until the end; the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @cache

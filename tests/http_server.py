@@ -68,7 +68,8 @@ def serving(folder: Path) -> Iterator[FileServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up is no news
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # It looks that often whether it is to end; half a second by default, for which each test would wait.
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -166,10 +168,18 @@ def _answer(url: str, remains: _Remains | None, have: int) -> Iterator[httpx.Res
         raise _BrokenError(f"{type(error).__name__}: {text}".removesuffix(": ")) from error
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Those that this machine trusts; each attempt would read them anew, which takes longer than to connect."""
+    return httpx.create_ssl_context()
+
+
 def _client() -> httpx.Client:
     times = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
     try:
-        return httpx.Client(follow_redirects=True, max_redirects=REDIRECTS, timeout=times)
+        return httpx.Client(
+            verify=_certificates(), follow_redirects=True, max_redirects=REDIRECTS, timeout=times
+        )
     except ValueError as error:
         raise UserError(f"cannot use the proxy of the environment: {error}; check HTTPS_PROXY") from error
 
