@@ -31,7 +31,7 @@ torch.set_num_threads(1)  # more only fight each other on small tensors
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays until the end; the garbage collector need not go through it again and again."""
+    """What is imported by now stays until the end: the garbage collector need not look at it again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)

@@ -170,7 +170,7 @@ def _answer(url: str, remains: _Remains | None, have: int) -> Iterator[httpx.Res
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    """Those that this machine trusts; each attempt would read them anew, which takes longer than to connect."""
+    """Those that this machine trusts. Reading them takes longer than to connect."""
     return httpx.create_ssl_context()
 
 

@@ -72,7 +72,7 @@ class GaussianMixture(NamedTuple):
         return self.means[chosen] + torch.einsum("nij,nj->ni", self.axes[chosen], spread * unit)
 
     def _parts(self, x: Tensor, sigma: float | Tensor) -> _Parts:
-        # Coordinate by coordinate, each [N, K] in one piece: torch is several times slower over an axis of two.
+        # Coordinate by coordinate, each [N, K] in one piece: torch is slow over an axis of two.
         first, second = (self.variances[:, axis] + _column(sigma, x) ** 2 for axis in (0, 1))
         outers = torch.einsum("kia,kja->aijk", self.axes, self.axes).contiguous()[:, :, :, None]
         precisions = outers[0] / first + outers[1] / second
