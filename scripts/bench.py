@@ -22,6 +22,7 @@ from typing import Any
 import scipy
 import torch
 from bench_gpu import throughput
+from bench_images import decoding_rates
 from bench_lines import LINES, Line, Scale, digits_nets, erk_share, profile, random_nets
 
 from erk_bench.base.files import write_atomic
@@ -88,6 +89,9 @@ def report(content: dict[str, Any]) -> str:
         text += "\n## What a run of the digits table spends its time on\n\n"
         parts = content["profile"].items()
         text += rows_of(("part", "share of the wall time"), ([name, f"{share:.1%}"] for name, share in parts))
+    if content["decoding"]:
+        text += "\n## Images a second that a set gives to a detector\n\n"
+        text += rows_of(list(content["decoding"][0]), (list(row.values()) for row in content["decoding"]))
     if content["throughput"]:
         text += "\n## EDM2 networks, random weights\n\n"
         text += rows_of(
@@ -144,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "lines": lines,
         "erk_shares": shares,
         "profile": profile(scale) if whole else {},
+        "decoding": decoding_rates(sorted({1, words.threads}), small=words.small) if whole else [],
         "throughput": throughput(device, small=words.small) if whole and device.type == "cuda" else [],
     }  # fmt: skip
     to = words.to / f"bench-{words.device}"

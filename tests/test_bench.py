@@ -69,6 +69,15 @@ def test_throughput_rows(lines: Any) -> None:
     assert float(rows[0]["evaluations of images/s"]) > 0 and rows[0]["share of matrix rate"].endswith("%")
 
 
+def test_decoding_rates(lines: Any) -> None:
+    images = importlib.import_module("bench_images")
+    rows = images.decoding_rates((1, 2), small=True, turns=1)
+    assert [row["form"] for row in rows] == list(images.FORMS)
+    for row in rows:
+        assert {"decoding, 1 thread", "decoding, 2 threads", "first opening", "opening again"} <= set(row)
+        assert all(float(value[:-2].replace(",", "")) > 0 for value in row.values() if value.endswith("/s"))
+
+
 @pytest.mark.slow
 def test_smoke(tmp_path: Path) -> None:
     """Everything runs and is written, whatever it measures."""
@@ -91,3 +100,4 @@ def test_smoke(tmp_path: Path) -> None:
         assert "nan" not in row["difference"] and row["line"] in text
     assert sum(content["profile"].values()) == pytest.approx(1.0, abs=0.3)
     assert content["profile"]["networks"] > 0 and content["erk_shares"]
+    assert content["decoding"] and "Images a second" in text
