@@ -95,7 +95,10 @@ def decoding_rates(threads: Sequence[int], *, small: bool = False, turns: int = 
                 }
             row = {"form": form, "side": str(side), "first opening": f"{many / seconds[0]:,.0f}/s",
                    "opening again": f"{many / seconds[1]:,.0f}/s"}  # fmt: skip
-            row |= {f"decoding, {number} thread{'s' if number > 1 else ''}": f"{rate:,.0f}/s" for number, rate in rates.items()}
+            row |= {
+                f"decoding, {number} thread{'s' if number > 1 else ''}": f"{rate:,.0f}/s"
+                for number, rate in rates.items()
+            }
             rows.append(row)
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -35,6 +36,7 @@ class DecodedBlocks:
 
     threads: that decode. skip_unreadable: leave images out that cannot be read, instead of an error.
     most_bytes: of pixels that are held for blocks not yet read; a block beyond that waits until it is read.
+    Blocks are read in the order of `ahead`: reading one drops those before it, which others may have taken.
     Use it in a `with` statement, whose end stops the threads.
     """
 
@@ -76,6 +78,9 @@ class DecodedBlocks:
         block = tuple(positions)
         if block not in self._waiting:
             self._begin(block)
+        for passed in list(itertools.takewhile(lambda other: other != block, self._waiting)):
+            for row in self._waiting.pop(passed).rows:
+                row.cancel()
         pixels, rows = self._waiting.pop(block)
         left_out: dict[int, str] = {}
         try:

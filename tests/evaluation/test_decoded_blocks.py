@@ -55,10 +55,21 @@ def test_the_next_blocks_are_decoded_meanwhile(place: Path, monkeypatch: pytest.
     seen = watched(images, monkeypatch)
     with DecodedBlocks(images, threads=2) as blocks:
         assert blocks.ahead(range(0, 4)) and blocks.ahead(range(4, 8)) and blocks.ahead(range(4, 8))
-        blocks.read(range(4, 8))  # threads go through the queue in order
-        assert sorted(seen[:8]) == list(range(8))
         blocks.read(range(0, 4))
+        blocks.read(range(4, 8))
         assert sorted(seen) == list(range(8))  # nothing twice
+
+
+def test_blocks_that_are_passed_over_give_their_memory_back(place: Path) -> None:
+    """Another worker may take over a block that was begun here."""
+    images = open_set(place)
+    with DecodedBlocks(images, threads=1, most_bytes=2 * BLOCK) as blocks:
+        for _ in range(3):
+            assert blocks.ahead(range(0, 4)) and blocks.ahead(range(4, 8))
+            assert blocks.read(range(4, 8)).pixels.shape == (4, 3, 8, 8)
+            assert blocks.ahead(range(8, 12)) and blocks.ahead(range(0, 4))  # none is held by the first
+            assert blocks.read(range(0, 4)).positions == [0, 1, 2, 3]
+        assert np.array_equal(blocks.read(range(8, 12)).pixels[0].permute(1, 2, 0), pictures(12)[8])
 
 
 def test_memory_is_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +78,7 @@ def test_memory_is_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with DecodedBlocks(images, threads=1, most_bytes=2 * BLOCK) as blocks:
         assert blocks.ahead(range(0, 4)) and blocks.ahead(range(4, 8))
         assert not blocks.ahead(range(8, 12))
-        blocks.read(range(4, 8))
+        blocks.read(range(0, 4))
         assert 8 not in seen
         assert blocks.ahead(range(8, 12))
         assert blocks.read(range(8, 12)).pixels.shape == (4, 3, 8, 8)
