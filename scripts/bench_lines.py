@@ -23,7 +23,7 @@ import torch
 from bench_plain import plain_attention, plain_erk_guid, scipy_sqrtm, unfolded
 from PIL import Image
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
 from erk_bench import load_denoiser
 from erk_bench.base.assets import Assets
@@ -378,6 +378,7 @@ def frechet(scale: Scale) -> Iterator[Line]:
         fidelity,
         same(ours, fidelity),
     )
+    yield from feature_shapes(scale)
     dimension, groups = scale.pick(512, 16), 50
     features = torch.randn(scale.pick(10_000, 500), dimension, generator=torch.Generator().manual_seed(3))
     of = torch.arange(len(features)) * groups // len(features)
@@ -402,6 +403,33 @@ def frechet(scale: Scale) -> Iterator[Line]:
         ("sums of groups", "each distance from its features"), jackknife, one_by_one,
         same(jackknife, one_by_one),
     )  # fmt: skip
+
+
+def feature_shapes(scale: Scale) -> Iterator[Line]:
+    """From features to the distance: fewer images than dimensions, as many, and more."""
+    for size in (64, 192, 768, 1024, 2048) if not scale.small else (16,):
+        target = random_stats(scale.pick(5000, 100), size, 1)
+        theirs = {"mu": target.mean.float().numpy(), "sigma": target.covariance.numpy()}
+        alone = torch.zeros(10 * size, dtype=torch.int64)
+        for count in (size // 4, size, 2 * size, 10 * size):
+            generator = torch.Generator().manual_seed(count)
+            features = torch.randn(count, size, generator=generator)
+
+            def ours(features: Tensor = features, target: FeatureStats = target) -> Tensor:
+                value, _ = distances_without_groups(
+                    features, alone[: len(features)], 0, FrechetTarget(target)
+                )
+                return torch.tensor(value, dtype=torch.float64)
+
+            def fidelity(features: Tensor = features, theirs: dict[str, Any] = theirs) -> Tensor:
+                own = fid_features_to_statistics(features)
+                value = fid_statistics_to_metric(own, theirs, False)[KEY_METRIC_FID]
+                return torch.tensor(float(value), dtype=torch.float64)
+
+            yield Line(
+                f"features to FID, {count:,} x {size}", ("this program", "torch-fidelity"), ours, fidelity,
+                same(ours, fidelity),
+            )  # fmt: skip
 
 
 def neighbours(scale: Scale) -> Iterator[Line]:

@@ -39,6 +39,8 @@ def test_fast_ways_give_what_plain_ones_give(lines: Any, name: str, monkeypatch:
         for line in lines.LINES[name](lines.Scale(torch.device("cpu"), small=True)):
             fast, plain = line.fast(), line.plain()
             tolerance = 0.05 if "bfloat16" in line.ways[0] else TOLERANCES[name]
+            if line.ways[1] == "torch-fidelity":  # it takes the mean in float32
+                tolerance = 1e-6
             error = (fast - plain).abs().max() / plain.abs().max()
             assert error <= tolerance, line
             assert line.difference()

@@ -1,15 +1,20 @@
-"""The Frechet distance between two Gaussians, and the statistics it is computed from."""
+"""The Frechet distance between two Gaussians, and the statistics it is computed from.
+
+All of it is float64 through SciPy's BLAS and LAPACK, which compute half of a symmetric matrix in half the
+time. One library alone: the threads of two, such as SciPy's and torch's, wait for each other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import blas, lapack
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
@@ -17,8 +22,12 @@ from erk_bench.base.errors import UserError
 NUM_SIZES = 5  # subsets for the distance at infinity
 SMALLEST_PART = 0.1  # of all images, in the smallest of them: 5,000 of 50,000 (arXiv 1911.07023)
 PERMUTATION_SEED = 2020
-ROWS = 10_000  # features widened to float64 at a time
-LARGE = 512  # dimensions from which SciPy's LAPACK pays: its threads and torch's wait for each other (8 ms)
+ROWS = 1_000  # features widened to float64 at a time, at least
+WIDENED = 2**19  # numbers widened at a time, where that is more rows: they stay in a core's cache
+SMALL = 128  # dimensions up to which two whole products are faster than half of one
+BLOCKS = 64  # columns of LAPACK's blocks
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,15 @@ class FeatureSums:
     @classmethod
     def of(cls, features: Tensor) -> FeatureSums:
         """Sums over features [N, D]."""
-        size = features.shape[1]
-        sums = cls(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64))
-        for part in features.split(ROWS):
-            wide = part.double()
-            sums += cls(len(wide), wide.sum(0), wide.T @ wide)
-        return sums
+        values = features.numpy()
+        size = values.shape[1]
+        rows = max(ROWS, WIDENED // max(size, 1))
+        total, lower = np.zeros(size), np.zeros((size, size), order="F")
+        for start in range(0, len(values), rows):
+            wide = values[start : start + rows].astype(np.float64)
+            total += wide.sum(0)
+            lower = blas.dsyrk(1.0, wide.T, beta=1.0, c=lower, lower=1, overwrite_c=1)
+        return cls(len(values), torch.from_numpy(total), torch.from_numpy(_symmetric(lower)))
 
     def __add__(self, other: FeatureSums) -> FeatureSums:
         return FeatureSums(self.count + other.count, self.total + other.total, self.outer + other.outer)
@@ -60,9 +72,10 @@ class FeatureSums:
         """Mean and covariance; needs at least two samples."""
         if self.count < 2:
             raise UserError(f"{self.count} images give no covariance; use at least 2 seeds")
+        degrees = self.count - 1
         mean = self.total / self.count
-        covariance = self.outer - self.count * torch.outer(mean, mean)
-        return FeatureStats(mean, covariance / (self.count - 1))
+        covariance = torch.addr(self.outer, self.total, mean, beta=1 / degrees, alpha=-1 / degrees)
+        return FeatureStats(mean, covariance)
 
 
 class FrechetTarget:
@@ -76,63 +89,97 @@ class FrechetTarget:
         self.stats = stats
 
     @cached_property
-    def _factor(self) -> tuple[Tensor, bool]:
-        """A [D, D] with A A^T = covariance, and whether it is lower triangular."""
-        factor, failed = torch.linalg.cholesky_ex(self.stats.covariance)
+    def _factor(self) -> Array:
+        """A [D, R] with A A^T = covariance, of the covariance's rank R; lower triangular where that is D."""
+        covariance = self.stats.covariance.numpy().T  # the same matrix in LAPACK's order of memory
+        factor, failed = lapack.dpotrf(covariance, lower=1)
         if not failed:
-            return factor, True
-        eigenvalues, vectors = torch.linalg.eigh(self.stats.covariance)
-        return vectors * eigenvalues.clip(min=0).sqrt(), False
+            return _array(factor)
+        # Fewer images than dimensions, or constant features: pivoting stops where only rounding is left.
+        factor, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
+        unpivoted = np.zeros((len(factor), max(rank, 1)), order="F")  # LAPACK refuses matrices of no columns
+        unpivoted[pivots - 1, :rank] = np.tril(factor)[:, :rank]
+        return unpivoted
 
     def distance(self, stats: FeatureStats) -> float:
         """Frechet distance of `stats` (same D, finite): the eigenvalues of A^T covariance A are wanted."""
-        factor, triangular = self._factor
-        if triangular and len(stats.mean) >= LARGE:
-            # Half the work of two products, and only the lower half of the result.
-            inner, failed = scipy.linalg.lapack.dsygst(
-                stats.covariance.numpy(), factor.numpy(), itype=2, lower=1
-            )
-            assert not failed  # only arguments can be wrong
-            found = scipy.linalg.eigvalsh(inner, lower=True, overwrite_a=True, check_finite=False)
-            eigenvalues = torch.from_numpy(found)
+        covariance, factor = stats.covariance.numpy().T, self._factor
+        if factor.shape[1] < len(factor) or len(factor) <= SMALL:
+            inner = factor.T @ (covariance @ factor)
         else:
-            inner = factor.T @ stats.covariance @ factor
-            eigenvalues = torch.linalg.eigvalsh((inner + inner.T) / 2)
-        return self._sum(stats.mean, stats.covariance.trace(), eigenvalues)
+            inner, failed = lapack.dsygst(covariance, factor, itype=2, lower=1)
+            assert not failed  # only arguments can be wrong
+        return self._sum(stats.mean.numpy(), np.trace(covariance), inner)
 
     def distances_of_few(self, features: Tensor, kept: Iterable[Tensor]) -> list[float]:
         """Distances of subsets of features [n, D], each subset a bool mask [n].
 
-        With centred rows X of m images, the eigenvalues of A^T X^T X A are those of X S X^T, an m x m matrix:
-        cheap for m below D, where the D x D product is singular besides.
+        With centred rows X of m images, the eigenvalues of A^T X^T X A are those of X A A^T X^T, an m x m
+        matrix: cheap for m below D, where the D x D product is singular besides.
         """
-        offset = features.double().mean(0)
-        centred = features.double() - offset
-        products = centred @ self.stats.covariance @ centred.T
+        centred = features.numpy().astype(np.float64)
+        offset = centred.mean(0)
+        centred -= offset
+        factor = self._factor
+        if factor.shape[1] < len(factor):
+            half = (centred @ factor).T
+        else:
+            half = blas.dtrmm(1.0, factor, centred.T, lower=1, trans_a=1)  # A^T X^T
+        products = _symmetric(blas.dsyrk(1.0, half, trans=1, lower=1))
+        squares = np.einsum("nd,nd->n", centred, centred)
         found = []
         for mask in kept:
-            rows = centred[mask]
+            rows = np.flatnonzero(mask.numpy())
             scale = 1 / (len(rows) - 1)
-            mean = rows.mean(0)
-            inner = products[mask][:, mask]
-            inner = inner - inner.mean(0) - inner.mean(1, keepdim=True) + inner.mean()  # about their own mean
-            trace = (rows - mean).square().sum() * scale
-            eigenvalues = torch.linalg.eigvalsh((inner + inner.T) / 2 * scale)
-            found.append(self._sum(mean + offset, trace, eigenvalues))
+            mean = centred[rows].mean(0)
+            inner = products[np.ix_(rows, rows)]
+            of_row = inner.mean(0)
+            inner += of_row.mean() - of_row - of_row[:, None]  # about their own mean
+            inner *= scale
+            trace = scale * (squares[rows].sum() - len(rows) * mean @ mean)
+            found.append(self._sum(mean + offset, trace, inner.T))
         return found
 
-    def _sum(self, mean: Tensor, trace: Tensor, eigenvalues: Tensor) -> float:
-        roots = eigenvalues.clip(min=0).sqrt()
-        gap = (mean - self.stats.mean).square().sum()
-        return float(gap + trace + self.stats.covariance.trace() - 2 * roots.sum())
+    def _sum(self, mean: Array, trace: float, inner: Array) -> float:
+        """The distance, from the matrix whose eigenvalues' roots are wanted; only its lower half is read."""
+        gap = mean - self.stats.mean.numpy()
+        roots = np.sqrt(_eigenvalues(inner).clip(min=0)).sum()
+        return float(gap @ gap + trace + np.trace(self.stats.covariance.numpy()) - 2 * roots)
+
+
+def _eigenvalues(symmetric: Array) -> Array:
+    """Of a symmetric matrix [n, n] of which the lower half is read; its memory is used up."""
+    size = len(symmetric)
+    found, _, failed = lapack.dsyevd(
+        symmetric, compute_v=0, lower=1, lwork=(BLOCKS + 2) * size + 1, overwrite_a=1
+    )
+    assert not failed  # of finite values; it has no steps to run out of
+    return _array(found)
+
+
+def _symmetric(lower: Array) -> Array:
+    """The whole matrix, in C's order of memory, of the lower half of one in LAPACK's."""
+    whole = lower.T
+    size, step = len(whole), 256
+    for start in range(0, size, step):
+        rows = slice(start, min(start + step, size))
+        whole[rows.stop :, rows] = whole[rows, rows.stop :].T
+        block = whole[rows, rows]
+        block[...] = np.triu(block) + np.triu(block, 1).T
+    return whole
+
+
+def _array(values: Any) -> Array:
+    """SciPy's functions have no types."""
+    return np.asarray(values, dtype=np.float64)
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
     """|mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2)), in float64 (arXiv 1706.08500, eq. 6).
 
     mu [D], sigma [D, D]: arrays or tensors. With sigma2 = A A^T the trace term is the sum of the square
-    roots of the eigenvalues of A^T sigma1 A; A is a Cholesky factor, or comes from the eigenvectors when a
-    covariance is singular (fewer images than dimensions).
+    roots of the eigenvalues of A^T sigma1 A; A is a Cholesky factor, of fewer columns where sigma2 is
+    singular (fewer images than dimensions).
     Raises UserError for shapes that do not match or values that are not finite.
     """
     m1, s1, m2, s2 = (_float64(value) for value in (mu1, sigma1, mu2, sigma2))
@@ -160,10 +207,8 @@ def distances_without_groups(
         masks = [torch.ones_like(groups, dtype=torch.bool), *(groups != g for g in range(num_groups))]
         value, *replicates = target.distances_of_few(features, masks)
         return value, replicates
-    # A group's sums are made twice: keeping those of 50 groups at D = 2048 would take 1.7 GB.
-    whole = FeatureSums.of(features[groups == 0])
-    for group in range(1, num_groups):
-        whole += FeatureSums.of(features[groups == group])
+    # A group's sums are made once more: keeping those of 50 groups at D = 2048 would take 1.7 GB.
+    whole = FeatureSums.of(features)
     rests = (whole - FeatureSums.of(features[groups == group]) for group in range(num_groups))
     return target.distance(whole.stats()), [target.distance(rest.stats()) for rest in rests]
 

@@ -169,6 +169,7 @@ def test_sums_widen_a_part_of_the_features_at_a_time(monkeypatch: pytest.MonkeyP
     features = golden("frechet")["d64.features1"]
     whole = FeatureSums.of(features)
     monkeypatch.setattr(frechet, "ROWS", 37)
+    monkeypatch.setattr(frechet, "WIDENED", 0)
     parts = FeatureSums.of(features)
     assert parts.count == whole.count
     assert (parts.total - whole.total).abs().max() <= 1e-12 * whole.total.abs().max()
@@ -219,23 +220,50 @@ def test_a_group_without_images_leaves_the_distance(count: int) -> None:
     assert len(set(replicates)) == 4
 
 
-def test_target_is_factored_once_and_not_at_all_for_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [40, 16])
+def test_target_is_factored_once(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     calls = []
-    cholesky = torch.linalg.cholesky_ex
-    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda value: calls.append(1) or cholesky(value))
-    for count, expected in ((40, 1), (16, 0)):
-        calls.clear()
-        target = FrechetTarget(FeatureSums.of(draw(60, 16, seed=2)).stats())
-        distances_without_groups(draw(count, 16, seed=1), torch.arange(count) % 4, 4, target)
-        assert len(calls) == expected
+    cholesky = frechet.lapack.dpotrf
+    monkeypatch.setattr(
+        frechet.lapack, "dpotrf", lambda *words, **named: calls.append(1) or cholesky(*words, **named)
+    )
+    target = FrechetTarget(FeatureSums.of(draw(60, 16, seed=2)).stats())
+    distances_without_groups(draw(count, 16, seed=1), torch.arange(count) % 4, 4, target)
+    assert len(calls) == 1
 
 
-def test_few_images_of_inception_size_take_a_small_eigenvalue_problem(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sizes = []
-    eigvalsh = torch.linalg.eigvalsh
-    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda value: sizes.append(len(value)) or eigvalsh(value))
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the eigenvalue problems solved since."""
+    found: list[int] = []
+    eigenvalues = frechet._eigenvalues
+    monkeypatch.setattr(frechet, "_eigenvalues", lambda value: found.append(len(value)) or eigenvalues(value))
+    return found
+
+
+def test_singular_statistics_take_an_eigenvalue_problem_of_their_rank(sizes: list[int]) -> None:
+    few, many = (FeatureSums.of(draw(count, 64, seed=count)).stats() for count in (20, 200))
+    there, back = distance(many, few), distance(few, many)
+    assert sizes == [19, 64]
+    assert there == pytest.approx(back, abs=3e-6)
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_constant_features_leave_the_gap_and_one_trace(count: int) -> None:
+    """A covariance of zeros has no rank at all."""
+    features = draw(count, 4, seed=1)
+    whole = FeatureSums.of(features).stats()
+    nothing = FrechetTarget(FeatureStats(torch.ones(4).double(), torch.zeros(4, 4).double()))
+    value, _ = distances_without_groups(features, torch.arange(count) % 2, 2, nothing)
+    expected = float((whole.mean - 1).square().sum() + whole.covariance.trace())
+    assert value == pytest.approx(expected, rel=1e-12)
+    value, _ = distances_without_groups(
+        torch.ones(count, 4), torch.arange(count) % 2, 2, FrechetTarget(whole)
+    )
+    assert value == pytest.approx(expected, rel=1e-12)
+
+
+def test_few_images_of_inception_size_take_a_small_eigenvalue_problem(sizes: list[int]) -> None:
     real = torch.randn(60, 2048, generator=torch.Generator().manual_seed(1))
     images = 1.1 * torch.randn(40, 2048, generator=torch.Generator().manual_seed(2))
     target = FrechetTarget(FeatureSums.of(real).stats())
@@ -270,15 +298,20 @@ def test_nested_subsets_are_prefixes_of_one_pinned_permutation() -> None:
 
 
 def test_large_dimensions_give_what_small_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SciPy's LAPACK from LARGE dimensions on, torch's products below."""
+    """Half a product from SMALL dimensions on, two whole ones below."""
     a, b = random_stats(0, 40), random_stats(1, 40)
     below = frechet.FrechetTarget(b).distance(a)
-    monkeypatch.setattr(frechet, "LARGE", 40)
+    monkeypatch.setattr(frechet, "SMALL", 39)
     assert frechet.FrechetTarget(b).distance(a) == pytest.approx(below, rel=1e-12)
-    singular = frechet.FeatureStats(b.mean, torch.diag(torch.arange(40.0).clamp(max=20).double()))
-    large = frechet.FrechetTarget(singular).distance(a)
-    monkeypatch.setattr(frechet, "LARGE", 41)
-    assert large == frechet.FrechetTarget(singular).distance(a)
+
+
+@pytest.mark.parametrize("size", [1, 5, 256, 600])
+def test_statistics_are_symmetric_to_the_last_bit(size: int) -> None:
+    """BLAS gives one half only; the other is copied in blocks of 256."""
+    features = torch.randn(8, size, generator=torch.Generator().manual_seed(size))
+    outer = FeatureSums.of(features).outer
+    assert torch.equal(outer, outer.T)
+    assert (outer - features.double().T @ features.double()).abs().max() < 1e-13 * 8
 
 
 def test_different_sizes_are_refused_with_their_shapes() -> None:
