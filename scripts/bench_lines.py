@@ -410,15 +410,13 @@ def feature_shapes(scale: Scale) -> Iterator[Line]:
     for size in (64, 192, 768, 1024, 2048) if not scale.small else (16,):
         target = random_stats(scale.pick(5000, 100), size, 1)
         theirs = {"mu": target.mean.float().numpy(), "sigma": target.covariance.numpy()}
-        alone = torch.zeros(10 * size, dtype=torch.int64)
         for count in (size // 4, size, 2 * size, 10 * size):
             generator = torch.Generator().manual_seed(count)
             features = torch.randn(count, size, generator=generator)
 
             def ours(features: Tensor = features, target: FeatureStats = target) -> Tensor:
-                value, _ = distances_without_groups(
-                    features, alone[: len(features)], 0, FrechetTarget(target)
-                )
+                alone = torch.zeros(len(features), dtype=torch.int64)
+                value, _ = distances_without_groups(features, alone, 0, FrechetTarget(target))
                 return torch.tensor(value, dtype=torch.float64)
 
             def fidelity(features: Tensor = features, theirs: dict[str, Any] = theirs) -> Tensor:
