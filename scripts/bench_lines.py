@@ -27,7 +27,8 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 
 from erk_bench import load_denoiser
 from erk_bench.base.assets import Assets
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_runs
 from erk_bench.evaluation.frechet import (
     FeatureStats,
     FeatureSums,

@@ -20,9 +20,10 @@ from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import BusyError, DamagedError, UserError, WorkerLostError
 from erk_bench.base.fields import identity_fields
 from erk_bench.cli import main
-from erk_bench.commands import COMMANDS, compose
+from erk_bench.commands import COMMANDS, compose_studies
 from erk_bench.commands.actions import table as table_action
-from erk_bench.commands.compose import compose_config, grid_file, run_spec, table_file
+from erk_bench.commands.compose import compose_config, run_spec
+from erk_bench.commands.compose_studies import grid_file, table_file
 from erk_bench.commands.settings import groups
 from erk_bench.networks.decoders import DECODERS
 from erk_bench.runs.cost import count_evaluations
@@ -56,7 +57,7 @@ TABLES = [file.stem for file in sorted((config_folder() / "table").glob("*.yaml"
 def table_runs(name: str) -> list[RunSpec]:
     """The specs of all rows of a table."""
     table = table_file(name)
-    return compose.table_runs(table, [], fetch=False)[1]
+    return compose_studies.table_runs(table, [], fetch=False)[1]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -450,9 +451,9 @@ def test_cells_that_are_not_known_may_be_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize("override", ["schedule.num_steps=4", "track=imagenet64", "metrics.reference=a.npz"])
 def test_published_values_hold_for_the_tables_own_rows(override: str) -> None:
     table = table_file("table2")
-    rows, _ = compose.table_runs(table, ["seeds=0-99"], "0", fetch=False)
+    rows, _ = compose_studies.table_runs(table, ["seeds=0-99"], "0", fetch=False)
     assert rows[0].published == {"fid": 2.58, "fd_dinov2": 90.1}
-    rows, _ = compose.table_runs(table, [override], "1", fetch=False)
+    rows, _ = compose_studies.table_runs(table, [override], "1", fetch=False)
     assert not rows[0].published and rows[0].group is None
 
 

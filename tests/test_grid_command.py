@@ -16,7 +16,7 @@ import yaml
 
 from erk_bench.base import stopping
 from erk_bench.cli import main
-from erk_bench.commands.compose import grid_cells, grid_file
+from erk_bench.commands.compose_studies import grid_cells, grid_file
 from erk_bench.reporting.grid_figures import curves_figure
 from erk_bench.runs import finish_block
 from erk_bench.runs.blocks import Worker, blocks_of

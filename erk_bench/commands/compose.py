@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,54 +20,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from erk_bench.base import own_code
 from erk_bench.base.addresses import is_address
-from erk_bench.base.assets import Assets
 from erk_bench.base.config_files import config_file, config_files, config_folder, is_own, is_path
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build, to_dict
 from erk_bench.base.interpolations import check_name, check_value
 from erk_bench.base.yaml_files import read_yaml
-from erk_bench.commands.options import is_whole
+from erk_bench.commands.compose_parts import spec_of
 from erk_bench.commands.own_choices import BASES, own_choice, track_choices
-from erk_bench.commands.settings import OWN_CODE, Settings, check_words, defaults, groups, names, read
-from erk_bench.evaluation.metrics import METRICS
+from erk_bench.commands.settings import OWN_CODE, Settings, check_words, groups, names, read
 from erk_bench.networks.presets import preset_files
 from erk_bench.reporting.trackers.tracker import TrackerSpec
 from erk_bench.runs.checks import check_names
-from erk_bench.runs.model_settings import OWN, guide_settings, network_settings, with_own_code
-from erk_bench.runs.plugins import facts_of
-from erk_bench.sampling.corrections import CORRECTIONS
-from erk_bench.sampling.guidance import GUIDANCES
-from erk_bench.sampling.options import Row, defaults_of
-from erk_bench.sampling.schedules import SCHEDULES, check_levels
+from erk_bench.runs.model_settings import OWN
+from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
-from erk_bench.spec import (
-    CorrectionSpec,
-    GuidanceSpec,
-    RunSpec,
-    ScheduleSpec,
-    SetSpec,
-    SolverSpec,
-    Spec,
-)
-from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid
-from erk_bench.studies.table_file import RowSpec, TableFile, check_rows, read_table
-
-# Settings that decide what a row of a table computes; published values hold for the table's own only.
-METHOD_SETTINGS = (
-    "model", "solver", "schedule", "guidance", "correction", "class_label", "track", "metrics.reference",
-    "metrics.real_features",
-)  # fmt: skip
-
-
-# The parts of an equation: their tables, and what a run holds of them.
-PARTS: dict[str, tuple[Mapping[str, Row], type[Any]]] = {
-    "solver": (SOLVERS, SolverSpec),
-    "schedule": (SCHEDULES, ScheduleSpec),
-    "guidance": (GUIDANCES, GuidanceSpec),
-    "correction": (CORRECTIONS, CorrectionSpec),
-}
+from erk_bench.spec import RunSpec, SetSpec, Spec
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -188,9 +155,9 @@ def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
     stays open.
     """
     content = compose_config("run", [*overrides, *of_preset(overrides)])
-    spec = _spec_of(content, fetch=False)
+    spec = spec_of(content, fetch=False)
     check_names(spec)  # a typo is told before gigabytes are fetched
-    return _spec_of(content, fetch=True) if fetch and spec.unknown_weights else spec
+    return spec_of(content, fetch=True) if fetch and spec.unknown_weights else spec
 
 
 def tracker_spec(overrides: Sequence[str]) -> TrackerSpec:
@@ -199,116 +166,13 @@ def tracker_spec(overrides: Sequence[str]) -> TrackerSpec:
     return build(TrackerSpec, content["tracker"], "tracker")
 
 
-def _spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
-    """The spec of a composed config, with the sha256 of every file of weights.
-
-    fetch: weights whose sha256 is not known are fetched; else their sha256 stays unknown in the spec.
-    """
-    model, guidance = dict(content["model"]), dict(content["guidance"])
-    assets = Assets.from_environment(bool(content["offline"]))
-    roles = {row.role for row in GUIDANCES.values() if row.role}
-    model = with_own_code(model, roles)
-    guides = {role: model.pop(role, None) for role in roles}
-    plain = {key: value for key, value in content.items() if key != "tracker"}
-    if plain["schedule"].get("sigmas"):
-        plain["schedule"], plain["solver"] = _explicit(plain["schedule"], plain["solver"])
-    plain["metrics"] = _metrics(plain["metrics"])
-
-    def hashed(weights: object, where: str) -> dict[str, Any]:
-        return _with_hash(weights, where, assets, fetch)
-
-    for kind in ("solver", "schedule", "correction"):
-        plain[kind] = _part(kind, plain[kind])
-    guidance = _part("guidance", guidance)
-    model.pop("guidance_weight", None)  # guidance/*.yaml has read it
-    model.pop("about", None)
-    row = None if guidance.get("path") else GUIDANCES.get(str(guidance["name"]))
-    role = row.role if row else None
-    if guidance.get("path"):
-        role = next((each for each in guides if guides[each]), "unconditional")
-    if role and not guides[role]:
-        raise UserError(
-            f"model '{model['name']}' has no '{role}' network for guidance={guidance['name']}; choose "
-            "guidance=none, or a model that has one (those with -guid- or -autog- in their names, or digits)"
-        )
-    if role and (row is None or row.active(guidance["weight"])):
-        guidance |= guide_settings(guides[role], role, hashed)
-    model["weights"] = network_settings(model["weights"], "model.weights", hashed)
-    if model.get("vae"):
-        model["vae"] = _with_hash(model["vae"], "model.vae", assets, fetch)
-        folder, slash, _ = model["vae"]["path"].rpartition("/")
-        beside = {"path": f"{folder}{slash}config.json"}
-        model["vae_config"] = _with_hash(model.get("vae_config") or beside, "model.vae_config", assets, fetch)
-    return build(RunSpec, {**plain, "model": model, "guidance": guidance})
-
-
-def _like(value: object, default: object) -> object:
-    """Whole numbers given for a float option are floats."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(str(value)) if whole and isinstance(default, float) else value
-
-
-def _part(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A part's settings, its own options apart (those at their defaults left out), its code hashed."""
-    table, spec = PARTS[kind]
-    fields = {item.name for item in dataclasses.fields(spec)}
-    part = {key: value for key, value in content.items() if key in fields}
-    options = {key: value for key, value in content.items() if key not in fields}
-    if part.get("path"):
-        address = str(part["path"])
-        sha256 = own_code.code_sha256(address, f"{kind}.path")
-        part |= {"name": own_code.short_name(address), "sha256": sha256}
-        # Read, not imported: who plans, fetches or checks a manifest runs nobody's code. Where the text does
-        # not tell the defaults, every given option counts.
-        defaults = defaults_of(facts_of(kind, address))
-    else:
-        row = table.get(str(part["name"]))
-        defaults = defaults_of(row) if row else {}
-        for key in options:
-            if key not in defaults:
-                raise unknown_name(f"setting of {kind} '{part['name']}'", key, [*defaults, *sorted(fields)])
-    given = {key: _like(value, defaults.get(key)) for key, value in options.items()}
-    part["options"] = [[key, value] for key, value in sorted(given.items()) if value != defaults.get(key)]
-    return part
-
-
-def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of metrics, each metric by its one name: fid, which fd@inception is as well."""
-    names = content.get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return dict(content)
-    return {**content, "names": list(dict.fromkeys(METRICS[name].name for name in names))}
-
-
-def _explicit(
-    schedule: Mapping[str, Any], solver: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Schedule and solver where the noise levels are given one by one; a last 0 is the last step to zero."""
-    levels = _numbers(schedule["sigmas"])
-    to_zero = {"denoise_to_zero": True} if levels and levels[-1] == 0 else {}
-    levels = check_levels(levels[:-1] if to_zero else levels)
-    made = {"name": "sigmas", "num_steps": len(levels), "sigma_min": levels[-1], "sigma_max": levels[0]}
-    return {**made, "rho": SCHEDULES["polynomial"].rho, "sigmas": levels}, {**solver, **to_zero}
-
-
-def _numbers(given: object) -> list[float]:
-    """Noise levels as a list, or as the path of a file with one: numbers between spaces, commas or lines."""
-    texts = given if isinstance(given, list) else None
-    if isinstance(given, str):
-        file = Path(given).expanduser()
-        if not file.is_file():
-            raise UserError(
-                f"schedule.sigmas is '{given}'; expected levels as [80,10,1,0.1], or a text file of them"
-            )
-        texts = file.read_text(errors="replace").replace(",", " ").strip("[] \n").split()
+def several_values(override: str) -> list[str] | None:
+    """The values of KEY=A,B, in Hydra's grammar of sweeps; None for a single value."""
     try:
-        numbers = [float(str(text)) for text in texts or [given]]
-    except ValueError as error:
-        raise UserError(
-            f"schedule.sigmas is {given!r}, which holds no number: {error}; expected falling noise levels, "
-            "for example [80,10,1,0.1]"
-        ) from error
-    return numbers
+        parsed = OverridesParser.create().parse_override(override)
+        return list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else None
+    except HydraException:
+        return None  # composing it will say what is wrong
 
 
 def of_preset(overrides: Sequence[str]) -> list[str]:
@@ -349,139 +213,6 @@ def _about(model: str) -> Mapping[str, Any]:
     if not isinstance(about, Mapping):
         raise UserError(f"the model preset '{file}' has about {about!r}, not a mapping of names to values")
     return about
-
-
-def _with_hash(weights: object, where: str, assets: Assets, fetch: bool) -> dict[str, Any]:
-    """Weights without a pinned sha256 are taken as they are, and identified by their present hash."""
-    if not isinstance(weights, Mapping) or not isinstance(weights.get("path"), str):
-        raise UserError(f"{where} is {weights!r}; set its file: {where}.path=FILE")
-    address = str(weights["path"])
-    sha256 = weights.get("sha256") or assets.expected_sha256(address) or ""
-    if len(str(sha256)) < 64 and not weights.get("sha256"):
-        if fetch or assets.url(address) is None:
-            assets.locate(address)
-        sha256 = assets.sha256(address) if assets.is_here(address) else ""
-    return {**weights, "sha256": sha256}
-
-
-def table_file(name: str) -> TableFile:
-    """configs/table/NAME.yaml, or the user's own file.
-
-    name: NAME, TRACK/NAME for one of that track (NAME.yaml or TRACK-NAME.yaml), or a path ending in .yaml.
-    """
-    track, slash, plain = name.partition("/")
-    if slash and not is_path(name):
-        stems = [stem for stem in config_files("table") if f"track={track}" in table_file(stem).base]
-        of_track = {stem.removeprefix(f"{track}-"): stem for stem in stems}
-        if plain not in of_track:
-            raise unknown_name(f"table of track '{track}'", plain, of_track)
-        name = of_track[plain]
-    file = config_file("table", name)
-    return read_table(file) if is_own(file) else read_table(file, config_folder().parent)
-
-
-def grid_file(name: str) -> Grid:
-    """configs/grid/NAME.yaml, or the user's own file, by a path ending in .yaml."""
-    return read_grid(config_file("grid", name))
-
-
-def grid_cells(grid: Grid, overrides: Sequence[str], *, fetch: bool = True) -> tuple[Grid, list[Cell]]:
-    """The grid under the user's settings, and its cells.
-
-    A setting of an axis replaces its values; one with several values (KEY=A,B) becomes an axis.
-    """
-    axes, rest = dict[str, list[str]](), list[str]()
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        values = _several(override) if equals and key == key.lstrip("+~-") else None
-        if values is not None or key in grid.axes:
-            axes[key] = [value] if values is None else values
-        else:
-            rest.append(override)
-    grid = grid.with_axes(axes)
-    known = [*groups(), *names(defaults())]
-    for key in grid.axes:
-        if key not in known and key.partition(".")[0] not in groups():
-            raise unknown_name(f"axis of grid '{grid.name}'", key, known)
-    if "seeds" in grid.axes:
-        raise UserError("seeds cannot be an axis: the cells of a grid are compared on the same seeds")
-    cells = []
-    for place in grid.places():
-        settings = [f"{key}={value}" for key, value in place.items()]
-        cells.append(Cell(place, run_spec([*grid.base, *settings, *rest], fetch=fetch)))
-    check_cells(grid, cells)
-    return grid, cells
-
-
-def _several(override: str) -> list[str] | None:
-    """The values of KEY=A,B, in Hydra's grammar of sweeps; None for a single value."""
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-        return list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else None
-    except HydraException:
-        return None  # composing it will say what is wrong
-
-
-def _row_numbers(text: str, count: int) -> list[int]:
-    """'0-3,7' as numbers below `count`; all of them for an empty text."""
-    numbers: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        if not (is_whole(first) and is_whole(last or first) and int(first) <= int(last or first) < count):
-            raise UserError(f"rows is '{text}'; expected numbers from 0 to {count - 1}, for example 0-3,7")
-        numbers += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(numbers)) or list(range(count))
-
-
-def table_runs(
-    table: TableFile, overrides: Sequence[str], rows: str = "", *, fetch: bool = True
-) -> tuple[list[RowSpec], list[RunSpec]]:
-    """The chosen rows of a table that are sampled, and their specs under the user's overrides.
-
-    A row loses its published values where the overrides change what it computes. Raises UserError where every
-    row is a set of images.
-    """
-    chosen = [row for row in _chosen_rows(table, rows) if not row.images]
-    if not chosen:
-        raise UserError(
-            f"the rows of the table '{table.name}' are sets of images: nothing is sampled; show them with "
-            f"'erk-bench table table={table.name}'"
-        )
-    specs = [run_spec([*table.base, *row.set, *overrides], fetch=fetch) for row in chosen]
-    check_rows(table, specs)
-    return _overridden(chosen, overrides), specs
-
-
-def table_specs(
-    table: TableFile,
-    overrides: Sequence[str],
-    rows: str,
-    of_set: Callable[[RowSpec, RunSpec], SetSpec],
-    *,
-    fetch: bool = True,
-) -> tuple[list[RowSpec], list[Spec]]:
-    """The chosen rows of a table and their specs under the user's overrides, as `table_runs`.
-
-    of_set: the spec of a row of images, which is measured as the given run is.
-    """
-    chosen, specs = _chosen_rows(table, rows), list[Spec]()
-    for row in chosen:
-        spec = run_spec([*table.base, *row.set, *overrides], fetch=fetch and not row.images)
-        specs.append(of_set(row, spec) if row.images else spec)
-    check_rows(table, specs)
-    return _overridden(chosen, overrides), specs
-
-
-def _chosen_rows(table: TableFile, rows: str) -> list[RowSpec]:
-    return [table.rows[number] for number in _row_numbers(rows, len(table.rows))]
-
-
-def _overridden(rows: list[RowSpec], overrides: Sequence[str]) -> list[RowSpec]:
-    """The rows without their published values, where the overrides change what they compute."""
-    keys = [override.partition("=")[0] for override in overrides]
-    if any(key in METHOD_SETTINGS or key.split(".")[0] in METHOD_SETTINGS for key in keys):
-        return [row.overridden() for row in rows]
-    return rows
 
 
 def settings_text(spec: Spec) -> str:

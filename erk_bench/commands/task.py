@@ -57,7 +57,8 @@ def _check(words: Sequence[str]) -> None:
 
 def _compose(line: list[str]) -> None:
     """Compose what a line would run."""
-    from erk_bench.commands.compose import grid_cells, grid_file, run_spec
+    from erk_bench.commands.compose import run_spec
+    from erk_bench.commands.compose_studies import grid_cells, grid_file
 
     name, *rest = line
     folders, rest = config_dir.parted(rest)

@@ -15,7 +15,8 @@ from erk_bench.base import config_files
 from erk_bench.base.fields import build
 from erk_bench.cli import main
 from erk_bench.commands import settings
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_runs
 from erk_bench.spec import RunSpec
 
 GUIDED = "model=edm2-img512-s-guid-fid"

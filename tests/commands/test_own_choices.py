@@ -17,7 +17,8 @@ from erk_bench.base.own_settings import read_own
 from erk_bench.cli import main
 from erk_bench.commands import COMMANDS
 from erk_bench.commands.completion import candidates
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_runs
 from erk_bench.spec import RunSpec
 
 ROOT = Path(__file__).parents[2]

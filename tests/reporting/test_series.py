@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from erk_bench.commands.compose import table_file
+from erk_bench.commands.compose_studies import table_file
 from erk_bench.reporting.series import COLORS, MARKERS, looks, series_names
 from erk_bench.reporting.table_figures import draw
 from erk_bench.reporting.table_views import FIGURES, TableRow, TableView

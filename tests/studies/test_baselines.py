@@ -11,7 +11,8 @@ import yaml
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.commands.compose import run_spec, table_file, table_runs
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import table_file, table_runs
 from erk_bench.reporting.latex import latex
 from erk_bench.reporting.series import series_names
 from erk_bench.reporting.table_csv import to_csv

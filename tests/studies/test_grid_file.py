@@ -15,7 +15,7 @@ import yaml
 from erk_bench.base.config_files import config_folder
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import identity_fields
-from erk_bench.commands.compose import grid_cells, grid_file
+from erk_bench.commands.compose_studies import grid_cells, grid_file
 from erk_bench.reporting.grid_views import label, short
 from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid, trees
 

@@ -10,7 +10,8 @@ import yaml
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_runs
 from erk_bench.runs.records import read_record
 from erk_bench.runs.score import record_path
 from erk_bench.spec import RunSpec

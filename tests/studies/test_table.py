@@ -15,7 +15,8 @@ import pytest
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import to_dict
-from erk_bench.commands.compose import run_spec, table_file
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import table_file
 from erk_bench.evaluation.measured import jackknife_error
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.latex import latex

@@ -10,7 +10,8 @@ from erk_bench.base.config_files import listing
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
 from erk_bench.base.sources import SOURCES
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_runs
 from erk_bench.commands.fetch import FetchOptions
 from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.runs.device import assets_of

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from erk_bench.base.console import wide_console
 from erk_bench.base.files import write_atomic
 from erk_bench.commands.actions.table import SHEET_COLUMNS, first_images
-from erk_bench.commands.compose import grid_cells, grid_file
+from erk_bench.commands.compose_studies import grid_cells, grid_file
 from erk_bench.commands.grid import GridOptions
 from erk_bench.commands.tracking import tracked
 from erk_bench.reporting import grid_figures, table_figures

@@ -13,7 +13,8 @@ from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
 from erk_bench.commands.actions.table import shifted
 from erk_bench.commands.command import given
-from erk_bench.commands.compose import grid_cells, grid_file, run_spec, table_file, table_runs
+from erk_bench.commands.compose import run_spec
+from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_runs
 from erk_bench.commands.config_dir import anywhere
 from erk_bench.commands.plan import PlanOptions
 from erk_bench.reporting.table_views import DASH

@@ -13,7 +13,8 @@ import numpy as np
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import write_atomic
-from erk_bench.commands.compose import settings_text, table_file, table_specs
+from erk_bench.commands.compose import settings_text
+from erk_bench.commands.compose_studies import table_file, table_specs
 from erk_bench.commands.table import TableOptions
 from erk_bench.commands.tracking import tracked
 from erk_bench.reporting import table_figures, table_views
