@@ -31,9 +31,8 @@ def expand(text: str) -> list[Path]:
 
     {000..012} stands for 000, 001, ... 012. Raises UserError where nothing, or not all of it, is there.
     """
-    path = Path(text)
-    if path.exists():
-        return [path]
+    if _exists(text):
+        return [Path(text)]
     if not BRACES.search(text):
         if any(mark in text for mark in "*?["):
             return _matches(text)
@@ -41,9 +40,9 @@ def expand(text: str) -> list[Path]:
         raise UserError(f"image source '{text}' does not exist{braces}; check the path")
     found, missing = list[Path](), list[str]()
     for each in _numbered(text):
-        if any(mark in each for mark in "*?[") and not Path(each).exists():
+        if any(mark in each for mark in "*?[") and not _exists(each):
             found += _matches(each)
-        elif Path(each).exists():
+        elif _exists(each):
             found.append(Path(each))
         else:
             missing.append(each)
@@ -54,6 +53,16 @@ def expand(text: str) -> list[Path]:
             f"{f' ({names})' if missing else ''}; check the numbers"
         )
     return found
+
+
+def _exists(text: str) -> bool:
+    """Raises UserError for a path that cannot be asked for."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError) as error:  # too long, a folder without permission, a zero byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        shown = text if len(text) < 200 else f"{text[:200]}..."
+        raise UserError(f"image source '{shown}' cannot be opened ({reason}); check the path") from error
 
 
 def _matches(pattern: str) -> list[Path]:

@@ -629,3 +629,22 @@ def test_many_threads_read_what_one_reads(form: str, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for index, row in enumerate(pool.map(found.pixels, list(range(40)) * 3)):
             assert np.array_equal(row.permute(1, 2, 0), images[index % 40])
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "a\0b", "x" * 5000 + "*{0..1}"])
+def test_places_that_cannot_be(place: str) -> None:
+    with pytest.raises(UserError, match="image source .* cannot be opened|does not exist|no file matches"):
+        open_set(place)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_broken_bytes(kind: str, tmp_path: Path) -> None:
+    """A set is opened and hashed whatever its files are called."""
+    name = "caf\udce9-\u202e.png" if kind != "zip" else "caf\xe9-\u202e.png"
+    place = write(kind, tmp_path / "x", {name: encoded(pixels(1)), "b.png": b""})
+    found = open_set(place, cache=tmp_path / "cache")
+    assert len(found.content_sha256) == len(found.names_sha256) == 64
+    with pytest.raises(UserError) as caught:
+        check_readable(found)
+    assert str(caught.value).isprintable()
+    assert open_set(place, cache=tmp_path / "cache").content_sha256 == found.content_sha256

@@ -495,3 +495,27 @@ def test_a_folder_in_the_way(source: ImageSource, tmp_path: Path) -> None:
     (parts / "diary.txt").rename(parts / "settings.json")
     with pytest.raises(UserError, match="cannot read '.*settings.json'"):
         make(source, tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("form", ["npy", "nchw.npy", "npz", "txt", "braces"])
+def test_a_reference_of_any_form_is_that_of_the_folder(form: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).integers(0, 256, (12, 9, 9, 3), dtype=np.uint8)
+    folder = tmp_path / "x-0"
+    folder.mkdir()
+    for index, row in enumerate(rows):
+        Image.fromarray(row).save(folder / f"{index:03d}.png")
+    place: Path = tmp_path / f"set.{form}"
+    if form.endswith("npy"):
+        np.save(place, rows if form == "npy" else rows.transpose(0, 3, 1, 2).copy())
+    elif form == "npz":
+        np.savez(place, rows)
+    elif form == "txt":
+        place.write_text("".join(f"x-0/{index:03d}.png\n" for index in range(12)))
+    else:
+        place = tmp_path / "x-{0..0}"
+    make(open_images(folder), tmp_path / "a.safetensors")
+    make(open_images(place), tmp_path / "b.safetensors")
+    one, other = (read_reference(tmp_path / f"{name}.safetensors") for name in "ab")
+    for name in EXTRACTORS:
+        assert one[name].features is not None and other[name].features is not None
+        assert torch.equal(one[name].features, other[name].features)
