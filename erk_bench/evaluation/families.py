@@ -6,25 +6,31 @@ standard error; the jackknife leaves out one of `num_groups` contiguous groups o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from erk_bench.evaluation.class_scores import adm_inception_score, inception_score
 from erk_bench.evaluation.frechet import distances_without_groups, infinity_without_groups
+from erk_bench.evaluation.infinity import chong_forsyth_subsets, dgm_infinity_subsets
+from erk_bench.evaluation.kernels import cmmd, dgm_kernel_distance, kernel_distance
 from erk_bench.evaluation.measured import Extracted, Family, Measured, features_of, target_of
 from erk_bench.evaluation.needs import (
     NEIGHBORHOOD,
-    SHUFFLE_SEED,
     adm_splits_lack,
+    chong_forsyth_lack,
+    dgm_infinity_lack,
     dgm_prdc_lack,
     kernel_lack,
     mind_lack,
     neighbours_lack,
+    one_real_lack,
     prdc_lack,
     refuse_lack,
     splits_lack,
     subsets_lack,
 )
-from erk_bench.evaluation.neighbours import precision_recall_without_groups, unbiased_kernel_distances
+from erk_bench.evaluation.neighbours import precision_recall_without_groups
 from erk_bench.evaluation.prdc import adm_precision_recall, dgm_prdc, prdc
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.evaluation.sliced import mind
@@ -45,6 +51,37 @@ def frechet_infinity(
     return {"infinity": Measured(value, tuple(replicates))}
 
 
+def chong_forsyth_infinity(
+    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
+) -> dict[str, Measured]:
+    """That of Chong and Forsyth's program: 15 sizes from 5,000 images on, each of images shuffled anew.
+
+    The program never seeds its draws; here NumPy's generator has seed 0.
+    """
+    refuse_lack(spec, chong_forsyth_lack, len(groups))
+    return _infinity_of(chong_forsyth_subsets(len(groups)), images, real, groups, spec)
+
+
+def dgm_infinity(
+    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
+) -> dict[str, Measured]:
+    """That of dgm-eval: 15 sizes from a tenth of the images (5,000 at most) on, each drawn anew.
+
+    The program never seeds its draws; here NumPy's generator has its default seed, 13579.
+    """
+    refuse_lack(spec, dgm_infinity_lack, len(groups))
+    return _infinity_of(dgm_infinity_subsets(len(groups)), images, real, groups, spec)
+
+
+def _infinity_of(
+    subsets: Sequence[Tensor], images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
+) -> dict[str, Measured]:
+    value, replicates = infinity_without_groups(
+        images.features, groups, spec.num_groups, target_of(real), subsets
+    )
+    return {"infinity": Measured(value, tuple(replicates))}
+
+
 def precision_recall(
     images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
 ) -> dict[str, Measured]:
@@ -60,32 +97,20 @@ def precision_recall(
     }
 
 
-def kernel_distance(
-    images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
-) -> dict[str, Measured]:
-    """KID (arXiv 1801.01401): mean of torch-fidelity's random subsets, cubic polynomial kernel.
-
-    The replicates are of the unbiased estimate over all images, of which the subsets' mean is a noisier copy.
-    """
-    real_features = features_of(real)
-    refuse_lack(spec, kernel_lack, len(images.features), len(real_features))
-    from torch_fidelity.metric_kid import kid_features_to_metric  # here: it takes seconds to import
-
-    value = kid_features_to_metric(
-        images.features,
-        real_features,
-        kid_subsets=spec.kid_subsets,
-        kid_subset_size=spec.kid_subset_size,
-        rng_seed=SHUFFLE_SEED,
-        verbose=False,
-    )["kernel_inception_distance_mean"]
-    distances = unbiased_kernel_distances(images.features, real_features, groups, spec.num_groups)
-    return {"kid": Measured(float(value), tuple(distances))}
-
-
 FAMILIES: dict[str, Family] = {
     "fd": Family("FD", frechet, "frechet", "statistics", lower=True),
     "fd_infinity": Family("FD∞", frechet_infinity, "infinity", "statistics", lower=True, lack=subsets_lack),
+    "fd_infinity_cf": Family(
+        "FD∞ (Chong-Forsyth)",
+        chong_forsyth_infinity,
+        "infinity",
+        "statistics",
+        lower=True,
+        lack=chong_forsyth_lack,
+    ),
+    "fd_infinity_dgm": Family(
+        "FD∞ (dgm)", dgm_infinity, "infinity", "statistics", lower=True, lack=dgm_infinity_lack
+    ),
     "precision": Family(
         "precision", precision_recall, "precision", "features", lower=False, lack=neighbours_lack
     ),
@@ -109,6 +134,8 @@ FAMILIES: dict[str, Family] = {
         "coverage (dgm)", dgm_prdc, "coverage", "features", lower=False, lack=dgm_prdc_lack
     ),
     "kid": Family("KID", kernel_distance, "kid", "features", lower=True, lack=kernel_lack),
+    "kd": Family("KD", dgm_kernel_distance, "kd", "features", lower=True, lack=one_real_lack),
+    "cmmd": Family("CMMD", cmmd, "cmmd", "features", lower=True),
     "mind": Family("MIND", mind, "mind", "features", lower=True, lack=mind_lack),
     "is": Family(
         "IS", inception_score, "inception_score", "nothing", lower=False, lack=splits_lack, logits=True

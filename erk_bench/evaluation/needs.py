@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.evaluation.frechet import nested_subsets
+from erk_bench.evaluation.infinity import CF_SMALLEST, DGM_SEED, dgm_infinity_subsets, fewest_left
 from erk_bench.spec import MetricsSpec
 
 NEIGHBORHOOD = 3  # k of precision and recall (arXiv 1904.06991)
@@ -19,7 +20,6 @@ NUM_SPLITS = 10  # of the Inception Score
 ADM_SPLIT = 5_000  # images in a split of ADM's Inception Score
 SHUFFLE_SEED = 2020  # torch-fidelity's default, for the splits and the KID subsets
 DGM_SUBSET = 10_000  # images of each set, at most, that dgm-eval draws for its neighbours
-DGM_SEED = 13579  # dgm-eval's default, which it does not use for this draw
 MOST_TRIED = 2_000  # numbers of images, and of groups, among which an advice is looked for
 
 # What a family of metrics lacks with so many images and real ones (None: not known), "" for nothing.
@@ -113,6 +113,11 @@ def kernel_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     return ""
 
 
+def one_real_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """KD: two real images."""
+    return "the reference has one image, and KD needs 2" if real == 1 else ""
+
+
 def splits_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     """Inception Score: no split empty, also without any group."""
     return _empty_split(spec, splits_of(count), NUM_SPLITS)
@@ -143,6 +148,27 @@ def subsets_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
     return ""
 
 
+def chong_forsyth_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """Chong and Forsyth's distance at infinity: more images than its smallest set."""
+    if count > CF_SMALLEST:
+        return ""
+    return (
+        f"{count} images are too few for the Frechet distance at infinity of Chong and Forsyth, whose "
+        f"smallest set has {CF_SMALLEST}"
+    )
+
+
+def dgm_infinity_lack(spec: MetricsSpec, count: int, real: int | None) -> str:
+    """dgm-eval's distance at infinity: two images in its smallest set, also without any group."""
+    size, left = fewest_left(dgm_infinity_subsets(count), groups_of(count, spec.num_groups))
+    if left >= 2:
+        return ""
+    return (
+        f"{count} images are too few for dgm-eval's Frechet distance at infinity: of its smallest set of "
+        f"{size} images {left} are left without some jackknife group, and 2 are needed"
+    )
+
+
 def refuse_lack(spec: MetricsSpec, lack: Lack, count: int, real: int | None = None) -> None:
     """Raise UserError, with a setting that works, where a family of metrics lacks images."""
     check_sizes(spec, [(lack, real)], count)
@@ -168,8 +194,9 @@ def check_sizes(
         return
     advice = []
     least = max(2 * spec.num_groups, count + 1)
-    if any(lack is kernel_lack for lack, _ in lacks):
-        least = max(least, spec.kid_subset_size)
+    needed: dict[Lack, int] = {kernel_lack: spec.kid_subset_size, chong_forsyth_lack: CF_SMALLEST + 1}
+    for lack, _ in lacks:
+        least = max(least, needed.get(lack, 0))
     enough = next((n for n in range(least, least + MOST_TRIED) if not problem(spec, n)), None)
     if enough is not None:
         advice.append(more.format(enough))

@@ -1,4 +1,4 @@
-"""Sums and extremes over all pairs of images, in blocks: never a matrix of all images by all images.
+"""Nearest neighbours and balls among all pairs of images, in blocks: never a matrix of all by all.
 
 Distances are computed as the published program computes them, on blocks of the same shape, because which
 image is "inside" a radius may hang on the last bit: torch-fidelity's `torch.cdist` of float32 features
@@ -16,7 +16,6 @@ from torch import Tensor
 from erk_bench.evaluation.distances import FIDELITY, Rule
 
 DISTANCE_BLOCK = 10_000  # torch-fidelity's prc_batch_size; a block is 400 MB of float32
-KERNEL_BLOCK = 2_048  # a block is 34 MB of float64
 
 
 class Neighbourhoods(NamedTuple):
@@ -66,11 +65,11 @@ def precision_recall_without_groups(
     near = torch.zeros(len(real), num_groups, dtype=torch.bool)  # an image of the group is in its ball
     covered_by = torch.zeros(len(real), num_groups, dtype=torch.bool)  # an image of the group covers it
     covered_wider = torch.zeros_like(covered_by)  # an image does, of a radius grown without the group
-    for columns in _blocks(len(images), block):
+    for columns in blocks_of(len(images), block):
         of = groups[columns]
         grown = radii_without[columns] > radii[columns, None]
         grown.scatter_(1, of[:, None], False)
-        for rows in _blocks(len(real), block):
+        for rows in blocks_of(len(real), block):
             distances = rule.distances(real[rows], images[columns])
             held = rule.inside(distances, real_radii[rows, None])
             balls[columns] += held.sum(dim=0)
@@ -120,8 +119,8 @@ def nearest_by_group(
     Ascending, itself included; infinite where a group has fewer images. features [N, D], groups int64 [N].
     """
     found = torch.full((len(features), num_groups, count), torch.inf)
-    for rows in _blocks(len(features), block):
-        for columns in _blocks(len(features), block):
+    for rows in blocks_of(len(features), block):
+        for columns in blocks_of(len(features), block):
             distances = rule.distances(features[rows], features[columns])
             for group, part in _parts(distances, groups[columns]):
                 near = part.topk(min(count, part.shape[1]), largest=False).values
@@ -131,47 +130,7 @@ def nearest_by_group(
     return found
 
 
-def unbiased_kernel_distances(
-    x: Tensor, y: Tensor, groups: Tensor, num_groups: int, block: int = KERNEL_BLOCK
-) -> list[float]:
-    """The unbiased estimate of KID over all images (arXiv 1801.01401, eq. 4), without each group of `x`.
-
-    x [N, D], y [M, D]; cubic polynomial kernel, in float64. Cost: half of N N and of M M, and N M products.
-    """
-    alone = torch.zeros(len(y), dtype=torch.int64)
-    real_sum = _kernel_table(y, alone, 1, block).sum()
-    between = _kernel_table(x, groups, num_groups, block)
-    cross = torch.zeros(num_groups, dtype=torch.float64)
-    for rows in _blocks(len(x), block):
-        for columns in _blocks(len(y), block):
-            cross.index_add_(0, groups[rows], _kernel(x[rows], y[columns]).sum(dim=1))
-    left = len(x) - groups.bincount(minlength=num_groups)
-    within = between.sum() - between.sum(0) - between.sum(1) + between.diagonal()
-    distances = within / (left * (left - 1)) + real_sum / (len(y) * (len(y) - 1))
-    return (distances - 2 * (cross.sum() - cross) / (left * len(y))).tolist()
-
-
-def _kernel_table(x: Tensor, groups: Tensor, num_groups: int, block: int) -> Tensor:
-    """Sums of kernel values over the pairs of different images, by the groups of the two."""
-    table = torch.zeros(num_groups, num_groups, dtype=torch.float64)
-    member = torch.nn.functional.one_hot(groups, num_groups)
-    for rows in _blocks(len(x), block):
-        for columns in _blocks(len(x), block):
-            if columns.start < rows.start:
-                continue  # the kernel is symmetric
-            values = _kernel(x[rows], x[columns])
-            if columns.start == rows.start:
-                values.fill_diagonal_(0)
-            sums = member[rows].double().T @ values @ member[columns].double()
-            table += sums if columns.start == rows.start else sums + sums.T
-    return table
-
-
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
-
-
-def _blocks(count: int, block: int) -> Iterator[slice]:
+def blocks_of(count: int, block: int) -> Iterator[slice]:
     for start in range(0, count, block):
         yield slice(start, min(start + block, count))
 

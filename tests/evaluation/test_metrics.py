@@ -25,17 +25,19 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.commands.compose import run_spec
+from erk_bench.evaluation import families, needs
+from erk_bench.evaluation.class_scores import inception_score
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
 from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.families import (
     FAMILIES,
     frechet,
     frechet_infinity,
-    inception_score,
-    kernel_distance,
     precision_recall,
 )
 from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_distance
+from erk_bench.evaluation.infinity import chong_forsyth_subsets
+from erk_bench.evaluation.kernels import kernel_distance
 from erk_bench.evaluation.measured import Extracted, jackknife_error, split_groups
 from erk_bench.evaluation.metrics import ALIASES, METRICS, check_count, check_real, detectors_of, measure
 from erk_bench.evaluation.reference import digits_reference, load_real
@@ -674,6 +676,8 @@ def test_a_row_for_a_family_and_one_for_a_detector_give_every_combination(
     row = dataclasses.replace(FAMILIES["fd"], title="FD2")
     monkeypatch.setitem(FAMILIES, "fd2", row)
     monkeypatch.setitem(DETECTORS, "digits2", DETECTORS["digits"]._replace(title="digits2"))
+    monkeypatch.setattr(needs, "CF_SMALLEST", 60)  # of 5,000 images, which this test has not
+    monkeypatch.setattr(families, "chong_forsyth_subsets", lambda count: chong_forsyth_subsets(count, 60))
     names = [f"{family}@digits2" for family in FAMILIES] + ["fd2@digits", "fd_digits"]
     spec = run_spec(
         [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from erk_bench.evaluation.neighbours import (
     Neighbourhoods,
     nearest_by_group,
     precision_recall_without_groups,
-    unbiased_kernel_distances,
 )
 
 
@@ -103,28 +101,9 @@ def test_nearest_of_each_group_are_sorted_and_padded(block: int) -> None:
             assert found[row, group].tolist() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("block", [7, 32, 1000])
-def test_kernel_distances_equal_their_definition(block: int) -> None:
-    x, y = random_features(90, 1, dim=8), random_features(70, 2, dim=8) + 0.1
-    groups = contiguous(90, 6)
-    found = unbiased_kernel_distances(x, y, groups, 6, block)
-    b = y.double().numpy()
-
-    def kernel(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-        return np.asarray((p @ q.T / 8 + 1) ** 3)
-
-    def off_diagonal(p: np.ndarray) -> float:
-        return float(kernel(p, p)[~np.eye(len(p), dtype=bool)].mean())
-
-    for group, value in enumerate(found):
-        a = x[groups != group].double().numpy()
-        expected = off_diagonal(a) + off_diagonal(b) - 2 * float(kernel(a, b).mean())
-        assert value == pytest.approx(expected, rel=1e-9, abs=1e-13)
-
-
 MEMORY = """
 import resource, torch
-from erk_bench.evaluation import neighbours
+from erk_bench.evaluation import kernels, neighbours
 torch.set_num_threads(1)
 make = torch.Generator().manual_seed(0)
 x, y = (torch.randn({count}, 16, generator=make) for _ in range(2))
@@ -140,7 +119,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     ("call", "megabytes"),
     [
         ("neighbours.precision_recall_without_groups(x, y, groups, 50, 3)", 1000),
-        ("neighbours.unbiased_kernel_distances(x, y, groups, 50)", 600),
+        ("kernels.unbiased_kernel_distances(x, y, groups, 50)", 600),
     ],
 )
 def test_memory_stays_below_a_whole_matrix(call: str, megabytes: float) -> None:
