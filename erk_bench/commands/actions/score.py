@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from erk_bench.base.errors import UserError
+from erk_bench.commands.compose import tracker_spec
 from erk_bench.commands.run import show_record
 from erk_bench.commands.score import ScoreOptions
 from erk_bench.commands.tracking import tracked
 from erk_bench.runs.records import Record
 from erk_bench.runs.score import record_path
 from erk_bench.runs.store import RunStore
-from erk_bench.spec import SetSpec
+from erk_bench.spec import MetricsSpec, SetSpec
 from erk_bench.studies.score_sets import measuring, score_sets, set_specs
 from erk_bench.studies.set_pictures import draw_pictures
 
 
 def score(options: ScoreOptions, words: Sequence[str]) -> int:
     """Run `erk-bench score`."""
+    try:
+        return _score(options, words)
+    except UserError as error:
+        raise _in_options(error) from error
+
+
+def _in_options(error: UserError) -> UserError:
+    """The error with the names that the options of this command have: a run calls them metrics.NAME."""
+    text = str(error).replace("metrics.names", "metrics")
+    names = "|".join(field.name for field in dataclasses.fields(MetricsSpec))
+    error.args = (re.sub(rf"\bmetrics\.({names})\b", r"\1", text), *error.args[1:])
+    return error
+
+
+def _score(options: ScoreOptions, words: Sequence[str]) -> int:
     settings = [word for word in words if word.startswith(("tracker=", "tracker."))]
     bare = [word for word in words if word not in settings]
     images, reference = _places(options, bare)
@@ -33,6 +50,7 @@ def score(options: ScoreOptions, words: Sequence[str]) -> int:
     for name in ("images", "reference", "metrics", "name", "pictures"):
         del given[name]
     how = measuring(reference, options.metrics, **given)
+    tracker_spec(settings)  # a typo is told before anything is read
     specs, real = set_specs(places, how, options.name)
     with tracked("score", specs[0].run_id, specs, settings) as tracker:
         records = score_sets(specs, tracker=tracker, real=real)
