@@ -27,12 +27,19 @@ def check_task(spec: Spec) -> None:
     if isinstance(spec, RunSpec):
         check_names(spec)
     else:
-        check_measuring(spec.metrics, spec.out)
+        check_out(spec.out)
+        check_measuring(spec.metrics)
 
 
-def check_measuring(metrics: MetricsSpec, out: str) -> None:
-    """Refuse a folder that cannot be, and what no table has, of the settings that runs and sets share."""
+def check_out(out: str) -> None:
+    """Refuse a folder of all runs that cannot be."""
+    if not out:
+        raise UserError("out is empty; name a folder, for example out=results/runs")
     check_path("out", Path(out).expanduser())
+
+
+def check_measuring(metrics: MetricsSpec) -> None:
+    """Refuse what no table has, of the settings that runs and sets share."""
     if metrics.reference not in REFERENCES and not Path(metrics.reference).suffix:
         raise unknown_name("reference", metrics.reference, [*REFERENCES, "FILE.pkl, .npz, .safetensors"])
     detectors_of(metrics.names)
@@ -43,7 +50,8 @@ def check_names(spec: RunSpec) -> None:
 
     No code of a user's own is run.
     """
-    check_measuring(spec.metrics, spec.out)
+    check_out(spec.out)
+    check_measuring(spec.metrics)
     own_decoder = spec.model.decoder_path is not None
     if not own_decoder and spec.model.decoder not in (BY_CHANNELS, *DECODERS):
         raise unknown_name("decoder", spec.model.decoder, [*DECODERS, "FILE.py:NAME"])

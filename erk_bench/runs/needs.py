@@ -8,7 +8,7 @@ from erk_bench.evaluation.metrics import check_count, check_real, detectors_of
 from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real
 from erk_bench.runs.checks import check_images, check_networks, check_set
 from erk_bench.runs.device import check_draws
-from erk_bench.spec import RunSpec, Spec
+from erk_bench.spec import MetricsSpec, RunSpec, Spec
 
 
 def addresses_of(spec: Spec, *, features: bool = True) -> list[str]:
@@ -42,9 +42,9 @@ def check_reference(spec: Spec, assets: Assets) -> None:
     check_resolution(spec.metrics, assets, resolution, maker)
 
 
-def fetch_detectors(spec: Spec, assets: Assets) -> None:
+def fetch_detectors(metrics: MetricsSpec, assets: Assets) -> None:
     """Fetch what is missing of the weights of the metrics' detectors."""
-    for name in detectors_of(spec.metrics.names):
+    for name in detectors_of(metrics.names):
         weights = detector_of(name).weights
         if weights is not None:
             assets.locate(weights)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erk_bench.base.errors import unknown_name
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.progress import progress_bar
+from erk_bench.base.yaml_files import is_line
 from erk_bench.evaluation.detectors import reference_name
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.image_set import ImageSet
@@ -22,7 +24,7 @@ from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.evaluation.reference_files import Real, write_reference
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
-from erk_bench.runs.checks import check_measuring, check_set
+from erk_bench.runs.checks import check_measuring, check_out, check_set
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.needs import fetch_detectors
@@ -161,17 +163,22 @@ def set_specs(
     image is read, for sets that are empty or too small for the metrics, and for an unknown reference.
     """
     reference = how.metrics.reference
+    check_out(how.out)
+    for name in names:
+        if not is_line(name):
+            raise UserError(f"name is {name[:80]!r}; expected a text of one line")
     real = open_images(reference) if holds_images(reference) else None
     if real is None:
         if reference not in REFERENCES and not Path(reference).suffix:
             known = [*REFERENCES, "a file of statistics", "a folder of images that is there"]
             raise unknown_name("reference", reference, known)
-        check_measuring(how.metrics, how.out)
+        check_measuring(how.metrics)
     opened = [open_images(place) for place in places]
     for images in opened:
         check_count(how.metrics, len(images), "more images, at least {}")
         if real is not None:
             check_real_count(how.metrics, len(images), len(real))
+    fetch_detectors(how.metrics, Assets.from_environment(how.offline))
     named = [*zip(places, names or [""] * len(places), strict=True)]
     total = sum(map(len, opened)) + (0 if real is None else len(real))
     with progress_bar("reading files", total, total, shown=launch.reports()) as bar:
@@ -193,7 +200,6 @@ def score_sets(
     reference that do not fit the sets, and for images that cannot be read.
     """
     if real is not None:
-        fetch_detectors(real, assets_of(real))  # their hashes name the file
         path = reference_file(real)
         specs = [measured_against(spec, str(path)) for spec in specs]
         if not path.is_file() and not _make_reference([*specs, measured_against(real, str(path))], path):

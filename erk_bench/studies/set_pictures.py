@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,36 +44,36 @@ def draw_pictures(spec: SetSpec, real: SetSpec | None, to: Path) -> list[Path]:
     are those of the first metric's detector. real: the reference, where it is a set.
     """
     detector = METRICS[spec.metrics.names[0]].detector
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", spec.name)
     assets = assets_of(spec)
     keys = detector_keys(spec, assets)
     kept = kept_features(spec, {detector: keys[detector]})
     features = kept.extracted[detector].features
     places = [index for index in range(spec.num_images) if index not in set(kept.left_out)]
-    written = [_sample(spec, places, to)]
+    written = [_sample(spec, places, to / f"{stem}-sample.png")]
     known = load_real(spec.metrics, assets).get(detector)
     if known is None:
         return written
     with progress_bar(f"typical images of {spec.name}", len(places), len(places), shown=True) as bar:
         found = typicality(features, known, lambda count: bar(count, count))
-    written.append(_typical(spec, places, found, _real_images(spec, real), to))
+    written.append(_typical(spec, places, found, _real_images(spec, real), to / f"{stem}-typical.png"))
     classes = _classes(spec, places, features, known, real)
     if classes:
         for form, content in (("csv", _csv(classes).encode()), ("png", class_figure(classes, spec.name))):
-            written.append(to / f"{spec.name}-classes.{form}")
+            written.append(to / f"{stem}-classes.{form}")
             write_atomic(written[-1], content)
     return written
 
 
-def _sample(spec: SetSpec, places: Sequence[int], to: Path) -> Path:
+def _sample(spec: SetSpec, places: Sequence[int], path: Path) -> Path:
     rows = np.linspace(0, len(places) - 1, min(SAMPLE, len(places))).round().astype(int)
     few = [places[row] for row in rows]
-    path = to / f"{spec.name}-sample.png"
     title = f"{visible(spec.name)}: {len(few)} of {len(places)} images"
     write_atomic(path, set_sheets.sample([image_at(spec, index) for index in few], title))
     return path
 
 
-def _typical(spec: SetSpec, places: Sequence[int], found: Typicality, real: Look | None, to: Path) -> Path:
+def _typical(spec: SetSpec, places: Sequence[int], found: Typicality, real: Look | None, path: Path) -> Path:
     order = found.distances.argsort().tolist()
     count = min(EXTREMES, len(order) // 2)
 
@@ -86,7 +87,6 @@ def _typical(spec: SetSpec, places: Sequence[int], found: Typicality, real: Look
         (f"{visible(spec.name)}: least typical{beside}", [row(index) for index in order[::-1][:count]]),
         (f"{visible(spec.name)}: most typical", [row(index) for index in order[:count]]),
     ]
-    path = to / f"{spec.name}-typical.png"
     write_atomic(path, set_sheets.beside(groups))
     return path
 

@@ -201,6 +201,34 @@ def test_too_few_images_are_told_before_any_is_read(
         scored(digits, few, metrics=["kid_digits"], kid_subset_size=30)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["mine", "digits", "metrics=kid_digits"], "or num_groups=20 kid_subset_size=40"),
+        (["mine", "digits"], "40 images are too few for 50 jackknife groups.*or num_groups=20"),
+        (["mine", "digits", "tracker=wandb2"], "unknown tracker 'wandb2'"),
+        (["mine", "digits", "out="], "out is empty"),
+        (["mine", "digits", "image=x"], "unknown option of score 'image'; did you mean 'images'"),
+        (["mine"], "reference is missing"),
+        (["mine", "digits", "more"], "got 3 words"),
+        (["mine", "nothing"], "unknown reference 'nothing'.*a folder of images that is there"),
+        (["mine,mine", "digits", "name=a,b,c"], "name has 3 names for 2 sets"),
+    ],
+)
+def test_the_command_line_tells_before_it_reads(
+    digits: Path,
+    words: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the words of its own options."""
+    monkeypatch.chdir(digits.parent)
+    assert main(["score", *words]) == 2
+    found = capsys.readouterr().err
+    assert re.search(told, found) and "metrics." not in found and "reading files" not in found
+
+
 def test_a_half_done_set_goes_on(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that are there are not read again."""
     first = scored(digits, block_size=10)
