@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import torch
+
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import short_name, split_options
 from erk_bench.evaluation.detectors import DETECTORS, detector_of, is_own, reference_name
 from erk_bench.evaluation.families import FAMILIES
 from erk_bench.evaluation.measured import Compute, Extracted, Family, Measured, split_groups
-from erk_bench.evaluation.needs import check_sizes
+from erk_bench.evaluation.needs import SHUFFLE_SEED, check_sizes
 from erk_bench.evaluation.own_family import family_key, own_family
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.spec import MetricsSpec
@@ -196,10 +199,16 @@ def check_dimensions(detector: str, images: Extracted, real: Real) -> None:
 
 
 def measure(
-    spec: MetricsSpec, images: Mapping[str, Extracted], real: Mapping[str, Real]
+    spec: MetricsSpec,
+    images: Mapping[str, Extracted],
+    real: Mapping[str, Real],
+    *,
+    shuffled: bool = False,
 ) -> dict[str, Measured]:
     """All metrics of `spec`, from what each detector gave for the images and for the real ones.
 
+    shuffled: images are in jackknife groups by chance (the same for sets of equal size), not with those
+    beside them. Images that are sorted, by class for example, need that: their neighbours are alike.
     `real` may lack detectors of whose metrics none needs real images. Raises UserError where a metric needs
     more of the real images than there is, or their dimensions differ.
     """
@@ -214,6 +223,9 @@ def measure(
             if target is not None:
                 check_dimensions(metric.detector, extracted, target)
             groups = split_groups(len(extracted.features), spec.num_groups)
+            if shuffled:
+                order = np.random.RandomState(SHUFFLE_SEED).permutation(len(groups))
+                groups = groups[torch.from_numpy(order)]
             families[key] = metric.family.compute(extracted, target, groups, spec)
         measured[name] = families[key][metric.family.part]
     return measured

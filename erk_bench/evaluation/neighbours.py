@@ -136,6 +136,9 @@ def blocks_of(count: int, block: int) -> Iterator[slice]:
 
 
 def _parts(values: Tensor, of: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Runs of columns of the same group, as views."""
+    """The columns of each group, as views where those of a group lie together."""
+    if (of[1:] < of[:-1]).any():
+        of, order = of.sort(stable=True)
+        values = values[:, order]
     runs, sizes = of.unique_consecutive(return_counts=True)
     yield from zip(runs.tolist(), values.split(sizes.tolist(), dim=1), strict=True)

@@ -706,7 +706,7 @@ def test_a_row_for_a_family_and_one_for_a_detector_give_every_combination(
         ("precison@a/my.py:load", "did you mean 'precision@a/my.py:load'"),
         ("a/my.py:energy@digit", "did you mean 'a/my.py:energy@digits'"),
         ("fidd", "did you mean 'fid'? Known: fd_digits, "),
-        ("fd@", "or FAMILY@DETECTOR, of the families fd, fd_infinity, precision"),
+        ("fd@", "or FAMILY@DETECTOR, of the families fd, fd_infinity"),
         ("", "and the detectors digits, inception, vgg16"),
         ("a/my.py:energy", "names no detector; write a/my.py:energy@DETECTOR"),
     ],

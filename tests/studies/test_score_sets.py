@@ -323,3 +323,19 @@ def test_a_row_that_cannot_be_is_told(
     table.write_text(f"{TABLE.partition('rows:')[0]}rows:\n  - {row}\n")
     assert main(["table", f"table={table}", f"out={tmp_path / 'runs'}", "workers=1"]) == 2
     assert re.search(told, capsys.readouterr().err)
+
+
+def test_the_error_of_a_set_sorted_by_class_is_that_of_a_shuffled_one(tmp_path: Path) -> None:
+    """Class folders put images of a class together; jackknife groups take from all of them."""
+    labels = load_digits().labels[:400].tolist()
+    for index, label in enumerate(labels):
+        for folder, name in (("sorted", f"class {label}/a{index}b"), ("mixed", f"{index:05d}")):
+            path = tmp_path / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(load_digits().images[index, 0].numpy()).convert("RGB").save(path)
+    errors = []
+    for folder in ("sorted", "mixed"):
+        record = erk_bench.score(tmp_path / folder, "digits", METRICS, num_groups=20, out="runs")
+        errors.append([record.metrics[name].standard_error for name in METRICS])
+    ratios = [mine / theirs for mine, theirs in zip(*errors, strict=True)]
+    assert all(0.6 < ratio < 1.6 for ratio in ratios), ratios
