@@ -1,7 +1,7 @@
 """A metric is a family and a detector: `fd@inception`; the familiar names stand for some of them.
 
-Either may be code of a user's own. Records keep the leave-one-out values, so that two runs of the same seeds
-can be compared as pairs later.
+Either may be code of a user's own. A composite is the mean of several metrics. Records keep the leave-one-out
+values, so that two runs of the same seeds can be compared as pairs later.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import short_name, split_options
+from erk_bench.evaluation.composites import COMPOSITES, Composite
 from erk_bench.evaluation.detectors import DETECTORS, detector_of, is_own, reference_name
 from erk_bench.evaluation.families import FAMILIES
 from erk_bench.evaluation.measured import Compute, Extracted, Family, Measured, split_groups
@@ -65,14 +66,18 @@ class Metric:
         return self.family.lower
 
 
-class Metrics(Mapping[str, Metric]):
+class Metrics(Mapping[str, Metric | Composite]):
     """Every metric by name. Iterating gives the familiar names; any FAMILY@DETECTOR is found as well.
 
     Raises UserError for a name that is none, for a user's own file that is not there, and for a family that
     needs more than its detector gives. Runs nobody's code.
     """
 
-    def __getitem__(self, name: str) -> Metric:
+    def __getitem__(self, name: str) -> Metric | Composite:
+        return COMPOSITES[name] if name in COMPOSITES else self.single(name)
+
+    def single(self, name: str) -> Metric:
+        """A metric that is no composite."""
         family, detector = split_name(name)
         found, row = own_family(family) if is_own(family) else FAMILIES[family], detector_of(detector)
         if found.logits and not row.num_logits:
@@ -92,13 +97,27 @@ class Metrics(Mapping[str, Metric]):
             return False
 
     def __iter__(self) -> Iterator[str]:
-        return iter(ALIASES)
+        return iter([*ALIASES, *COMPOSITES])
 
     def __len__(self) -> int:
-        return len(ALIASES)
+        return len(ALIASES) + len(COMPOSITES)
 
 
 METRICS = Metrics()
+
+
+def parts_of(name: str) -> list[Metric]:
+    """The metrics that a composite is the mean of; of another name, the metric itself."""
+    return [METRICS.single(part) for part in _part_names(name)]
+
+
+def _part_names(name: str) -> list[str]:
+    return [part.metric for part in COMPOSITES[name].parts] if name in COMPOSITES else [name]
+
+
+def singles(names: Sequence[str]) -> list[Metric]:
+    """The metrics to measure for the named ones, those of composites included, each once."""
+    return list(dict.fromkeys(metric for name in names for metric in parts_of(name)))
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -115,13 +134,13 @@ def split_name(name: str) -> tuple[str, str]:
         )
     family, _, detector = text.partition("@")
     near = [
-        *ALIASES,
+        *METRICS,
         *(f"{key}@{each}" for key in FAMILIES for each in DETECTORS),
         *(f"{key}@{detector}" for key in FAMILIES if is_own(detector)),
         *(f"{family}@{each}" for each in DETECTORS if is_own(family)),
     ]
     told = (
-        f"{', '.join(ALIASES)}; or FAMILY@DETECTOR, of the families {', '.join(FAMILIES)} and the detectors "
+        f"{', '.join(METRICS)}; or FAMILY@DETECTOR, of the families {', '.join(FAMILIES)} and the detectors "
         f"{', '.join(DETECTORS)}, where either may be FILE.py:NAME"
     )
     raise unknown_name("metric", name, near, told)
@@ -137,7 +156,7 @@ def check_metric(name: object, where: str) -> None:
 
 def detectors_of(names: Sequence[str]) -> list[str]:
     """The detectors that the named metrics need, each once."""
-    found = list(dict.fromkeys(METRICS[name].detector for name in names))
+    found = list(dict.fromkeys(metric.detector for metric in singles(names)))
     called = {reference_name(detector): detector for detector in found}
     for detector in found:
         if called[reference_name(detector)] != detector:
@@ -150,13 +169,13 @@ def detectors_of(names: Sequence[str]) -> list[str]:
 
 def code_keys(names: Sequence[str]) -> list[str]:
     """Name and hash of the families of a user's own among the named metrics; they stand in the record."""
-    families = [split_name(name)[0] for name in names]
+    families = [split_name(part)[0] for name in names for part in _part_names(name)]
     return list(dict.fromkeys(family_key(family) for family in families if family not in FAMILIES))
 
 
 def key_names(names: Sequence[str]) -> set[str]:
     """What the keys of the metrics' detectors and own families begin with; no file is looked at."""
-    parts = [split_name(name) for name in names]
+    parts = [split_name(part) for name in names for part in _part_names(name)]
     return {reference_name(detector) for _, detector in parts} | {
         short_name(split_options(family)[0]) for family, _ in parts if family not in FAMILIES
     }
@@ -164,14 +183,14 @@ def key_names(names: Sequence[str]) -> set[str]:
 
 def check_count(spec: MetricsSpec, count: int, more: str = "more seeds, at least {}") -> None:
     """Refuse a number of images that is too small for a metric. more: how to ask for more images."""
-    lacks = dict.fromkeys(METRICS[name].family.lack for name in spec.names)
+    lacks = dict.fromkeys(metric.family.lack for metric in singles(spec.names))
     check_sizes(spec, [(lack, None) for lack in lacks if lack is not None], count, more)
 
 
 def check_real(spec: MetricsSpec, count: int, real: Mapping[str, Real]) -> None:
     """Refuse sets, of `count` images and of the real ones, that are too small for a metric."""
     lacks = []
-    for metric in (METRICS[name] for name in spec.names):
+    for metric in singles(spec.names):
         found = real.get(metric.detector)
         features = None if found is None else found.features
         if metric.family.lack is not None:
@@ -183,7 +202,7 @@ def check_real_count(spec: MetricsSpec, count: int, real: int) -> None:
     """Refuse sets of so many images and real ones, both with features, that are too small for a metric."""
     if real < 2:
         raise UserError("the reference has one image, which gives no covariance; give more")
-    lacks = dict.fromkeys(METRICS[name].family.lack for name in spec.names)
+    lacks = dict.fromkeys(metric.family.lack for metric in singles(spec.names))
     check_sizes(spec, [(lack, real) for lack in lacks if lack is not None], count, "more images, at least {}")
 
 
@@ -213,9 +232,8 @@ def measure(
     more of the real images than there is, or their dimensions differ.
     """
     families: dict[tuple[Compute, str], dict[str, Measured]] = {}
-    measured = {}
-    for name in spec.names:
-        metric = METRICS[name]
+    measured: dict[str, Measured] = {}
+    for metric in singles(spec.names):
         key = (metric.family.compute, metric.detector)
         if key not in families:
             extracted = images[metric.detector]
@@ -227,5 +245,11 @@ def measure(
                 order = np.random.RandomState(SHUFFLE_SEED).permutation(len(groups))
                 groups = groups[torch.from_numpy(order)]
             families[key] = metric.family.compute(extracted, target, groups, spec)
-        measured[name] = families[key][metric.family.part]
-    return measured
+        measured[metric.name] = families[key][metric.family.part]
+    return {name: _of(METRICS[name], measured) for name in spec.names}
+
+
+def _of(metric: Metric | Composite, measured: Mapping[str, Measured]) -> Measured:
+    if isinstance(metric, Metric):
+        return measured[metric.name]
+    return metric.mean([measured[METRICS.single(part.metric).name] for part in metric.parts])

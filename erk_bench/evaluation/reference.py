@@ -15,7 +15,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.digits.data import load_digits
 from erk_bench.evaluation.detectors import detector_key, detector_of, load_detector, reference_name
 from erk_bench.evaluation.frechet import FeatureSums
-from erk_bench.evaluation.metrics import METRICS, detectors_of
+from erk_bench.evaluation.metrics import detectors_of, parts_of
 from erk_bench.evaluation.reference_files import Real, read_facts, read_reference
 from erk_bench.spec import MetricsSpec
 
@@ -81,8 +81,7 @@ def load_real(spec: MetricsSpec, assets: Assets) -> Mapping[str, Real]:
         for name, real in _from_file(spec.real_features, detectors, assets).items():
             # Never its statistics: it is another set of images.
             found[name] = Real(found[name].stats if name in found else None, real.features)
-    for name in spec.names:
-        metric = METRICS[name]
+    for name, metric in ((key, metric) for key in spec.names for metric in parts_of(key)):
         needs = metric.family.needs
         real_set = found.get(metric.detector)
         has_any = metric.detector in (of_reference if needs == "statistics" else found)

@@ -10,7 +10,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.files import check_path
 from erk_bench.evaluation.detectors import detector_of
-from erk_bench.evaluation.metrics import METRICS, detectors_of
+from erk_bench.evaluation.metrics import METRICS, Metric, detectors_of, parts_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
 from erk_bench.networks.sizes import architecture
@@ -84,16 +84,16 @@ def check_images(spec: RunSpec, assets: Assets) -> int:
     shape = shape_of(architecture(published)) if published else network_shape(spec.model.weights, assets)
     decoder = decoder_row(spec.model, shape, CPU)
     resolution = shape.resolution * decoder.factor
+
+    def fits(metric: Metric) -> bool:
+        row = detector_of(metric.detector)
+        return decoder.image_channels in row.channels and row.resolution in (None, resolution)
+
     for name in spec.metrics.names:
-        row = detector_of(METRICS[name].detector)
-        if decoder.image_channels in row.channels and row.resolution in (None, resolution):
+        row = next((detector_of(each.detector) for each in parts_of(name) if not fits(each)), None)
+        if row is None:
             continue
-        fitting = [
-            other
-            for other, metric in METRICS.items()
-            if decoder.image_channels in detector_of(metric.detector).channels
-            and detector_of(metric.detector).resolution in (None, resolution)
-        ]
+        fitting = [other for other in METRICS if all(map(fits, parts_of(other)))]
         side = "any size" if row.resolution is None else f"{row.resolution}x{row.resolution} pixels"
         raise UserError(
             f"metric '{name}' takes images of {' or '.join(map(str, row.channels))} channels and {side}, and "
@@ -106,8 +106,10 @@ def check_images(spec: RunSpec, assets: Assets) -> int:
 def check_set(spec: SetSpec) -> int:
     """Refuse metrics whose detectors do not take the set's images; returns their shorter side."""
     for name in spec.metrics.names:
-        side = detector_of(METRICS[name].detector).resolution
-        if side is not None and (spec.height, spec.width) != (side, side):
+        for metric in parts_of(name):
+            side = detector_of(metric.detector).resolution
+            if side is None or (spec.height, spec.width) == (side, side):
+                continue
             raise UserError(
                 f"metric '{name}' takes images of {side}x{side} pixels, and '{spec.images}' has "
                 f"{spec.width}x{spec.height}; choose other metrics, or resize with resolution={side}"

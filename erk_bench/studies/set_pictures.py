@@ -15,7 +15,7 @@ from torch import Tensor
 from erk_bench.base.files import write_atomic
 from erk_bench.base.progress import progress_bar
 from erk_bench.evaluation.image_files import visible
-from erk_bench.evaluation.metrics import METRICS
+from erk_bench.evaluation.metrics import singles
 from erk_bench.evaluation.reference import REFERENCES, load_real
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.evaluation.typical import Typicality, class_distances, typicality
@@ -43,7 +43,7 @@ def draw_pictures(spec: SetSpec, real: SetSpec | None, to: Path) -> list[Path]:
     have labels. The features
     are those of the first metric's detector. real: the reference, where it is a set.
     """
-    detector = METRICS[spec.metrics.names[0]].detector
+    detector = singles(spec.metrics.names)[0].detector
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", spec.name)
     assets = assets_of(spec)
     keys = detector_keys(spec, assets)

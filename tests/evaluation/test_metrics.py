@@ -39,7 +39,15 @@ from erk_bench.evaluation.frechet import FeatureStats, FeatureSums, frechet_dist
 from erk_bench.evaluation.infinity import chong_forsyth_subsets
 from erk_bench.evaluation.kernels import kernel_distance
 from erk_bench.evaluation.measured import Extracted, jackknife_error, split_groups
-from erk_bench.evaluation.metrics import ALIASES, METRICS, check_count, check_real, detectors_of, measure
+from erk_bench.evaluation.metrics import (
+    ALIASES,
+    METRICS,
+    check_count,
+    check_real,
+    detectors_of,
+    measure,
+    singles,
+)
 from erk_bench.evaluation.reference import digits_reference, load_real
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.runs import finish_block
@@ -50,7 +58,7 @@ from erk_bench.spec import MetricsSpec, RunSpec
 from tests import fidelity
 
 SEED = 2020  # torch-fidelity's own default
-DIGITS = tuple(name for name, metric in METRICS.items() if metric.detector == "digits")
+DIGITS = tuple(metric.name for metric in singles(list(METRICS)) if metric.detector == "digits")
 
 
 def digits_extract() -> Extract:

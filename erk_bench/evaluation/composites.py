@@ -1,0 +1,43 @@
+"""Metrics that are the mean of others, each divided by a constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from erk_bench.evaluation.measured import Measured
+
+
+class Part(NamedTuple):
+    """A metric's name, and what its values are divided by."""
+
+    metric: str
+    constant: float
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A row of COMPOSITES. lower: whether lower values are better, as of every part.
+
+    It has a value where every part has one.
+    """
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+    lower: bool = True
+
+    def mean(self, found: Sequence[Measured]) -> Measured:
+        """Mean of the parts, in the order of `parts`; without a group, of the parts without it."""
+        constants = [part.constant for part in self.parts]
+
+        def mean(values: Sequence[float]) -> float:
+            return math.fsum(x / by for x, by in zip(values, constants, strict=True)) / len(constants)
+
+        replicates = zip(*(each.replicates for each in found), strict=True)
+        return Measured(mean([each.value for each in found]), tuple(map(mean, replicates)))
+
+
+COMPOSITES: dict[str, Composite] = {}
