@@ -21,24 +21,24 @@ def rgb_to_uint8(x: Tensor) -> Tensor:
     return (x.float() * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
 
-def _load_sd_vae(weights: Path, config: Path, device: torch.device) -> Decode:
+def _load_sd_vae(weights: Path, config: Path, device: torch.device, dtype: torch.dtype, batch: int) -> Decode:
     from erk_bench.networks.vae import load_vae  # here: diffusers takes seconds to import
 
-    return load_vae(config, weights, device, torch.float32)
+    return load_vae(config, weights, device, dtype, batch)
 
 
 class Decoder(NamedTuple):
     """A row of DECODERS. channels: of the state. factor: image pixels a side for one of the state.
 
     image_channels: of the image. decode: where no weights are needed; load: where they are, from
-    (weights, config.json, device).
+    (weights, config.json, device, dtype, images at once).
     """
 
     channels: int
     factor: int
     image_channels: int
     decode: Decode | None = None
-    load: Callable[[Path, Path, torch.device], Decode] | None = None
+    load: Callable[[Path, Path, torch.device, torch.dtype, int], Decode] | None = None
 
 
 BY_CHANNELS = "by_channels"  # grey for states of one channel, rgb for three

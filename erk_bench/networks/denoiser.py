@@ -104,6 +104,10 @@ class RawNetwork(nn.Module, abc.ABC):
         memory_format: of weights that are computed here, so that they need not be copied once more.
         """
 
+    @abc.abstractmethod
+    def use_published_attention(self) -> None:
+        """Compute attention by the products of the published program, not by fused kernels."""
+
 
 class EDMPreconditioned(nn.Module):
     """The denoiser D(x; sigma, condition) around a raw network (arXiv 2206.00364, eq. 7): a `Denoiser`.

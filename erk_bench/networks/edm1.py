@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from erk_bench.networks.attention import by_float32_weights
 from erk_bench.networks.denoiser import RawNetwork
 from erk_bench.networks.edm1_layers import (
     Conv2d,
@@ -265,3 +266,8 @@ class EDM1Network(RawNetwork):
             elif isinstance(module, (nn.Linear, FourierEmbedding)):
                 module.float()
         return self.eval().requires_grad_(False)
+
+    def use_published_attention(self) -> None:
+        for module in self.modules():
+            if isinstance(module, UNetBlock):
+                module.attention = by_float32_weights

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from erk_bench.networks.attention import Attention, fused
 from erk_bench.networks.initial import normal_values
 
 MAX_POSITIONS = 10_000  # slowest wavelength of the positional embedding
@@ -135,6 +136,7 @@ class UNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.options = in_channels, out_channels, options
+        self.attention: Attention = fused
         per_head = options.channels_per_head
         # Below channels_per_head there is no head: published blocks silently go without attention.
         self.num_heads = (out_channels // per_head if per_head else 1) if attention else 0
@@ -176,5 +178,5 @@ class UNetBlock(nn.Module):
         parts = qkv.reshape(batch, self.num_heads, -1, 3, height * width)
         # [3, B, heads, HW, C_head], contiguous: the fused kernels take nothing else.
         q, k, v = parts.permute(3, 0, 1, 4, 2).contiguous().unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = self.attention(q, k, v)
         return y.transpose(2, 3).reshape(batch, channels // 3, height, width)

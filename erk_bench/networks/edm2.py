@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from erk_bench.base.transfers import number_on
+from erk_bench.networks.attention import Attention, by_products, fused
 from erk_bench.networks.denoiser import RawNetwork, c_noise
 from erk_bench.networks.edm2_layers import (
     MPConv,
@@ -71,6 +72,7 @@ class MPBlock(nn.Module):
         self.flavor = flavor
         self.resample_mode = resample_mode
         self.options = options
+        self.attention: Attention = fused
         self.filter: Tensor | None
         self.register_buffer("filter", None, persistent=False)  # made once, by fold
         # Published blocks narrower than one head silently go without attention.
@@ -116,7 +118,7 @@ class MPBlock(nn.Module):
         qkv = self.attn_qkv(x).reshape(batch, self.num_heads, -1, 3, height * width)
         # [3, B, heads, HW, C_head], contiguous: the fused kernels take nothing else.
         q, k, v = normalize(qkv, dim=2).permute(3, 0, 1, 4, 2).contiguous().unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = self.attention(q, k, v)
         return self.attn_proj(y.transpose(2, 3).reshape(batch, channels, height, width))
 
 
@@ -286,6 +288,11 @@ class EDM2Network(RawNetwork):
                 dtype = compute_dtype if module.weight.ndim == 4 else torch.float32
                 module.fold(gains.get(module, 1.0), dtype, memory_format)
         return self.eval().requires_grad_(False)
+
+    def use_published_attention(self) -> None:
+        for module in self.modules():
+            if isinstance(module, MPBlock):
+                module.attention = by_products
 
     @torch.no_grad()
     def force_normalize(self) -> None:

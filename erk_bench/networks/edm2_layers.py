@@ -22,9 +22,13 @@ SILU_GAIN = 0.596  # root mean square of silu(x) for a standard normal x
 def normalize(x: Tensor, dim: int | None = None) -> Tensor:
     """Scale x to unit root mean square over `dim`, or over all dimensions but the first.
 
-    The mean square is taken in float32; as a mean it is faster on a CPU than a vector norm.
+    The mean square is taken in float32; as a mean it is faster on a CPU than a vector norm. In half
+    precision, which is for GPUs, it is a norm: that makes no float32 copy of x.
     """
     dims = [dim] if dim is not None else list(range(1, x.ndim))
+    if x.dtype in (torch.float16, torch.bfloat16):
+        norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
+        return x / (NORM_EPS + norm / math.sqrt(x.numel() / norm.numel())).to(x.dtype)
     # The floor keeps the square root's gradient finite for an all-zero vector; it moves no other value.
     rms = x.float().square().mean(dims, keepdim=True).clamp_min(1e-30).sqrt()
     return x / (NORM_EPS + rms).to(x.dtype)

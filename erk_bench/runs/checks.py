@@ -16,6 +16,7 @@ from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
 from erk_bench.networks.sizes import architecture
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import Shape, decoder_row, network_shape, shape_of
+from erk_bench.runs.numerics import check_numerics
 from erk_bench.sampling.options import defaults_of
 from erk_bench.spec import MetricsSpec, RunSpec, SetSpec, Spec
 
@@ -55,11 +56,7 @@ def check_names(spec: RunSpec) -> None:
     own_decoder = spec.model.decoder_path is not None
     if not own_decoder and spec.model.decoder not in (BY_CHANNELS, *DECODERS):
         raise unknown_name("decoder", spec.model.decoder, [*DECODERS, "FILE.py:NAME"])
-    if any(item.own_code for item in spec.networks) and (spec.network_dtype != "float32" or spec.compile):
-        raise UserError(
-            "network_dtype and compile are for checkpoints, and a network of your own decides that itself; "
-            "use network_dtype=float32 compile=false"
-        )
+    check_numerics(spec)
     equation = equation_of(spec, imported=False)
     own = {**defaults_of(equation.solver.row), **equation.solver.options}
     latents = spec.model.decoder in DECODERS and DECODERS[spec.model.decoder].factor > 1

@@ -19,6 +19,7 @@ from erk_bench.networks.sizes import Architecture
 from erk_bench.runs.device import Place, assets_of, memory_guard
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import decoder_row, network_architecture, shape_of
+from erk_bench.runs.numerics import arithmetic, numerics_of
 from erk_bench.spec import RunSpec, Spec
 
 CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
@@ -102,12 +103,14 @@ def measured_rate(spec: RunSpec) -> float | None:
         return None
     net = EDMPreconditioned(make_network(main)).fold(getattr(torch, spec.network_dtype)).to(device)
     net.to(memory_format=torch.channels_last)
+    if numerics_of(spec).published_attention:
+        net.network.use_published_attention()
     side = main.img_resolution
     x = torch.zeros(spec.block_size, main.img_channels, side, side, device=device)
     limit = CALIBRATION_S if device.type == "cuda" else 0.5
     start = last = time.perf_counter()
     best = float("inf")
-    with torch.inference_mode(), memory_guard(spec):
+    with torch.inference_mode(), memory_guard(spec), arithmetic(spec):
         while last - start < limit:
             net(x, torch.tensor(1.0, device=device), None).sum().item()
             now = time.perf_counter()

@@ -11,6 +11,7 @@ import torch
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.runs.blocks import Worker
+from erk_bench.runs.numerics import STRICT, switch
 from erk_bench.spec import RunSpec, Spec
 
 
@@ -49,8 +50,7 @@ def set_up_device(choice: str, local_rank: int) -> torch.device:
         # One thread a worker: bytes must not depend on the number of cores. Use more workers instead.
         torch.set_num_threads(1)
         return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    switch(STRICT)  # what computes otherwise says so, see `arithmetic`
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)  # for streams and events, which follow the current device
     return device

@@ -18,6 +18,7 @@ from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.runs.blocks import Block
 from erk_bench.runs.device import Place, memory_guard
 from erk_bench.runs.listing import Listing
+from erk_bench.runs.numerics import arithmetic
 from erk_bench.runs.records import device_name
 from erk_bench.runs.sample_block import sample_block, sample_tree
 from erk_bench.runs.set_block import read_block
@@ -171,7 +172,7 @@ def _finished_tree(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
 
 
 def _features(job: Job, name: str, images: Tensor, place: Place) -> dict[str, Tensor]:
-    with memory_guard(job.spec):
+    with memory_guard(job.spec), arithmetic(job.spec):
         found = load_detector(name, place.assets, place.device, job.keys[name])(images)
     if not all(value.isfinite().all() for value in found.values()):
         raise UserError(

@@ -11,11 +11,13 @@ import torch
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
+from erk_bench.networks.compiled import CompiledDenoiser
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels
 from erk_bench.networks.denoiser import Denoiser
 from erk_bench.networks.own_decoder import own_decoder
 from erk_bench.networks.own_network import load_own
 from erk_bench.networks.sizes import Architecture, architecture
+from erk_bench.runs.numerics import STRICT, Numerics
 from erk_bench.spec import ModelSpec, NetworkSpec, WeightsSpec
 
 
@@ -72,7 +74,12 @@ def checked_file(weights: WeightsSpec, assets: Assets) -> Path:
 
 @functools.lru_cache(maxsize=4)
 def network(
-    weights: NetworkSpec, device: torch.device, network_dtype: str, assets: Assets, compiled: bool = False
+    weights: NetworkSpec,
+    device: torch.device,
+    network_dtype: str,
+    assets: Assets,
+    compiled: bool = False,
+    published_attention: bool = False,
 ) -> Denoiser:
     """A checkpoint's or user's network, kept for the next block. Raises UserError if its hash is another."""
     if weights.own_code:
@@ -81,9 +88,9 @@ def network(
         return load_own(weights.path, weights.sha256, device, checkpoint=file, options=options)
     path = checked_file(weights, assets)
     net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))
-    if compiled:
-        net.compile(dynamic=False)  # blocks are always whole, so shapes never change
-    return net
+    if published_attention:
+        net.network.use_published_attention()
+    return CompiledDenoiser(net) if compiled else net
 
 
 @functools.lru_cache(maxsize=4)
@@ -95,7 +102,9 @@ def decoder_row(model: ModelSpec, shape: Shape, device: torch.device) -> Decoder
 
 
 @functools.lru_cache(maxsize=2)
-def decoder(model: ModelSpec, shape: Shape, device: torch.device, assets: Assets) -> Decode:
+def decoder(
+    model: ModelSpec, shape: Shape, device: torch.device, assets: Assets, numerics: Numerics = STRICT
+) -> Decode:
     """The model's way from final state to uint8 images, kept for the next block."""
     row = decoder_row(model, shape, device)
     if row.decode is not None:
@@ -105,4 +114,10 @@ def decoder(model: ModelSpec, shape: Shape, device: torch.device, assets: Assets
         raise UserError(
             f"decoder '{model.decoder}' needs weights; set model.vae.path=FILE (with its config.json beside)"
         )
-    return row.load(checked_file(model.vae, assets), checked_file(model.vae_config, assets), device)
+    return row.load(
+        checked_file(model.vae, assets),
+        checked_file(model.vae_config, assets),
+        device,
+        numerics.vae_dtype,
+        numerics.vae_batch,
+    )

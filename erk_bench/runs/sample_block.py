@@ -17,6 +17,7 @@ from erk_bench.runs.checks import check_shapes
 from erk_bench.runs.device import Place, check_draws, memory_guard
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import decoder, network, shape_of
+from erk_bench.runs.numerics import arithmetic, compiles, numerics_of
 from erk_bench.runs.store import ImageBlock
 from erk_bench.sampling.sample import solve
 from erk_bench.sampling.seeds import SeededDraws, initial
@@ -67,7 +68,7 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> SampledBl
     Raises UserError naming the seeds whose result is not finite, or a batch that fits into the GPU's memory.
     """
     check_draws(spec)
-    with memory_guard(spec):
+    with memory_guard(spec), arithmetic(spec):
         start = time.perf_counter()
         drawn = draw_block(spec, seeds, place)
         sampled = solve(
@@ -78,7 +79,9 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> SampledBl
         if error:
             raise error
         seconds = time.perf_counter() - start  # the check waited for the device
-        images = decoder(spec.model, shape_of(drawn.net), place.device, place.assets)(sampled.x)
+        images = decoder(spec.model, shape_of(drawn.net), place.device, place.assets, numerics_of(spec))(
+            sampled.x
+        )
         copied = to_host(images)
         counts = (sampled.nfe, sampled.nfe_guide)
         return SampledBlock(images, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds)
@@ -92,7 +95,7 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], place: Place) ->
     """
     spec = specs[0]
     check_draws(spec)
-    with memory_guard(spec):
+    with memory_guard(spec), arithmetic(spec):
         start = time.perf_counter()
         drawn = draw_block(spec, seeds, place)
         # The plain run may come first, and names no correction.
@@ -110,7 +113,7 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], place: Place) ->
         rows = list(sampled.rows.cpu())
         errors = [_not_finite(each, seeds, finite[mine]) for each, mine in zip(specs, rows, strict=True)]
         seconds = time.perf_counter() - start
-        decode = decoder(spec.model, shape_of(drawn.net), place.device, place.assets)
+        decode = decoder(spec.model, shape_of(drawn.net), place.device, place.assets, numerics_of(spec))
         states = sampled.states.nan_to_num()  # what is not finite is never shown
         images = torch.cat([decode(part) for part in states.split(spec.block_size)])
     return SampledTree(
@@ -149,10 +152,11 @@ class Drawn(NamedTuple):
 def draw_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> Drawn:
     """The networks, and noise and classes of the seeds on the device."""
     assets, device = place.assets, place.device
-    net = network(spec.model.weights, device, spec.network_dtype, assets, spec.compile)
+    how = (spec.network_dtype, assets, compiles(spec, device), numerics_of(spec).published_attention)
+    net = network(spec.model.weights, device, *how)
     guide = net if spec.guidance.null_class and spec.guidance.active else None
     if spec.guidance.guide is not None and spec.guidance.active:
-        guide = network(spec.guidance.guide, device, spec.network_dtype, assets, spec.compile)
+        guide = network(spec.guidance.guide, device, *how)
     check_shapes(spec, shape_of(net), None if guide is None else shape_of(guide))
     draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else spec.draw_device)
     shape = (net.img_channels, net.img_resolution, net.img_resolution)

@@ -24,6 +24,9 @@ from erk_bench.spec.work import Work
 # What is kept of the images: nothing but their features, block files, PNG files, or block files and an .npz.
 SAMPLES = ("none", "blocks", "png", "npz")
 
+# Arithmetic of networks, decoder and detectors (rows of NUMERICS in runs/numerics.py).
+NUMERICS = ("strict", "published", "fast")
+
 # Each is a source of its own, in the identity too: numbers of cuda_emulated differ from CUDA's in last bits.
 DRAW_DEVICES = ("cpu", "cuda", "cuda_emulated")
 
@@ -39,9 +42,10 @@ class RunSpec(Work):
     seeds: "FIRST-LAST", both included. dtype: of the sampler's state. network_dtype: of the raw network.
     draw_device: whose generators draw noise and labels (CPU and CUDA numbers differ); cuda_emulated computes
     an NVIDIA GPU's on the CPU. class_label: null draws the label from the seed. compile: torch.compile the
-    networks (CUDA). block_size: seeds a file, and the network's batch. samples: what is kept of the images
-    (key of SAMPLES). device: "auto" takes CUDA if there is any. workers: local processes; null is one per
-    GPU, or per CPU core. offline: never use the network. out: folder of all runs.
+    networks (CUDA). numerics: precision and kernels on a GPU (key of NUMERICS). block_size: seeds a file, and
+    the network's batch. samples: what is kept of the images (key of SAMPLES). device: "auto" takes CUDA if
+    there is any. workers: local processes; null is one per GPU, or per CPU core. offline: never use the
+    network. out: folder of all runs.
     """
 
     model: ModelSpec = identity()
@@ -54,6 +58,7 @@ class RunSpec(Work):
     draw_device: str = identity("cpu")
     class_label: int | None = identity(None)
     compile: bool = extension(False)
+    numerics: str = extension("strict")
     metrics: MetricsSpec = execution()
     seeds: str = execution("0-999")
     block_size: int = execution(100)
@@ -68,6 +73,7 @@ class RunSpec(Work):
             ("dtype", ("float32", "float64")),
             ("network_dtype", ("float32", "float16", "bfloat16")),
             ("draw_device", DRAW_DEVICES),
+            ("numerics", NUMERICS),
             ("samples", SAMPLES),
         ):
             if getattr(self, name) not in known:

@@ -85,7 +85,8 @@ def _check(spec: RunSpec, images: int) -> None:
 def _observed(spec: RunSpec, place: Place, images: int, iterations: int) -> tuple[ObservedSteps, int]:
     if place.device.type == "cpu":
         torch.set_num_threads(launch.default_workers(spec))  # one process here, and no bytes to keep
-    plain = dataclasses.replace(spec, compile=False)  # compiled networks have no forward-mode derivative
+    # Compiled networks have no forward-mode derivative, and TF32 would hide small errors.
+    plain = dataclasses.replace(spec, compile=False, numerics="strict")
     with memory_guard(spec):
         drawn = draw_block(plain, list(spec.seed_range)[:images], place)
         equation = equation_of(plain)

@@ -24,6 +24,7 @@ from erk_bench.runs.blocks import blocks_of
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.needs import addresses_of
+from erk_bench.runs.numerics import NUMERICS
 from erk_bench.spec import RunSpec
 from erk_bench.studies import manifest as manifests
 from erk_bench.studies import simulate as simulating
@@ -121,6 +122,8 @@ def show_plan(
         f"to do: {work} (decoding and features come on top); on disk: features "
         f"{_size(features)}{kept or f', no images (they would take {_size(pixels)})'}"
     )
+    for name in dict.fromkeys(spec.numerics for spec in specs):
+        print(f"arithmetic on a GPU: numerics={name} ({NUMERICS[name].says})")
     if shared:
         print(
             "that is for separate runs: 'erk-bench grid' shares trajectories and needs less (a quarter to a "
