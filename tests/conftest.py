@@ -37,6 +37,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000)
 
 
+def pytest_unconfigure() -> None:
+    """At the end it must: libraries that count their objects complain of what is left."""
+    gc.unfreeze()
+
+
 @cache
 def golden(name: str) -> dict[str, torch.Tensor]:
     """Tensors of tests/data/NAME.safetensors."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from erk_bench.evaluation.measured import Measured
 
 
-class Part(NamedTuple):
+class Summand(NamedTuple):
     """A metric's name, and what its values are divided by."""
 
     metric: str
@@ -26,7 +26,7 @@ class Composite:
 
     name: str
     title: str
-    parts: tuple[Part, ...]
+    parts: tuple[Summand, ...]
     lower: bool = True
 
     def mean(self, found: Sequence[Measured]) -> Measured:

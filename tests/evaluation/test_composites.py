@@ -13,7 +13,7 @@ import torch
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.commands.compose import run_spec
-from erk_bench.evaluation.composites import COMPOSITES, Composite, Part
+from erk_bench.evaluation.composites import COMPOSITES, Composite, Summand
 from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.measured import Extracted, jackknife_error
@@ -37,7 +37,9 @@ from erk_bench.runs.generate import generate
 from erk_bench.runs.score import score
 from erk_bench.spec import MetricsSpec
 
-ROW = Composite("fdr2", "FDr2", (Part("fd_digits", 2.0), Part("fd@digits2", 0.5), Part("cmmd@digits", 10.0)))
+ROW = Composite(
+    "fdr2", "FDr2", (Summand("fd_digits", 2.0), Summand("fd@digits2", 0.5), Summand("cmmd@digits", 10.0))
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +78,9 @@ def test_errors_of_dependent_parts_do_not_add_in_quadrature() -> None:
     one = measure(
         spec_of("fd_digits"), {"digits": Extracted(features(60, 1))}, {"digits": Real(None, features(50, 3))}
     )["fd_digits"]
-    both = Composite("twice", "twice", (Part("fd_digits", 1.0), Part("fd@digits2", 1.0))).mean([one, one])
+    both = Composite("twice", "twice", (Summand("fd_digits", 1.0), Summand("fd@digits2", 1.0))).mean(
+        [one, one]
+    )
     assert both.standard_error == pytest.approx(one.standard_error, rel=1e-9)
     assert one.standard_error > 0
 
