@@ -115,6 +115,15 @@ def test_classes_of_published_seeds() -> None:
     assert [draws.integers(1000).tolist() for draws in found] == [CLASSES, CLASSES]
 
 
+@pytest.mark.parametrize("numerics", ["published", "fast"])
+def test_numerics_are_close_to_strict(numerics: str, small_run: MakeSpec) -> None:
+    strict, other = (
+        sample_block(spec, range(8), Place.of(spec)).on_device
+        for spec in (small_run("device=cuda"), small_run("device=cuda", f"numerics={numerics}"))
+    )
+    assert (strict.int() - other.int()).abs().max() <= 8
+
+
 def test_rate_is_measured(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("erk_bench.runs.cost.CALIBRATION_S", 1.0)
     rate = measured_rate(small_run("device=cuda", "network_dtype=float16"))

@@ -173,6 +173,8 @@ def test_networks_do_not_wait(letter: str, pretend_gpu: PretendGpu) -> None:
             if condition is not None:
                 net(x, 2.0, condition.argmax(dim=1))  # class numbers
                 net(x, 2.0, None)
+            net.network.use_published_attention()
+            net(x, 2.0, condition)
     assert torch.equal(found.cpu(), expected)
     assert waits == []
 
