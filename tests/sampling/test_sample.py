@@ -48,6 +48,8 @@ def test_public_names() -> None:
         "draw",
         "frechet_distance",
         "load_denoiser",
+        "load_records",
         "sample",
         "sample_grid",
+        "score",
     }
