@@ -1,7 +1,8 @@
 """Families of metrics: what is computed from features, whichever detector gave them.
 
-The values are torch-fidelity's (but for the Frechet distances, which are ours), each with a block-jackknife
-standard error; the jackknife leaves out one of `num_groups` contiguous groups of seeds at a time.
+A family whose name ends in a program's has that program's values; the others have torch-fidelity's, but for
+the Frechet distances, which are ours. Each value has a jackknife standard error, which leaves out one of
+`num_groups` groups of images at a time.
 """
 
 from __future__ import annotations
