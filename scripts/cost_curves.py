@@ -52,14 +52,14 @@ def main() -> None:
 
     counts = (1_000, 5_000, 10_000, 50_000, 100_000)
     for size in ("xs", "s", "xxl"):
-        one = cost(size, 32).flops / rate
+        one = cost(size, 32).network_flops / rate
         curve(0, "images", f"EDM2-{size.upper()}, 32 steps", counts, [one * count for count in counts])
-        hours = [cost(size, steps).flops * IMAGES / rate for steps in STEPS]
+        hours = [cost(size, steps).network_flops * IMAGES / rate for steps in STEPS]
         curve(1, "steps of Heun's method", f"EDM2-{size.upper()}, 50,000 images", STEPS, hours)
     for steps in (8, 16, 32):
-        hours = [cost(size, steps).flops * IMAGES / rate for size in SIZES]
+        hours = [cost(size, steps).network_flops * IMAGES / rate for size in SIZES]
         curve(2, "model size", f"{steps} steps, 50,000 images", SIZES, hours)
-    block = cost("xxl", 32).flops * BLOCK / rate
+    block = cost("xxl", 32).network_flops * BLOCK / rate
     table = [[block] * (IMAGES // BLOCK)] * ROWS
     conditions = Conditions()
     curve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from erk_bench.commands.cards import CardMemory
 from erk_bench.commands.command import Command
 from erk_bench.commands.options import GRID, ROWS, TABLE, Number, PathText, Whole, Wholes, option
 from erk_bench.commands.settings import SWEEP
@@ -20,6 +21,16 @@ class PlanOptions:
     throughput: float | None = option(
         Number("TFLOP/s", positive=True, expected="TFLOP/s of one GPU, for example throughput=150"),
         "speed of one GPU, for the time in GPU-hours; that of this machine is timed unless given",
+        None,
+    )
+    throughput_rest: float | None = option(
+        Number("TFLOP/s", positive=True, expected="TFLOP/s of one GPU, for example throughput_rest=45"),
+        "its speed in decoding and features, which compute in float32; as throughput unless given",
+        None,
+    )
+    memory: float | None = option(
+        CardMemory(),
+        "find the largest block_size for a GPU of this memory: a number of GB, or a card such as h100",
         None,
     )
     simulate: tuple[int, ...] | None = option(
@@ -50,6 +61,9 @@ COMMAND = Command(
   erk-bench plan seeds=0-49999 schedule.num_steps=16
   erk-bench plan table=digits
   erk-bench plan table=table2 throughput=150                # GPU-hours at 150 TFLOP/s a GPU
+  erk-bench plan table=table2 throughput=150 throughput_rest=45   # slower in decoding and features
+  erk-bench plan table=table2 memory=24                     # the largest block_size for a GPU of 24 GB
+  erk-bench plan model=edm2-img512-xxl-fid track=imagenet512 memory=h100
   erk-bench plan table=table2 throughput=150 --simulate 8,64,1024   # hours for so many workers
   erk-bench plan --manifest sweep.manifest grid=figure4_16  # a line for each task of a Slurm array
   erk-bench plan --manifest sweep.manifest table=table2""",

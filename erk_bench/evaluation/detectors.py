@@ -13,6 +13,7 @@ from torch import Tensor
 from erk_bench.base.addresses import is_address
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.footprint import Sketch
 from erk_bench.base.own_code import split_options
 from erk_bench.digits.classifier import DigitsClassifier
 from erk_bench.digits.data import RESOLUTION
@@ -57,13 +58,27 @@ def load_digits_detector(weights: Path, device: torch.device | str = "cpu") -> E
     return extract
 
 
+def sketch_digits() -> Sketch:
+    """The digits classifier."""
+    with torch.device("meta"):
+        network = DigitsClassifier()
+    return Sketch(network, network)
+
+
 _DINOV2 = "dinov2:dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 _HERE = "erk_bench.evaluation"
 
 # timm and torch-fidelity take seconds to import, so loaders are texts.
 DETECTORS: dict[str, Detector] = {
     "digits": Detector(
-        "digits", DIGITS_WEIGHTS, f"{__name__}:load_digits_detector", 64, 10, (1,), RESOLUTION
+        "digits",
+        DIGITS_WEIGHTS,
+        f"{__name__}:load_digits_detector",
+        64,
+        10,
+        (1,),
+        RESOLUTION,
+        sketch=f"{__name__}:sketch_digits",
     ),
     "inception": Detector(
         "Inception",
@@ -71,10 +86,27 @@ DETECTORS: dict[str, Detector] = {
         f"{_HERE}.inception:load_inception",
         2048,
         1008,
+        sketch=f"{_HERE}.inception:sketch_inception",
     ),
-    "vgg16": Detector("VGG16", "pytorch:vgg16-397923af.pth", f"{_HERE}.inception:load_vgg16", 4096, 0),
-    "dinov2_torch": Detector("DINOv2", _DINOV2, f"{_HERE}.dinov2:load_dinov2_torch", None, 0),
-    "dinov2_pil": Detector("DINOv2 (PIL)", _DINOV2, f"{_HERE}.dinov2:load_dinov2_pil", None, 0),
+    "vgg16": Detector(
+        "VGG16",
+        "pytorch:vgg16-397923af.pth",
+        f"{_HERE}.inception:load_vgg16",
+        4096,
+        0,
+        sketch=f"{_HERE}.inception:sketch_vgg16",
+    ),
+    "dinov2_torch": Detector(
+        "DINOv2", _DINOV2, f"{_HERE}.dinov2:load_dinov2_torch", None, 0, sketch=f"{_HERE}.dinov2:sketch_torch"
+    ),
+    "dinov2_pil": Detector(
+        "DINOv2 (PIL)",
+        _DINOV2,
+        f"{_HERE}.dinov2:load_dinov2_pil",
+        None,
+        0,
+        sketch=f"{_HERE}.dinov2:sketch_pil",
+    ),
 }
 
 
@@ -123,6 +155,16 @@ def load_detector(name: str, assets: Assets, device: torch.device | str, key: st
     if name not in DETECTORS and key is None:
         key = detector_key(name, assets)
     return _loaded(name, assets, device, None if name in DETECTORS else key)
+
+
+def sketch_of(name: str) -> Sketch | None:
+    """The detector without numbers, to count what it takes; None for code of a user's own."""
+    address = detector_of(name).sketch
+    if address is None:
+        return None
+    module, _, function = address.partition(":")
+    sketch: Sketch = getattr(importlib.import_module(module), function)()
+    return sketch
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.footprint import Sketch
 from erk_bench.base.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 from erk_bench.evaluation.extract import Extract, rgb_images
 
@@ -96,8 +97,6 @@ def build_dinov2(weights: Path, num_heads: int | None = None) -> nn.Module:
 
     Raises UserError for a file that is no such network.
     """
-    from timm.models.vision_transformer import VisionTransformer  # slow to import, needed by few commands
-
     found = read_state_dict(weights)
     found.pop("mask_token", None)  # only training uses it
     width, _, patch, _ = _shape(weights, found, "patch_embed.proj.weight", (None, 3, None, None))
@@ -116,22 +115,48 @@ def build_dinov2(weights: Path, num_heads: int | None = None) -> nn.Module:
             f"'{weights}' has {tokens} positions and patches of {patch} pixels; DINOv2 has 1 + G*G positions "
             f"and patches that divide {RESOLUTION}; {NEXT_STEP}"
         )
-    network = VisionTransformer(
+    network = _transformer(patch, width, depth, num_heads, hidden / width)
+    found["pos_embed"] = interpolate_positions(found["pos_embed"], RESOLUTION // patch)
+    tensors = fitting_tensors(weights, found, network.state_dict(), NETWORK)
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def _transformer(patch: int, width: int, depth: int, num_heads: int, mlp_ratio: float) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer  # slow to import, needed by few commands
+
+    return VisionTransformer(
         img_size=RESOLUTION,
         patch_size=patch,
         num_classes=0,
         embed_dim=width,
         depth=depth,
         num_heads=num_heads,
-        mlp_ratio=hidden / width,
+        mlp_ratio=mlp_ratio,
         init_values=1.0,  # layer scale is present; its values come from the file
         weight_init="skip",
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
     )
-    found["pos_embed"] = interpolate_positions(found["pos_embed"], RESOLUTION // patch)
-    tensors = fitting_tensors(weights, found, network.state_dict(), NETWORK)
-    network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False)
+
+
+def sketch_torch() -> Sketch:
+    """DINOv2 ViT-L/14 and its resizing."""
+    network = _sketched()
+    return Sketch(network, lambda images: network(normalize(resize_torch(images))))
+
+
+def sketch_pil() -> Sketch:
+    """DINOv2 ViT-L/14 on images that PIL has resized."""
+    network = _sketched()
+    size = (RESOLUTION, RESOLUTION)
+    return Sketch(
+        network, lambda images: network(normalize(images.new_empty(*images.shape[:2], *size).float()))
+    )
+
+
+def _sketched() -> nn.Module:
+    with torch.device("meta"):
+        return _transformer(patch=14, width=1024, depth=24, num_heads=16, mlp_ratio=4)
 
 
 def _load(

@@ -21,7 +21,8 @@ class Detector(NamedTuple):
     of (weights, device) -> Extract, imported when it is used. dim, num_logits: widths of its features and
     logits. dim is None where the file of weights decides; then published ones have PUBLISHED_DIM. channels:
     numbers of them that a model's images may have; grey ones get three equal channels where the network takes
-    three (`rgb_images`). resolution: side of its images; None is any.
+    three (`rgb_images`). resolution: side of its images; None is any. sketch: module:function of () -> Sketch
+    of the published network, on uint8 images, to count what it takes.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Detector(NamedTuple):
     num_logits: int
     channels: tuple[int, ...] = (1, 3)
     resolution: int | None = None
+    sketch: str | None = None
 
 
 def rgb_images(images: Tensor, detector: str) -> Tensor:

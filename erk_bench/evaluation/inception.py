@@ -18,6 +18,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
+from erk_bench.base.footprint import Sketch
 from erk_bench.base.state_dicts import fitting_tensors, read_state_dict
 from erk_bench.evaluation.extract import Extract, rgb_images
 
@@ -57,9 +58,7 @@ def load_vgg16(weights: Path, device: torch.device | str) -> Extract:
     expected = empty_vgg16().state_dict()
     found = read_state_dict(weights)
     tensors = fitting_tensors(weights, found, expected, "torchvision's VGG-16")
-    file = _pickled(expected)
-    with torch.device("meta"):
-        network = FeatureExtractorVGG16("vgg16", [VGG16_LAYER], feature_extractor_weights_path=file)
+    network = _empty_vgg16_extractor()
     # The extractor has dropped the last layer.
     kept = {name: value for name, value in tensors.items() if not name.startswith("classifier.6.")}
     network.to_empty(device=device).model.load_state_dict(kept)
@@ -84,6 +83,31 @@ def empty_vgg16() -> torchvision.models.VGG:
     """torchvision's VGG-16 on the meta device: names and shapes, no values."""
     with torch.device("meta"):
         return torchvision.models.vgg16()
+
+
+def sketch_inception() -> Sketch:
+    """Inception-v3."""
+    network = empty_inception()
+    return Sketch(network, network)
+
+
+def sketch_vgg16() -> Sketch:
+    """VGG-16 up to its features, of images that are resized: torchvision's scaling of them needs numbers."""
+    network = _empty_vgg16_extractor()
+    side = network.INPUT_IMAGE_SIZE
+
+    def run(images: Tensor) -> Tensor:
+        features: Tensor = network.model(images.new_empty(len(images), 3, side, side, dtype=torch.float32))
+        return features
+
+    return Sketch(network, run)
+
+
+def _empty_vgg16_extractor() -> FeatureExtractorVGG16:
+    """torch-fidelity's VGG-16, which has dropped the last layer, on the meta device."""
+    file = _pickled(empty_vgg16().state_dict())
+    with torch.device("meta"):
+        return FeatureExtractorVGG16("vgg16", [VGG16_LAYER], feature_extractor_weights_path=file)
 
 
 class _UnreadInception(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity is untyped

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.footprint import Sketch
 from erk_bench.digits import data as digits
+from erk_bench.networks.vae import load_vae, sketch_vae
 
 # Final states NCHW float -> images NCHW uint8, on the same device.
 Decode = Callable[[Tensor], Tensor]
@@ -22,8 +24,6 @@ def rgb_to_uint8(x: Tensor) -> Tensor:
 
 
 def _load_sd_vae(weights: Path, config: Path, device: torch.device, dtype: torch.dtype, batch: int) -> Decode:
-    from erk_bench.networks.vae import load_vae  # here: diffusers takes seconds to import
-
     return load_vae(config, weights, device, dtype, batch)
 
 
@@ -31,7 +31,8 @@ class Decoder(NamedTuple):
     """A row of DECODERS. channels: of the state. factor: image pixels a side for one of the state.
 
     image_channels: of the image. decode: where no weights are needed; load: where they are, from
-    (weights, config.json, device, dtype, images at once).
+    (weights, config.json, device, dtype, images at once). sketch: the network without numbers and what is
+    called for a batch of states, of (config.json, dtype), to count what it takes; None is the published file.
     """
 
     channels: int
@@ -39,6 +40,7 @@ class Decoder(NamedTuple):
     image_channels: int
     decode: Decode | None = None
     load: Callable[[Path, Path, torch.device, torch.dtype, int], Decode] | None = None
+    sketch: Callable[[Path | None, torch.dtype], Sketch] | None = None
 
 
 BY_CHANNELS = "by_channels"  # grey for states of one channel, rgb for three
@@ -47,7 +49,7 @@ DECODERS: dict[str, Decoder] = {
     "rgb": Decoder(3, 1, 3, decode=rgb_to_uint8),
     "grey": Decoder(1, 1, 1, decode=rgb_to_uint8),
     "digits": Decoder(1, 1, 1, decode=digits.decode),
-    "sd_vae": Decoder(4, 8, 3, load=_load_sd_vae),
+    "sd_vae": Decoder(4, 8, 3, load=_load_sd_vae, sketch=sketch_vae),
 }
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.footprint import Sketch
 from erk_bench.base.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 from erk_bench.base.untrusted import parse_json
 
@@ -26,6 +27,15 @@ CHANNELS = 4
 LATENT_MEAN = (5.81, 3.25, 0.12, -2.15)
 LATENT_STD = (4.17, 4.62, 3.71, 3.28)
 SIGMA_DATA = 0.5
+BATCH = 8  # latents that are decoded at once, as EDM2 does
+
+# What counts of the published config.json of sd-vae-ft-mse.
+PUBLISHED_CONFIG = {
+    "_class_name": CLASS_NAME, "in_channels": 3, "out_channels": 3, "latent_channels": CHANNELS,
+    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "act_fn": "silu", "sample_size": 256,
+}  # fmt: skip
 
 # Names of attention layers in the published sd-vae-ft-mse file, and what diffusers calls them since 0.18.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -54,7 +64,7 @@ def load_vae(
     weights: Path,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
-    batch: int = 8,
+    batch: int = BATCH,
 ) -> Decode:
     """Decoder of latents [B, 4, h, w] to uint8 images [B, 3, 8h, 8w]; 8 is the published factor.
 
@@ -89,21 +99,38 @@ def load_vae(
 
 def _build(config: Path, weights: Path, dtype: torch.dtype) -> Any:
     """The autoencoder, frozen, on the CPU (Any: diffusers hides the types of its networks)."""
-    from diffusers import AutoencoderKL  # slow to import, needed by latent models only
-
     options = _read_config(config)
     found = _read_weights(weights)
-    try:
-        with torch.device("meta"):  # no initial values, which take longer than all the rest
-            network: Any = AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]  # diffusers is untyped
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
-        raise UserError(f"cannot build {CLASS_NAME} from '{config}': {error}; {NEXT_STEP}") from error
+    network = empty_vae(options, config)
     found = fitting_tensors(weights, found, network.state_dict(), f"the {CLASS_NAME} of '{config}'")
     # Not network.to(dtype): diffusers warns of that without need. Copied because memory mapped from a file
     # may be aligned otherwise, which changes last bits.
     tensors = {name: value.to(dtype, copy=True) for name, value in found.items()}
     network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def empty_vae(options: dict[str, Any], path: Path | None = None) -> Any:
+    """The autoencoder of a config.json's options on the meta device: names and shapes, no values.
+
+    path: of the config.json, for the UserError about options that make no autoencoder.
+    """
+    from diffusers import AutoencoderKL  # slow to import, needed by latent models only
+
+    try:
+        with torch.device("meta"):  # no initial values, which take longer than all the rest
+            return AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]  # diffusers is untyped
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise UserError(f"cannot build {CLASS_NAME} from '{path}': {error}; {NEXT_STEP}") from error
+
+
+def sketch_vae(config: Path | None) -> Sketch:
+    """The autoencoder on the meta device, and its decoding of sampler latents there.
+
+    config: its config.json; None is that of sd-vae-ft-mse.
+    """
+    network = empty_vae(PUBLISHED_CONFIG if config is None else _read_config(config), config)
+    return Sketch(network, lambda latents: network.decode(to_vae_latents(latents), return_dict=False)[0])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

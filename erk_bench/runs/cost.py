@@ -6,23 +6,27 @@ import functools
 import json
 import math
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from erk_bench.evaluation.detectors import PUBLISHED_DIM, detector_of
+from erk_bench.base.assets import Assets
+from erk_bench.base.footprint import NOTHING, Footprint, Sketch, footprint
+from erk_bench.evaluation.detectors import PUBLISHED_DIM, detector_of, sketch_of
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import make_network
+from erk_bench.networks.decoders import Decoder
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import Architecture
 from erk_bench.runs.device import Place, assets_of, memory_guard
 from erk_bench.runs.equation import equation_of
-from erk_bench.runs.loaded import decoder_row, network_architecture, shape_of
+from erk_bench.runs.loaded import Shape, decoder_row, network_architecture, shape_of
 from erk_bench.runs.numerics import arithmetic, numerics_of
 from erk_bench.spec import RunSpec, Spec
 
 CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
+IMAGE_SIDE = 512  # of an image that detectors are counted on; they resize it, so that it matters little
 CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing them here would say nothing
 
 
@@ -36,19 +40,72 @@ def work_of(spec: Spec) -> float:
     return max(sum(count_evaluations(spec)), 1) if isinstance(spec, RunSpec) else 1
 
 
-class Cost(NamedTuple):
-    """Of one image: evaluations of the main and the guiding network, their FLOPs (a multiply-add is two), and
-    bytes of its features and of its pixels.
+class Parts(NamedTuple):
+    """What one call of each network of a run takes for one image.
 
-    Evaluations, FLOPs and bytes of pixels are NaN where code of a user's own decides them: only running it
-    would tell.
+    network, guide: NOTHING where there is no guiding network. decoder: NOTHING where pixels are sampled.
+    detectors: by name. Each is None where code of a user's own decides it.
+    """
+
+    network: Footprint | None
+    guide: Footprint | None
+    decoder: Footprint | None
+    detectors: dict[str, Footprint | None]
+
+
+class Cost(NamedTuple):
+    """Of one image: evaluations of the main and the guiding network, FLOPs of the networks, of decoding and
+    of the detectors (a multiply-add is two), and bytes of its features and of its pixels.
+
+    What code of a user's own decides is NaN: only running it would tell.
     """
 
     nfe: float
     nfe_guide: float
-    flops: float
+    network_flops: float
+    decoder_flops: float
+    detector_flops: float
     feature_bytes: int
     image_bytes: float
+
+    @property
+    def other_flops(self) -> float:
+        """Of decoding and detectors, as far as they are known."""
+        return sum(each for each in (self.decoder_flops, self.detector_flops) if not math.isnan(each))
+
+
+def parts_of(spec: RunSpec) -> Parts:
+    """Counted on shapes alone; of files that are not here, the published architecture is taken.
+
+    Runs no code of a user's own.
+    """
+    assets = assets_of(spec)
+    found = [
+        None if item.own_code else _network(network_architecture(item, assets), spec.network_dtype)
+        for item in spec.networks
+    ]
+    guide: Footprint | None = NOTHING
+    if spec.guidance.active and spec.guided:
+        guide = found[-1]  # the main network, where it guides itself
+    return Parts(found[0], guide, _decoder(spec, assets), detector_parts(spec))
+
+
+def _decoder(spec: RunSpec, assets: Assets) -> Footprint | None:
+    model = spec.model
+    if model.weights.own_code or model.decoder_path is not None:
+        return None
+    shape = shape_of(network_architecture(model.weights, assets))
+    row = decoder_row(model, shape, torch.device("cpu"))
+    if row.sketch is None:
+        return NOTHING
+    config = None if model.vae_config is None else model.vae_config.path
+    path = assets.locate(config) if config is not None and assets.is_here(config) else None
+    return _sketched_decoder(row, path, shape)
+
+
+def detector_parts(spec: Spec) -> dict[str, Footprint | None]:
+    """What the spec's detectors take for one image, by name."""
+    return {name: _detector(name) for name in detectors_of(spec.metrics.names)}
 
 
 def estimate(spec: RunSpec) -> Cost:
@@ -58,36 +115,62 @@ def estimate(spec: RunSpec) -> Cost:
     """
     assets = assets_of(spec)
     nfe, nfe_guide = (math.nan, math.nan) if spec.own_code else count_evaluations(spec)
-    flops, image_bytes = math.nan, math.nan
-    own = any(item.own_code for item in spec.networks)
-    if not own:
-        main, *guides = (network_architecture(item, assets) for item in spec.networks)
-        flops = nfe * evaluation_flops(main)
-        if nfe_guide and spec.guided:
-            flops += nfe_guide * evaluation_flops(guides[0] if guides else main)
+    parts = parts_of(spec)
+    networks, image_bytes = math.nan, math.nan
+    if parts.network is not None and parts.guide is not None:
+        networks = nfe * parts.network.flops + (nfe_guide * parts.guide.flops if nfe_guide else 0)
+    detectors = [math.nan if each is None else each.flops for each in parts.detectors.values()]
     rows = [detector_of(name) for name in detectors_of(spec.metrics.names)]
     features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
-    if not own and spec.model.decoder_path is None:
+    if parts.decoder is not None:
+        main = network_architecture(spec.model.weights, assets)
         decoder = decoder_row(spec.model, shape_of(main), torch.device("cpu"))
         image_bytes = decoder.image_channels * (main.img_resolution * decoder.factor) ** 2
-    return Cost(nfe, nfe_guide, flops, features, image_bytes)
+    decoding = math.nan if parts.decoder is None else parts.decoder.flops
+    return Cost(nfe, nfe_guide, networks, decoding, sum(detectors), features, image_bytes)
+
+
+def for_cpus(spec: RunSpec) -> bool:
+    """Whether the run's networks are small enough for a CPU, where no GPU is asked for."""
+    network = parts_of(spec).network
+    return spec.device != "cuda" and network is not None and network.flops <= CPU_FLOPS
 
 
 def evaluation_flops(architecture: Architecture) -> int:
-    """FLOPs of one evaluation of one image, counted on shapes alone."""
-    return _evaluation_flops(architecture.class_name, json.dumps(dict(architecture.arguments)))
+    """FLOPs of one evaluation of one image."""
+    return _network(architecture, "float32").flops
+
+
+def _network(architecture: Architecture, dtype: str) -> Footprint:
+    return _counted_network(architecture.class_name, json.dumps(dict(architecture.arguments)), dtype)
 
 
 @functools.cache
-def _evaluation_flops(class_name: str, arguments: str) -> int:
+def _counted_network(class_name: str, arguments: str, dtype: str) -> Footprint:
     architecture = Architecture(class_name, json.loads(arguments))
+    side = architecture.img_resolution
     with torch.device("meta"):
-        net = EDMPreconditioned(make_network(architecture)).fold()
-        size = architecture.img_resolution
-        x = torch.empty(1, architecture.img_channels, size, size)
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            net(x, torch.tensor(1.0), None)
-    return int(counter.get_total_flops())
+        net = EDMPreconditioned(make_network(architecture)).fold(getattr(torch, dtype))
+        x = torch.empty(1, architecture.img_channels, side, side)
+        return footprint(Sketch(net, lambda x: net(x, torch.tensor(1.0), None)), x)
+
+
+@functools.cache
+def _sketched_decoder(row: Decoder, config: Path | None, shape: Shape) -> Footprint:
+    assert row.sketch is not None
+    states = torch.empty(1, shape.channels, shape.resolution, shape.resolution, device="meta")
+    return footprint(row.sketch(config), states)
+
+
+@functools.cache
+def _detector(name: str) -> Footprint | None:
+    sketch = sketch_of(name)
+    if sketch is None:
+        return None
+    row = detector_of(name)
+    side = row.resolution or IMAGE_SIDE
+    images = torch.empty(1, max(row.channels), side, side, dtype=torch.uint8, device="meta")
+    return footprint(sketch, images)
 
 
 def measured_rate(spec: RunSpec) -> float | None:

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from erk_bench.base.console import wide_console
 from erk_bench.base.errors import UserError
+from erk_bench.commands.actions.plan_parts import Operations, Rates, show_memory, show_parts
 from erk_bench.commands.actions.table import shifted
 from erk_bench.commands.command import given
 from erk_bench.commands.compose import run_spec
@@ -64,20 +65,27 @@ def plan(options: PlanOptions, overrides: list[str]) -> int:
         print(f"{path}: {len(lines)} tasks; 'erk-bench task {path} 0' runs the first")
         return 0
     specs = [shifted(spec, index) for index in range(sets) for spec in specs]
-    return show_plan(specs, options.throughput, shared=bool(options.grid), workers=options.simulate or ())
+    return show_plan(
+        specs,
+        Rates(options.throughput or 0.0, options.throughput_rest or 0.0),
+        shared=bool(options.grid),
+        workers=options.simulate or (),
+        memory=options.memory,
+    )
 
 
 def show_plan(
     specs: Sequence[RunSpec],
-    throughput: float | None,
+    rates: Rates,
     *,
     shared: bool = False,
     workers: Sequence[int] = (),
+    memory: float | None = None,
 ) -> int:
-    """What is left to do, in blocks, evaluations, FLOPs, disk and time; nothing is sampled or written.
+    """What is left to do, and what it takes; nothing is sampled or written.
 
-    throughput: TFLOP/s of a GPU. shared: the runs are cells of a grid, and share trajectories. workers:
-    numbers of them, for which the time is simulated.
+    shared: the runs are cells of a grid, and share trajectories. workers: numbers of them, for which the time
+    is simulated. memory: of a GPU in GB, whose largest block_size is found.
     """
     table = RichTable(title="plan")
     for header in (
@@ -85,41 +93,38 @@ def show_plan(
         "images on disk",
     ):  # fmt: skip
         table.add_column(header, justify="left" if header == "run" else "right")
-    evaluations, flops, features, pixels = 0.0, 0.0, 0, 0.0
-    rows: list[list[float]] = []  # FLOPs of each run's blocks
+    total, features, pixels = Operations(), 0, 0.0
+    rows: list[list[Operations]] = []  # of each run's blocks
     unknown = list(dict.fromkeys(path for spec in specs for path in spec.own_code))
     for spec in specs:
-        name, done, total = _progress_of(spec)
-        left = (total - done) * spec.block_size
+        name, done, blocks = _progress_of(spec)
+        left = (blocks - done) * spec.block_size
         cost = planning.estimate(spec)
+        work = Operations.of(cost)
         nfe, nfe_guide = cost.nfe, cost.nfe_guide
         known = not math.isnan(nfe)
         if known:
-            evaluations += left * (nfe + nfe_guide)
-            flops += left * cost.flops
-            rows.append([cost.flops * spec.block_size] * (total - done))
+            total += work.times(left)
+            rows.append([work.times(spec.block_size)] * (blocks - done))
         features += left * cost.feature_bytes
         pixels += 0 if math.isnan(cost.image_bytes) else left * cost.image_bytes
         table.add_row(
             name,
             f"{len(spec.seed_range):,}",
-            f"{done} / {total}",
+            f"{done} / {blocks}",
             (f"{nfe} + {nfe_guide}" if nfe_guide else str(nfe)) if known else DASH,
-            f"{left * (nfe + nfe_guide):,.0f}" if known else DASH,
-            f"{left * cost.flops / 1e12:,.0f}" if known else DASH,
+            f"{work.evaluations * left:,.0f}" if known else DASH,
+            f"{work.flops * left / 1e12:,.0f}" if known else DASH,
             _size(left * cost.feature_bytes),
             _size(left * cost.image_bytes),
         )
     wide_console().print(table)
+    show_parts(specs)
     kept = "" if specs[0].samples == "none" else f"; images {_size(pixels)} (samples=none keeps none)"
     all_unknown = all(spec.own_code for spec in specs)
-    work = (
-        "evaluations that only a run can count"
-        if all_unknown
-        else f"{evaluations:,.0f} network evaluations, {flops / 1e12:,.0f} TFLOPs of the networks"
-    )
+    work_told = "evaluations that only a run can count" if all_unknown else total.told()
     print(
-        f"to do: {work} (decoding and features come on top); on disk: features "
+        f"to do: {work_told}; on disk: features "
         f"{_size(features)}{kept or f', no images (they would take {_size(pixels)})'}"
     )
     for name in dict.fromkeys(spec.numerics for spec in specs):
@@ -134,16 +139,17 @@ def show_plan(
             f"evaluations and time of {', '.join(unknown)} are not known: only running the file would tell, "
             "and planning runs nobody's code"
         )
+    show_memory(specs, memory)
     known_cost = next((spec for spec in specs if not spec.own_code), None)
-    rate = 0.0 if known_cost is None else _print_time(known_cost, flops, throughput)
+    rates = Rates() if known_cost is None else _print_time(known_cost, total, rates)
     if workers and unknown:
         raise UserError(
             f"simulate needs the cost of a block, and that of {unknown[0]} is not known; leave out simulate"
         )
     if workers:
-        if not rate:
+        if not rates.networks:
             raise UserError("simulate needs the speed of a worker; give throughput=TFLOP/s of one GPU")
-        _simulate([[block / rate / 3600 for block in row] for row in rows if row], workers)
+        _simulate([[rates.hours(block) for block in row] for row in rows if row], workers)
     assets = assets_of(specs[0])
     missing = dict.fromkeys(
         address for spec in specs for address in addresses_of(spec) if not assets.is_here(address)
@@ -200,20 +206,29 @@ def _simulate(rows: Sequence[Sequence[float]], counts: Sequence[int]) -> None:
     )
 
 
-def _print_time(spec: RunSpec, flops: float, throughput: float | None) -> float:
-    """Also returns the FLOPs a second of a worker; 0 where they are not known."""
+def _print_time(spec: RunSpec, work: Operations, rates: Rates) -> Rates:
+    """Also returns the speed of a worker; 0 where it is not known."""
     workers = launch.default_workers(spec)
-    if throughput is not None:
-        rate = throughput * 1e12
-        print(f"about {flops / rate / 3600:,.2f} GPU-hours at {throughput:g} TFLOP/s")
-        return rate
+    if rates.networks:
+        parts = rates.parts(work)
+        named = ", ".join(f"{name} {hours:,.2f}" for name, hours in parts.items() if hours)
+        told = f" and {rates.rest:g} in decoding and features" if rates.rest else ""
+        hours = f"{sum(parts.values()):,.2f} GPU-hours"
+        print(f"about {hours} at {rates.networks:g} TFLOP/s{told}: {named or 'nothing'}")
+        if not rates.rest and spec.network_dtype != "float32" and work.decoding + work.features:
+            print(
+                "decoding and features compute in float32, where a GPU is slower; throughput_rest=TFLOP/s "
+                "counts them at that speed"
+            )
+        return rates
     measured = planning.measured_rate(spec)
     if measured is None:
         print("time: no GPU here; give throughput=TFLOP/s of one GPU for an estimate in GPU-hours")
-        return 0.0
-    hours = flops / measured / 3600
+        return Rates()
+    rates = Rates(measured / 1e12)
+    needed = rates.hours(work)
     print(
-        f"about {hours:,.2f} worker-hours on this machine ({hours * 60 / workers:,.1f} minutes with "
+        f"about {needed:,.2f} worker-hours on this machine ({needed * 60 / workers:,.1f} minutes with "
         f"{workers} workers), at {measured / 1e12:,.2f} TFLOP/s, as just timed on this network's size"
     )
-    return measured
+    return rates
