@@ -141,17 +141,20 @@ def _transformer(patch: int, width: int, depth: int, num_heads: int, mlp_ratio: 
 
 def sketch_torch() -> Sketch:
     """DINOv2 ViT-L/14 and its resizing."""
-    network = _sketched()
+    network, normalize = _sketched(), Normalize("meta")
     return Sketch(network, lambda images: network(normalize(resize_torch(images))))
 
 
 def sketch_pil() -> Sketch:
     """DINOv2 ViT-L/14 on images that PIL has resized."""
-    network = _sketched()
-    size = (RESOLUTION, RESOLUTION)
-    return Sketch(
-        network, lambda images: network(normalize(images.new_empty(*images.shape[:2], *size).float()))
-    )
+    network, normalize = _sketched(), Normalize("meta")
+
+    def run(images: Tensor) -> Tensor:
+        resized = images.new_empty(*images.shape[:2], RESOLUTION, RESOLUTION, dtype=torch.float32)
+        features: Tensor = network(normalize(resized))
+        return features
+
+    return Sketch(network, run)
 
 
 def _sketched() -> nn.Module:

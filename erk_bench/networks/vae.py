@@ -130,7 +130,8 @@ def sketch_vae(config: Path | None) -> Sketch:
     config: its config.json; None is that of sd-vae-ft-mse.
     """
     network = empty_vae(PUBLISHED_CONFIG if config is None else _read_config(config), config)
-    return Sketch(network, lambda latents: network.decode(to_vae_latents(latents), return_dict=False)[0])
+    scaled = LatentScaling("meta")
+    return Sketch(network, lambda latents: network.decode(scaled(latents), return_dict=False)[0])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def show_memory(specs: Sequence[RunSpec], capacity: float | None) -> None:
         name = spec.model.name
         found = memory_of(spec)
         if found is None:
-            told[f"memory of {name} is not known, as code of a user's own takes part"] = None
+            told[f"memory of {name} is not known: code that nobody counted takes part"] = None
             continue
         host = f"about {found.host / GB:,.1f} GB of the host for each worker"
         if capacity is None and planning.for_cpus(spec):
