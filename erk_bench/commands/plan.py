@@ -25,7 +25,8 @@ class PlanOptions:
     )
     throughput_rest: float | None = option(
         Number("TFLOP/s", positive=True, expected="TFLOP/s of one GPU, for example throughput_rest=45"),
-        "its speed in decoding and features, which compute in float32; as throughput unless given",
+        "its speed in decoding and features, mostly slower than networks in half precision; as throughput "
+        "unless given",
         None,
     )
     memory: float | None = option(

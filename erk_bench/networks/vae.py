@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.footprint import Sketch
@@ -27,7 +27,6 @@ CHANNELS = 4
 LATENT_MEAN = (5.81, 3.25, 0.12, -2.15)
 LATENT_STD = (4.17, 4.62, 3.71, 3.28)
 SIGMA_DATA = 0.5
-BATCH = 8  # latents that are decoded at once, as EDM2 does
 
 # What counts of the published config.json of sd-vae-ft-mse.
 PUBLISHED_CONFIG = {
@@ -64,7 +63,7 @@ def load_vae(
     weights: Path,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
-    batch: int = BATCH,
+    batch: int = 8,
 ) -> Decode:
     """Decoder of latents [B, 4, h, w] to uint8 images [B, 3, 8h, 8w]; 8 is the published factor.
 
@@ -124,14 +123,15 @@ def empty_vae(options: dict[str, Any], path: Path | None = None) -> Any:
         raise UserError(f"cannot build {CLASS_NAME} from '{path}': {error}; {NEXT_STEP}") from error
 
 
-def sketch_vae(config: Path | None) -> Sketch:
+def sketch_vae(config: Path | None, dtype: torch.dtype) -> Sketch:
     """The autoencoder on the meta device, and its decoding of sampler latents there.
 
-    config: its config.json; None is that of sd-vae-ft-mse.
+    config: its config.json; None is that of sd-vae-ft-mse. dtype: as in load_vae.
     """
     network = empty_vae(PUBLISHED_CONFIG if config is None else _read_config(config), config)
+    nn.Module.to(network, dtype)  # diffusers' own warns without need
     scaled = LatentScaling("meta")
-    return Sketch(network, lambda latents: network.decode(scaled(latents), return_dict=False)[0])
+    return Sketch(network, lambda latents: network.decode(scaled(latents).to(dtype), return_dict=False)[0])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

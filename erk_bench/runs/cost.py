@@ -100,7 +100,7 @@ def _decoder(spec: RunSpec, assets: Assets) -> Footprint | None:
         return NOTHING
     config = None if model.vae_config is None else model.vae_config.path
     path = assets.locate(config) if config is not None and assets.is_here(config) else None
-    return _sketched_decoder(row, path, shape)
+    return _sketched_decoder(row, path, shape, numerics_of(spec).vae_dtype)
 
 
 def detector_parts(spec: Spec) -> dict[str, Footprint | None]:
@@ -156,10 +156,10 @@ def _counted_network(class_name: str, arguments: str, dtype: str) -> Footprint:
 
 
 @functools.cache
-def _sketched_decoder(row: Decoder, config: Path | None, shape: Shape) -> Footprint:
+def _sketched_decoder(row: Decoder, config: Path | None, shape: Shape, dtype: torch.dtype) -> Footprint:
     assert row.sketch is not None
     states = torch.empty(1, shape.channels, shape.resolution, shape.resolution, device="meta")
-    return footprint(row.sketch(config), states)
+    return footprint(row.sketch(config, dtype), states)
 
 
 @functools.cache

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 
 from erk_bench.base.footprint import NOTHING, Footprint
-from erk_bench.networks.vae import BATCH
 from erk_bench.runs.cost import estimate, parts_of
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.loaded import network_architecture, shape_of
+from erk_bench.runs.numerics import numerics_of
 from erk_bench.runs.writer import PENDING
 from erk_bench.spec import RunSpec
 
@@ -72,7 +72,7 @@ def memory_of(spec: RunSpec) -> Memory | None:
         sampling=max(network.activations, guide.activations) + STATES * state_bytes(spec),
         decoding=decoder.activations,
         features=max((each.activations for each in detectors), default=0) + image_bytes,
-        decoded_at_once=BATCH,
+        decoded_at_once=numerics_of(spec).vae_batch,
         host=IMPORTS + max(loads) + waiting,
     )
 

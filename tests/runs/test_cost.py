@@ -73,7 +73,7 @@ def test_plan_of_a_table_that_is_not_fetched(capsys: pytest.CaptureFixture[str])
     hours = [2 * 50_000 * flops / 100e12 / 3600 for flops in (per_image, VAE_FLOPS, rest - VAE_FLOPS)]
     assert f"about {sum(hours):,.2f} GPU-hours at 100 TFLOP/s: networks {hours[0]:,.2f}" in printed
     assert f"decoding {hours[1]:,.2f}, features {hours[2]:,.2f}" in printed
-    assert "throughput_rest=TFLOP/s counts them" in printed.replace("\n", " ")
+    assert "throughput_rest=TFLOP/s counts them at their own" in printed.replace("\n", " ")
     assert "decoding 251,452, features" in printed  # TFLOPs of 100,000 images
     assert "missing: 6 files" in printed and "edm2:dataset-refs/img512.pkl" in printed
     assert "no images (they would take 78.6 GB)" in printed
@@ -96,7 +96,7 @@ def test_plan_of_digits_is_timed_here(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_plan_counts_parts_and_memory_at_their_own_speed(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "track=imagenet512", "model=edm2-img512-xs-fid", "schedule.num_steps=8", "memory=24"]
+    words = ["plan", "track=imagenet512", "model=edm2-img512-xs-fid", "schedule.num_steps=8", "memory=l40s"]
     assert main([*words, "throughput=100", "throughput_rest=10"]) == 0
     printed = capsys.readouterr().out
     assert "TFLOPs of an image" in printed and "dinov2_torch" in printed
@@ -104,7 +104,7 @@ def test_plan_counts_parts_and_memory_at_their_own_speed(capsys: pytest.CaptureF
     assert f"and 10 in decoding and features: networks 0.19, decoding {hours:.2f}" in printed
     assert "throughput_rest=TFLOP/s" not in printed
     assert "memory of edm2-img512-xs-fid, block_size=50: about" in printed and "while decoding" in printed
-    assert "memory=24: block_size=50 of edm2-img512-xs-fid fits, up to about block_size=" in printed
+    assert "memory=48: block_size=50 of edm2-img512-xs-fid fits, up to about block_size=" in printed
 
 
 def test_plan_for_a_small_card(capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,8 +217,8 @@ def _print_time(spec: RunSpec, work: Operations, rates: Rates) -> Rates:
         print(f"about {hours} at {rates.networks:g} TFLOP/s{told}: {named or 'nothing'}")
         if not rates.rest and spec.network_dtype != "float32" and work.decoding + work.features:
             print(
-                "decoding and features compute in float32, where a GPU is slower; throughput_rest=TFLOP/s "
-                "counts them at that speed"
+                "decoding and features are counted at the networks' speed, but float32 and TF32 are slower; "
+                "throughput_rest=TFLOP/s counts them at their own"
             )
         return rates
     measured = planning.measured_rate(spec)
