@@ -6,6 +6,7 @@ from typing import Any
 
 from erk_bench.commands import (
     analyze,
+    compare,
     convert,
     doctor,
     evaluate,
@@ -30,7 +31,7 @@ from erk_bench.commands.command import Command
 COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
-        run, generate, evaluate, score, fid, table, grid, search, records, analyze, plan, task, fetch,
-        reference, export, qualitative, convert, train_digits, doctor,
+        run, generate, evaluate, score, fid, compare, table, grid, search, records, analyze, plan, task,
+        fetch, reference, export, qualitative, convert, train_digits, doctor,
     )
 }  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from erk_bench.reporting.columns import Column, R, fitting
 from erk_bench.reporting.table_views import TableRow, TableView, columns_of
@@ -47,18 +48,48 @@ def latex(view: TableView) -> str:
         every = [_ranked(column, view) for column in every if not column.wraps]
     columns = fitting(every, view.rows, PAGE, GAP)
     hidden = [column.key for column in every if column not in columns]
-    lines = [f"% {_one_line(view.title)}", r"% needs \usepackage{booktabs}"]
-    if hidden:
-        lines.append(f"% left out to fit a page: {', '.join(hidden)} (columns=... chooses)")
     best = _best_cells(view, columns)
     meant = " Bold: the best of a guidance and number of evaluations." if best else ""
     every_row = f" All rows: {view.rows[0].guidance}." if "guidance" in hidden else ""
-    caption = f"{_sentence(view.title)} {view.caption}{every_row}{meant}"
-    head = [rf"\caption{{{escaped(caption)}}}", rf"\label{{tab:{_label(view.name)}}}", r"\vspace{4pt}"]
-    for number, part in enumerate(_pages(view.rows)):
+    caption = f"{view.caption}{every_row}{meant}"
+    head = Head(view.title, caption, view.name, hidden, " (columns=... chooses)")
+    return tables(head, columns, _pages(view.rows), best, _parted)
+
+
+class Head(NamedTuple):
+    """What stands above a table. name: of its label.
+
+    hidden: columns that were left out to fit a page. choice: ends that sentence, how to choose others.
+    """
+
+    title: str
+    caption: str
+    name: str
+    hidden: Sequence[str] = ()
+    choice: str = ""
+
+
+def tables(
+    head: Head,
+    columns: Sequence[Column[R]],
+    pages: Iterable[Sequence[R]],
+    best: Collection[tuple[int, str]],
+    parted: Callable[[R, R], bool],
+) -> str:
+    """A `table*` for each of the pages, with booktabs' rules, the caption and label in the first.
+
+    best: (id of the row, key of the column) of bold cells. parted: whether a line is between two rows.
+    """
+    lines = [f"% {_one_line(head.title)}", r"% needs \usepackage{booktabs}"]
+    if head.hidden:
+        hidden = _one_line(", ".join(head.hidden))
+        lines.append(f"% left out to fit a page: {hidden}{head.choice}")
+    caption = escaped(f"{_sentence(head.title)} {head.caption}")
+    above = [rf"\caption{{{caption}}}", rf"\label{{tab:{_label(head.name)}}}", r"\vspace{4pt}"]
+    for number, rows in enumerate(pages):
         lines += [r"\begin{table*}[tp]", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]
-        lines += [r"\textit{(continued)}\\[2pt]"] if number else head
-        lines += tabular(columns, part, best, _parted)
+        lines += [r"\textit{(continued)}\\[2pt]"] if number else above
+        lines += _tabular(columns, rows, best, parted)
         lines.append(r"\end{table*}")
     return "\n".join(lines) + "\n"
 
@@ -75,16 +106,12 @@ def _ranked(column: Column[TableRow], view: TableView) -> Column[TableRow]:
     )
 
 
-def tabular(
+def _tabular(
     columns: Sequence[Column[R]],
     rows: Sequence[R],
     best: Collection[tuple[int, str]],
     parted: Callable[[R, R], bool],
 ) -> list[str]:
-    """The lines of a tabular with booktabs' rules.
-
-    best: (id of the row, key of the column) of bold cells. parted: whether a line is between two rows.
-    """
     shape = "".join("l" if column.left else "r" for column in columns)
     lines = [
         rf"\begin{{tabular}}{{@{{}}{shape}@{{}}}}",

@@ -69,13 +69,17 @@ def load_records(places: str | Path | Iterable[str | Path]) -> Records:
     UserError for a place that is not there, a file that is no record, and where there is no record at all.
     """
     several = [places] if isinstance(places, (str, Path)) else list(places)
-    found = find_records(several)
+    return checked(find_records(several), several)
+
+
+def checked(found: Records, places: Sequence[str | Path]) -> Records:
+    """The records found at places, damaged ones told. Raises UserError where there are none."""
     for line in found.damaged[:MOST_NAMED]:
         print(f"warning: {visible(line)}", file=sys.stderr)
     if len(found.damaged) > MOST_NAMED:
         print(f"warning: {len(found.damaged) - MOST_NAMED} more damaged records", file=sys.stderr)
     if not found:
-        named = ", ".join(f"'{place}'" for place in several) or "no place"
+        named = ", ".join(f"'{place}'" for place in places) or "no place"
         raise UserError(
             f"there are no records in {named} ({found.skipped} other JSON files, {len(found.damaged)} "
             "damaged records); give a record file, a run's folder or a folder of records"

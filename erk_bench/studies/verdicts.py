@@ -31,7 +31,8 @@ def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
             "run both with the same metrics.num_groups"
         )
     errors = [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
-    return a.value - b.value, jackknife_error(errors)
+    known = all(map(math.isfinite, errors))
+    return a.value - b.value, jackknife_error(errors) if known else math.nan
 
 
 def unpaired_difference(record: Record, other: Record, metric: str) -> Estimate:
@@ -40,10 +41,70 @@ def unpaired_difference(record: Record, other: Record, metric: str) -> Estimate:
     return a.value - b.value, math.hypot(a.standard_error, b.standard_error)
 
 
-def verdict(difference: Estimate, lower: bool) -> str:
-    """better, worse or not resolved, for a metric of which lower (or higher) values are better."""
+def pairing_lack(record: Record, other: Record, metric: str) -> str:
+    """Why two records are no pair in a metric, in a few words; "" where they are."""
+    (kind, mine), (other_kind, theirs) = record.pairing, other.pairing
+    if (kind, mine) == (other_kind, theirs):
+        groups = [len(each.metrics[metric].replicates) for each in (record, other)]
+        return "" if groups[0] == groups[1] else f"{groups[0]} and {groups[1]} groups"
+    if kind != other_kind:
+        return "seeds and names"
+    shared = _overlap(mine, theirs) if kind == "seeds" else 0
+    return f"{shared} of the seeds in both" if shared else f"other {kind}"
+
+
+def _overlap(*texts: str) -> int:
+    """How many seeds the texts FIRST-LAST have in common."""
+    ranges = [[int(number) for number in text.split("-")] for text in texts]
+    return max(0, min(last for _, last in ranges) - max(first for first, _ in ranges) + 1)
+
+
+def difference_of(record: Record, other: Record, metric: str) -> Estimate:
+    """record minus other: paired where they are a pair in this metric, else unpaired."""
+    lack = pairing_lack(record, other, metric)
+    return (unpaired_difference if lack else paired_difference)(record, other, metric)
+
+
+def p_value(difference: Estimate) -> float:
+    """Two-sided, of a normal distribution: how often no difference looks as large. NaN where that is open."""
     value, error = difference
-    if abs(value) <= RESOLVED * error:
+    if not (math.isfinite(value) and math.isfinite(error)):
+        return math.nan
+    if error == 0:
+        return 1.0 if value == 0 else 0.0
+    return math.erfc(abs(value) / error / math.sqrt(2))
+
+
+# Below this a p value counts as resolved: that of a difference of RESOLVED standard errors.
+LEVEL = p_value((RESOLVED, 1.0))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values corrected for their number by Holm's step-down method, in their order.
+
+    NaN stays NaN, and does not count. The probability that any value below LEVEL is there by chance is LEVEL
+    at most, however the comparisons depend on each other (Holm 1979).
+    """
+    known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[place] = largest
+    return corrected
+
+
+def verdict(difference: Estimate, lower: bool, p: float | None = None) -> str:
+    """better, worse or not resolved, for a metric of which lower (or higher) values are better.
+
+    p: corrected for the number of comparisons; RESOLVED decides without. "undefined" where a value or error
+    is no number.
+    """
+    value, error = difference
+    if not (math.isfinite(value) and math.isfinite(error)):
+        return "undefined"
+    resolved = abs(value) > RESOLVED * error if p is None else p < LEVEL
+    if not resolved or value == 0:
         return "not resolved"
     return "better" if (value < 0) == lower else "worse"
 

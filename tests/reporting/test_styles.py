@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from erk_bench.base.errors import UserError
+from erk_bench.reporting.comparison_figures import forest_figure
+from erk_bench.reporting.comparison_views import ComparisonRow
 from erk_bench.reporting.grid_figures import FIGURES
 from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView
 from erk_bench.reporting.styles import STYLES, Style, style_named, thinned, wrapped
 from erk_bench.reporting.table_figures import nfe_figure, sample_sheet, steps_figure, to_bytes
 from erk_bench.reporting.table_views import TableView
+from tests.reporting.test_comparison_views import MANY, line
+from tests.reporting.test_comparison_views import ONE as PAIR
 from tests.reporting.test_table_views import make_view, row
 
 LONG = "my_solver.step with_a_very_long_name_that_never_ends_or_so_it_seems, share 0.123456789, $kind$ of_it"
@@ -54,6 +58,10 @@ def grid_of(title: str, values: tuple[str, ...] = ("0.5", "1", "2")) -> GridView
     return GridView(title, "", axes, "solver", "w", {"fd": "FD of a long name"}, {"fd": True}, (panel,))
 
 
+def row_of(text: str) -> ComparisonRow:
+    return line(text, title=text)
+
+
 def sheet(style: Style, label: str, title: str) -> Figure:
     images = np.zeros((3, 8, 8, 1), dtype=np.uint8)
     return sample_sheet({label: images, "Heun": images}, title, ["1000997", "1000998", "1000999"], style)
@@ -67,6 +75,10 @@ DRAWN: dict[str, Callable[[Style, str], Figure]] = {
     "parallel": lambda style, text: FIGURES["parallel"](grid_of(text), style),
     "samples": lambda style, text: sheet(style, text, text),
     "guidances": lambda style, text: steps_figure(replace(make_view(), title=text), style),
+    "pair": lambda style, text: forest_figure(replace(PAIR, title=text, rows=(row_of(text),)), style),
+    "forest": lambda style, text: forest_figure(
+        replace(PAIR, title=text, rows=(row_of(text), row_of("other"), *MANY.rows)), style
+    ),
 }
 
 
