@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import matplotlib
@@ -43,47 +43,53 @@ def forest_figure(view: ComparisonView, style: Style = SCREEN) -> Figure:
     Blue is better, orange worse, grey and hollow not resolved. Where there is one pair, the panels are lines
     of one column.
     """
+    pairs = list(dict.fromkeys((row.record, row.baseline) for row in view.rows))
+    lines = {pair: place for place, pair in enumerate(pairs[:MOST_ROWS])}
+    shown = [row for row in view.rows if (row.record, row.baseline) in lines]
     panels = [
-        [row for row in view.rows if row.metric == metric]
-        for metric in dict.fromkeys(row.metric for row in view.rows)
+        {lines[row.record, row.baseline]: row for row in shown if row.metric == metric}
+        for metric in dict.fromkeys(row.metric for row in shown)
     ]
-    single = all(len(rows) == 1 for rows in panels)
-    left_out = max(map(len, panels)) - MOST_ROWS
-    panels = [rows[:MOST_ROWS] for rows in panels]
-    columns = 1 if single or style.width is not None else min(ACROSS, len(panels))
-    lines = -(-len(panels) // columns)
+    single = len(pairs) == 1
+    across = 1 if single or style.width is not None else min(ACROSS, len(panels))
+    down = -(-len(panels) // across)
     with typeset(style):
         room = 2.4 if style.width is None else 0.85
-        labels = [_labels(rows, view, room, style) for rows in panels]
+        labels = [
+            _labels([_metric(rows[0])] if single else _names(list(lines)), room, style, single=single)
+            for rows in panels
+        ]
         tall = [_height(texts, style) for texts in labels]
-        heights = [max(tall[line * columns : (line + 1) * columns]) for line in range(lines)]
-        wide = 3.1 * columns + room + 0.3 if style.width is None else style.width
+        heights = [max(tall[line * across : (line + 1) * across]) for line in range(down)]
+        wide = 3.1 * across + room + 0.3 if style.width is None else style.width
         if single and style.width is None:
             wide = 7.0
         figure, axes = plt.subplots(
-            lines, columns, figsize=(wide, sum(heights) + 0.9), squeeze=False, layout="constrained",
+            down, across, figsize=(wide, sum(heights) + 0.9), squeeze=False, layout="constrained",
             gridspec_kw={"height_ratios": heights},
         )  # fmt: skip
         for number, axis in enumerate(axes.flat):
             if number >= len(panels):
                 axis.set_axis_off()
                 continue
-            first = number % columns == 0 or single
-            _panel(axis, panels[number], labels[number] if first else [], style, single=single)
-        _legend(figure, panels, style, left_out, corrected=view.corrected)
+            texts = labels[number] if number % across == 0 else [""] * len(lines)
+            _panel(axis, panels[number], texts, style, single=single)
+        drawn = [list(rows.values()) for rows in panels]
+        _legend(figure, drawn, style, len(pairs) - MOST_ROWS, corrected=view.corrected)
         set_title(figure, view.title, style)
     return figure
 
 
-def _labels(rows: Sequence[ComparisonRow], view: ComparisonView, room: float, style: Style) -> list[str]:
-    """What stands left of each line: the metric where there is one pair, else the record."""
-    if len({(row.record, row.baseline) for row in view.rows}) == 1:
-        return [literal(wrapped(_metric(row), room, style.size)) for row in rows]
-    several = len({row.baseline for row in view.rows}) > 1
-    return [
-        literal(wrapped(f"{row.record} − {row.baseline}" if several else row.record, room, style.small))
-        for row in rows
-    ]
+def _names(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """What each line is called: its record, and its baseline where there are several."""
+    several = len({baseline for _, baseline in pairs}) > 1
+    return [f"{record} − {baseline}" if several else record for record, baseline in pairs]
+
+
+def _labels(texts: Sequence[str], room: float, style: Style, *, single: bool) -> list[str]:
+    """What stands left of each line, `room` inches wide."""
+    size = style.size if single else style.small
+    return [literal(wrapped(text, room, size)) for text in texts]
 
 
 def _metric(row: ComparisonRow) -> str:
@@ -97,17 +103,18 @@ def _height(labels: Sequence[str], style: Style) -> float:
 
 
 def _panel(
-    axis: Axes, rows: Sequence[ComparisonRow], labels: Sequence[str], style: Style, *, single: bool
+    axis: Axes, rows: Mapping[int, ComparisonRow], labels: Sequence[str], style: Style, *, single: bool
 ) -> None:
-    places = range(len(rows))
-    low, high = _range(rows)
-    axis.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
-    better = (low, 0.0) if rows[0].lower else (0.0, high)
+    """rows: by their line. labels: of every line; a record that lacks the metric has an empty one."""
+    low, high = _range(list(rows.values()))
+    axis.set(xlim=(low, high), ylim=(len(labels) - 0.4, -0.6))
+    one = next(iter(rows.values()))
+    better = (low, 0.0) if one.lower else (0.0, high)
     axis.axvspan(*better, color=BLUE, alpha=0.07, linewidth=0, zorder=0)
     axis.axvline(0.0, color="k", linewidth=0.9, zorder=1)
-    for place, row in zip(places, rows, strict=True):
+    for place, row in rows.items():
         _line(axis, place, row, (low, high), style)
-    axis.set_yticks(list(places), labels or [""] * len(rows))
+    axis.set_yticks(range(len(labels)), labels)
     axis.tick_params(axis="y", length=0, labelsize=style.size if single else style.small)
     axis.tick_params(axis="x", labelsize=style.small)
     width = (3.0 if single else 1.4) if style.width is None else 1.25
@@ -117,7 +124,7 @@ def _panel(
     for side in ("top", "left", "right"):
         axis.spines[side].set_visible(False)
     if not single:
-        set_panel_title(axis, _metric(rows[0]), 2.9 if style.width is None else 2.0, style)
+        set_panel_title(axis, _metric(one), 2.9 if style.width is None else 2.0, style)
 
 
 def _range(rows: Sequence[ComparisonRow]) -> tuple[float, float]:

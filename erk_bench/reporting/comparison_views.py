@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.text import Text
@@ -18,6 +18,7 @@ from erk_bench.reporting.table_views import DASH, Estimate, rounded
 
 SMALLEST = 0.0001  # p values below are shown as that
 SMALLEST_SHOWN = 1e-5  # differences below are shown with powers of ten
+NAMED = ("record", "baseline")  # keys of the columns that name records
 LONG = 60  # characters of a name that may take several lines
 MANY_ROWS = 4  # of a metric, from which on their verdicts are counted below the table
 # Verdicts beside those of `verdicts.verdict`: of the same values, and of sets of other sizes.
@@ -166,6 +167,8 @@ def print_comparison(view: ComparisonView, console: Console) -> None:
     every = columns_of(view)
     columns = fitting(every, view.rows, console.width - 1, 3)
     hidden = [column.header for column in every if column not in columns]
+    # Where even these are too many, names take several lines, so that the pairing stays.
+    columns = [replace(column, wraps=column.wraps or column.key in NAMED) for column in columns]
     caption = f"{view.caption} Too wide for this terminal: {', '.join(hidden)}." if hidden else view.caption
     styles = {"better": "green", "worse": "red", OTHER_SIZE: "yellow", "undefined": "yellow"}
     table = rich_table(

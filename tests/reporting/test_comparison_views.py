@@ -88,6 +88,12 @@ def test_a_terminal_shows_what_matters() -> None:
     assert "FD: 5 better" in narrow and "5 better" not in text
 
 
+def test_a_narrow_terminal_still_says_what_is_not_paired() -> None:
+    long = "a record of a name that takes most of a line"
+    text = printed(view_of(line(long, lack="other seeds"), line("b", lack="other seeds")), width=80)
+    assert "unpaired:" in text and max(map(len, text.splitlines())) <= 80
+
+
 def test_notes_stand_below() -> None:
     assert "note: that is so" in printed(view_of(line(), notes=("that is so",)))
     assert "\nNote: that is so.\n" in markdown(view_of(line(), notes=("that is so",)))
@@ -204,6 +210,15 @@ def test_many_lines_are_cut_and_counted() -> None:
     figure = forest_figure(view_of(*(line(f"r{n}") for n in range(MOST_ROWS + 7))))
     shown = " ".join(" ".join(texts_of(figure)).split())
     assert "7 more lines a metric are in the table" in shown and f"r{MOST_ROWS}" not in shown
+
+
+def test_a_record_has_one_line_in_all_panels() -> None:
+    """Also where another lacks the metric, so that the names at the left hold for every panel."""
+    view = view_of(line("a"), line("b"), line("c"), line("b", "recall"), line("c", "recall"))
+    first, second = forest_figure(view).axes
+    assert [text.get_text() for text in first.get_yticklabels()] == ["a", "b", "c"]
+    marks = [float(each.get_ydata()[0]) for each in second.lines if each.get_marker() == "o"]  # type: ignore[index]
+    assert marks == [1, 2] and first.get_ylim() == second.get_ylim()
 
 
 def test_equal_records_have_an_axis() -> None:
