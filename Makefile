@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table grid test test-slow test-slurm check views figures bench dashboard lock clean
+.PHONY: help setup reproduce-table grid test test-slow test-slurm check views figures bench gpu-check dashboard lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -56,6 +56,9 @@ figures: $(READY) ## draw the paper's Figures 1 to 3 and Proposition 1 on an exa
 
 bench: $(READY) ## time every fast way beside a plain one: DEVICE=cuda on a GPU (results/bench; 15 minutes on 2 cores)
 	$(BIN)/python scripts/bench.py --device $(DEVICE) --repeats 3 $(ARGS)
+
+gpu-check: $(READY) ## measure and check everything that only a GPU can tell (results/bench/gpu-NAME; 25 minutes on an H100)
+	$(BIN)/python scripts/gpu_check.py $(ARGS)
 
 dashboard: $(READY) ## build the W&B dashboard (ARGS="--help" tells)
 	$(BIN)/python scripts/make_dashboard.py $(ARGS)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from erk_bench.networks.checkpoint import make_network
+from erk_bench.networks.compiled import CompiledDenoiser
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import architecture
-from erk_bench.runs.cost import evaluation_flops
+from erk_bench.runs.cost import network_footprint
 
 SIZES = (
     "edm2-img512-xs",
@@ -54,9 +55,13 @@ def throughput(
     batches: tuple[int, ...] = BATCHES,
     dtype: torch.dtype = torch.float16,
     *,
+    compiled: tuple[bool, ...] = (False, True),
     small: bool = False,
 ) -> list[dict[str, Any]]:
-    """A row for each network, batch and whether it is compiled; "images/s" are of one evaluation each."""
+    """A row for each network, batch and whether it is compiled; "images/s" are of one evaluation each.
+
+    small: not compiled, and timed for a moment only.
+    """
     seconds, side = (0.01, 64) if small else (2.0, 8192)
     peak = matrix_rate(device, dtype, side, seconds)
     rows = []
@@ -64,9 +69,10 @@ def throughput(
         row = architecture(size)
         with torch.device(device):
             net = EDMPreconditioned(make_network(row)).fold(dtype).to(memory_format=torch.channels_last)
-        flops = evaluation_flops(row)
-        for compiled in (False,) if small else (False, True):
-            run_net: Callable[..., torch.Tensor] = torch.compile(net, dynamic=False) if compiled else net
+        counted = network_footprint(row, str(dtype).removeprefix("torch."))
+        flops = counted.flops
+        for compiles in (False,) if small else compiled:
+            run_net: Callable[..., torch.Tensor] = CompiledDenoiser(net) if compiles else net
             for batch in batches:
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
@@ -80,10 +86,11 @@ def throughput(
                 memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
                 rows.append(
                     {
-                        "network": size, "compiled": compiled, "batch": batch,
+                        "network": size, "compiled": compiles, "batch": batch,
                         "evaluations of images/s": f"{calls * batch:.4g}",
                         "share of matrix rate": f"{calls * batch * flops / peak:.1%}",
                         "memory, GB": f"{memory / 1e9:.2f}",
+                        "as plan counts": f"{(counted.weights + batch * counted.activations) / 1e9:.2f}",
                     }
                 )  # fmt: skip
         del net

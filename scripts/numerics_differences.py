@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from erk_bench.commands.compose import run_spec
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
-from erk_bench.networks.vae import load_vae
+from erk_bench.networks.vae import PUBLISHED_CONFIG, load_vae
 from erk_bench.runs.device import Place
 from erk_bench.runs.numerics import NUMERICS
 from erk_bench.runs.sample_block import sample_block
@@ -23,20 +23,6 @@ from erk_bench.sampling.sample import draw
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 NETWORKS = ("edm2_a_latent_cond", "edm2_c_pixel_cond", "edm1_g_adm_multihead")
-# The published autoencoder's size, sd-vae-ft-mse.
-VAE = {
-    "_class_name": "AutoencoderKL",
-    "act_fn": "silu",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "sample_size": 256,
-}
 
 
 def attention(name: str, dtype: torch.dtype) -> float:
@@ -63,12 +49,12 @@ def digits(name: str) -> tuple[float, int]:
 def vae() -> tuple[float, int]:
     """Levels by which images of random weights in bfloat16 differ from float32, mean and largest."""
     torch.manual_seed(0)
-    weights = AutoencoderKL.from_config(VAE).state_dict()
+    weights = AutoencoderKL.from_config(PUBLISHED_CONFIG).state_dict()
     weights["decoder.conv_out.bias"] = torch.full((3,), 0.5)  # around mid-grey, so that few are clipped
     latents = torch.randn(2, 4, 8, 8) / 2
     with tempfile.TemporaryDirectory() as folder:
         config, file = Path(folder) / "config.json", Path(folder) / "vae.safetensors"
-        config.write_text(json.dumps(VAE))
+        config.write_text(json.dumps(PUBLISHED_CONFIG))
         save_file({key: value.contiguous() for key, value in weights.items()}, file)
         dtypes = (NUMERICS["strict"].vae_dtype, NUMERICS["fast"].vae_dtype)
         one, other = (load_vae(config, file, "cpu", dtype)(latents).int() for dtype in dtypes)

@@ -81,7 +81,7 @@ def parts_of(spec: RunSpec) -> Parts:
     """
     assets = assets_of(spec)
     found = [
-        None if item.own_code else _network(network_architecture(item, assets), spec.network_dtype)
+        None if item.own_code else network_footprint(network_architecture(item, assets), spec.network_dtype)
         for item in spec.networks
     ]
     guide: Footprint | None = NOTHING
@@ -138,10 +138,11 @@ def for_cpus(spec: RunSpec) -> bool:
 
 def evaluation_flops(architecture: Architecture) -> int:
     """FLOPs of one evaluation of one image."""
-    return _network(architecture, "float32").flops
+    return network_footprint(architecture, "float32").flops
 
 
-def _network(architecture: Architecture, dtype: str) -> Footprint:
+def network_footprint(architecture: Architecture, dtype: str) -> Footprint:
+    """What one evaluation of one image takes. dtype: in which the raw network computes."""
     return _counted_network(architecture.class_name, json.dumps(dict(architecture.arguments)), dtype)
 
 
