@@ -1,4 +1,4 @@
-"""`make gpu-check`: its parts run, stop at their limit, and go on where they were; on a CPU in its small form."""
+"""`make gpu-check`: its parts run, stop at their limit, and go on where they were."""
 
 from __future__ import annotations
 
