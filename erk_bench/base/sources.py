@@ -17,7 +17,7 @@ class Source(NamedTuple):
 SOURCES: dict[str, Source] = {
     "edm2": Source("https://nvlabs-fi-cdn.nvidia.com/edm2", "CC BY-NC-SA 4.0"),
     "edm": Source("https://nvlabs-fi-cdn.nvidia.com/edm", "CC BY-NC-SA 4.0"),
-    "huggingface": Source("https://huggingface.co", "MIT (sd-vae-ft-mse)"),
+    "huggingface": Source("https://huggingface.co", "MIT (sd-vae-ft-mse); encoders: see their pages"),
     "torch_fidelity": Source(
         "https://github.com/toshas/torch-fidelity/releases/download", "Apache-2.0 (Inception weights)"
     ),

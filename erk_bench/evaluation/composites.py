@@ -40,4 +40,14 @@ class Composite:
         return Measured(mean([each.value for each in found]), tuple(map(mean, replicates)))
 
 
-COMPOSITES: dict[str, Composite] = {}
+# FDr6 (arXiv 2604.28190): six encoders, each distance divided by the constant of its published catalogue.
+_FDR6 = {
+    "inception": 1.68, "fdr6_convnext": 56.87, "fdr6_dinov2": 14.19, "fdr6_mae": 0.04, "fdr6_siglip": 0.6,
+    "fdr6_clip": 5.6,
+}  # fmt: skip
+
+COMPOSITES: dict[str, Composite] = {
+    "fdr6": Composite(
+        "fdr6", "FDr6", tuple(Summand(f"fd@{name}", constant) for name, constant in _FDR6.items())
+    ),
+}

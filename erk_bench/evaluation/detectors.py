@@ -68,6 +68,13 @@ def sketch_digits() -> Sketch:
 _DINOV2 = "dinov2:dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 _HERE = "erk_bench.evaluation"
 
+
+def _timm(title: str, page: str, name: str, dim: int) -> Detector:
+    """An encoder of timm, from its page on Hugging Face. name: of its loader and sketch."""
+    weights, here = f"huggingface:timm/{page}/resolve/main/model.safetensors", f"{_HERE}.timm_encoders"
+    return Detector(title, weights, f"{here}:load_{name}", dim, 0, sketch=f"{here}:sketch_{name}")
+
+
 # timm and torch-fidelity take seconds to import, so loaders are texts.
 DETECTORS: dict[str, Detector] = {
     "digits": Detector(
@@ -107,6 +114,12 @@ DETECTORS: dict[str, Detector] = {
         0,
         sketch=f"{_HERE}.dinov2:sketch_pil",
     ),
+    "fdr6_convnext": _timm("ConvNeXt", "convnextv2_base.fcmae_ft_in22k_in1k", "convnext", 1024),
+    "fdr6_dinov2": _timm("DINOv2 (FDr6)", "vit_large_patch14_dinov2.lvd142m", "dinov2", 1024),
+    "fdr6_mae": _timm("MAE", "vit_large_patch16_224.mae", "mae", 1024),
+    "fdr6_siglip": _timm("SigLIP 2", "vit_so400m_patch16_siglip_256.v2_webli", "siglip", 1152),
+    "fdr6_clip": _timm("CLIP (FDr6)", "vit_large_patch14_clip_224.openai", "clip", 1024),
+    "clip336": _timm("CLIP", "vit_large_patch14_clip_336.openai", "clip336", 768),
 }
 
 

@@ -48,6 +48,7 @@ ALIASES: dict[str, Alias] = {
     "recall": Alias("recall@vgg16", "recall"),
     "kid": Alias("kid@inception", "KID"),
     "is": Alias("is@inception", "IS"),
+    "cmmd": Alias("cmmd@clip336", "CMMD"),
 }
 
 

@@ -138,7 +138,12 @@ def test_missing_weights_say_what_to_do(tmp_path: Path) -> None:
         if name != "digits":
             with pytest.raises(UserError, match="is not in the cache, and offline=true.*erk-bench fetch"):
                 load_detector(name, Assets(tmp_path, tmp_path / "lock", offline=True), "cpu")
-            assert str(row.weights).partition(":")[0] in ("torch_fidelity", "pytorch", "dinov2")
+            assert str(row.weights).partition(":")[0] in (
+                "torch_fidelity",
+                "pytorch",
+                "dinov2",
+                "huggingface",
+            )
 
 
 def test_detectors_of_other_numbers_have_other_names() -> None:
