@@ -70,11 +70,11 @@ def cmmd(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
 
     The published embeddings have length 1, so the features of any detector are scaled to it.
     """
-    units, real_units = (
-        torch.nn.functional.normalize(each.double()) for each in (images.features, features_of(real))
+    value, replicates = biased_kernel_distances(
+        images.features, features_of(real), groups, spec.num_groups, gaussian_kernel_of_units
     )
-    value, replicates = gaussian_distances(units, real_units, groups, spec.num_groups)
-    return {"cmmd": Measured(value, tuple(replicates))}
+    scaled = tuple(CMMD_SCALE * replicate for replicate in replicates)
+    return {"cmmd": Measured(CMMD_SCALE * value, scaled)}
 
 
 def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -86,6 +86,11 @@ def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
     """CMMD's: exp(-|x - y|^2 / (2 sigma^2)), sigma = 10."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
     return (squares.clamp_(min=0) / (-2 * CMMD_SIGMA**2)).exp_()
+
+
+def gaussian_kernel_of_units(x: Tensor, y: Tensor) -> Tensor:
+    """The same of rows scaled to length 1."""
+    return gaussian_kernel(torch.nn.functional.normalize(x), torch.nn.functional.normalize(y))
 
 
 def subset_distances(
@@ -125,12 +130,15 @@ def unbiased_kernel_distances(
     return (distances - 2 * (cross.sum() - cross) / (left * len(y))).tolist()
 
 
-def gaussian_distances(
-    x: Tensor, y: Tensor, groups: Tensor, num_groups: int, block: int = KERNEL_BLOCK
+def biased_kernel_distances(
+    x: Tensor, y: Tensor, groups: Tensor, num_groups: int, kernel: Kernel, block: int = KERNEL_BLOCK
 ) -> tuple[float, list[float]]:
-    """1,000 times the biased squared MMD of x [N, D] and y [M, D] (each image with itself counts), Gaussian
-    kernel, and that without each group of `x`. The cost is that of `unbiased_kernel_distances`."""
-    real_sum, within, cross = _sums(x, y, groups, num_groups, gaussian_kernel, 1, block)
+    """The squared MMD of x [N, D] and y [M, D] where each image counts with itself, too, and that without
+    each group of `x`.
+
+    kernel: of an image and itself it is 1. The cost is that of `unbiased_kernel_distances`.
+    """
+    real_sum, within, cross = _sums(x, y, groups, num_groups, kernel, 1, block)
 
     def distance(within: Tensor, cross: Tensor, left: Tensor) -> Tensor:
         return within / left**2 + real_sum / len(y) ** 2 - 2 * cross / (left * len(y))
@@ -138,7 +146,7 @@ def gaussian_distances(
     sizes = groups.bincount(minlength=num_groups)
     value = distance(within.sum(), cross.sum(), sizes.sum())
     rests = distance(_without_groups(within), cross.sum() - cross, len(x) - sizes)
-    return CMMD_SCALE * float(value), (CMMD_SCALE * rests).tolist()
+    return float(value), rests.tolist()
 
 
 def _without_groups(table: Tensor) -> Tensor:

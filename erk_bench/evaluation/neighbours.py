@@ -16,6 +16,7 @@ from torch import Tensor
 from erk_bench.evaluation.distances import FIDELITY, Rule
 
 DISTANCE_BLOCK = 10_000  # torch-fidelity's prc_batch_size; a block is 400 MB of float32
+COUNTED = 1_000  # rows of a block counted at a time: torch widens each flag to eight bytes
 
 
 class Neighbourhoods(NamedTuple):
@@ -72,7 +73,8 @@ def precision_recall_without_groups(
         for rows in blocks_of(len(real), block):
             distances = rule.distances(real[rows], images[columns])
             held = rule.inside(distances, real_radii[rows, None])
-            balls[columns] += held.sum(dim=0)
+            for part in held.split(COUNTED):
+                balls[columns] += part.sum(dim=0)
             for group, part in _parts(held, of):
                 near[rows, group] |= part.any(dim=1)
             for group, part in _parts(rule.inside(distances, radii[columns]), of):

@@ -19,6 +19,8 @@ from erk_bench.evaluation.neighbours import Neighbourhoods, precision_recall_wit
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.spec import MetricsSpec
 
+PRDC_BLOCK = 5_000  # a block of float64 is 200 MB
+
 
 def prdc(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec) -> dict[str, Measured]:
     """Those of the package prdc (arXiv 2002.09797), k = 5, of all images."""
@@ -26,7 +28,7 @@ def prdc(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
     refuse_lack(spec, prdc_lack, len(groups), len(real_features))
     return _measured(
         precision_recall_without_groups(
-            images.features, real_features, groups, spec.num_groups, PRDC_NEIGHBORHOOD, rule=PRDC
+            images.features, real_features, groups, spec.num_groups, PRDC_NEIGHBORHOOD, PRDC_BLOCK, PRDC
         )
     )
 
@@ -46,7 +48,8 @@ def dgm_prdc(images: Extracted, real: Real | None, groups: Tensor, spec: Metrics
             groups[kept],
             spec.num_groups,
             PRDC_NEIGHBORHOOD,
-            rule=PRDC,
+            PRDC_BLOCK,
+            PRDC,
         )
     )
 

@@ -12,9 +12,11 @@ from torch.nn.functional import normalize
 
 from erk_bench.base.errors import UserError
 from erk_bench.evaluation.kernels import (
+    biased_kernel_distances,
     cmmd,
     dgm_kernel_distance,
-    gaussian_distances,
+    gaussian_kernel,
+    gaussian_kernel_of_units,
     subset_distances,
     unbiased_kernel_distances,
 )
@@ -71,24 +73,26 @@ def test_cmmd_equals_the_published_program(case: str) -> None:
     found = cmmd(Extracted(images), Real(None, real), groups, SPEC)["cmmd"]
     assert found.value == pytest.approx(printed["unit_rows_float64"], rel=1e-9, abs=1e-11)
     assert found.value == pytest.approx(printed["unit_rows"], abs=5e-4)
-    raw, _ = gaussian_distances(images.double(), real.double(), groups, 6)
-    assert raw == pytest.approx(printed["raw_float64"], rel=1e-9, abs=1e-11)
+    raw, _ = biased_kernel_distances(images, real, groups, 6, gaussian_kernel)
+    assert 1000 * raw == pytest.approx(printed["raw_float64"], rel=1e-9, abs=1e-11)
 
 
 @pytest.mark.parametrize("block", [7, 32, 1000])
 def test_replicates_of_cmmd_are_the_values_of_what_is_left(block: int) -> None:
-    x, y = normalize(random_features(50, 1).double()), normalize(random_features(41, 2).double() + 0.2)
+    x, y = random_features(50, 1), random_features(41, 2) + 0.2
     groups = split_groups(50, 6)
-    whole, found = gaussian_distances(x, y, groups, 6, block)
+    whole, found = biased_kernel_distances(x, y, groups, 6, gaussian_kernel_of_units, block)
 
-    def brute(a: np.ndarray, b: np.ndarray) -> float:
+    def brute(*sets: Tensor) -> float:
+        a, b = (normalize(each.double()).numpy() for each in sets)
+
         def mean(p: np.ndarray, q: np.ndarray) -> float:
             return float(np.exp(-((p[:, None] - q[None]) ** 2).sum(-1) / 200).mean())
 
-        return 1000 * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
+        return mean(a, a) + mean(b, b) - 2 * mean(a, b)
 
-    assert whole == pytest.approx(brute(x.numpy(), y.numpy()), rel=1e-9)
-    expected = [brute(x[groups != group].numpy(), y.numpy()) for group in range(6)]
+    assert whole == pytest.approx(brute(x, y), rel=1e-9)
+    expected = [brute(x[groups != group], y) for group in range(6)]
     assert found == pytest.approx(expected, rel=1e-9)
     assert len(set(expected)) == 6
 

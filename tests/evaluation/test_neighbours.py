@@ -103,7 +103,7 @@ def test_nearest_of_each_group_are_sorted_and_padded(block: int) -> None:
 
 MEMORY = """
 import resource, torch
-from erk_bench.evaluation import kernels, neighbours
+from erk_bench.evaluation import distances, kernels, neighbours, sliced
 torch.set_num_threads(1)
 make = torch.Generator().manual_seed(0)
 x, y = (torch.randn({count}, 16, generator=make) for _ in range(2))
@@ -119,7 +119,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     ("call", "megabytes"),
     [
         ("neighbours.precision_recall_without_groups(x, y, groups, 50, 3)", 1000),
+        ("neighbours.precision_recall_without_groups(x, y, groups, 50, 5, 5000, distances.PRDC)", 700),
+        ("neighbours.precision_recall_without_groups(x, y, groups, 50, 3, rule=distances.ADM)", 1300),
         ("kernels.unbiased_kernel_distances(x, y, groups, 50)", 600),
+        ("sliced.sliced_without_groups(x, y, groups, 50, 200)", 300),
     ],
 )
 def test_memory_stays_below_a_whole_matrix(call: str, megabytes: float) -> None:
