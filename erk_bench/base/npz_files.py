@@ -7,7 +7,8 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -31,23 +32,41 @@ def read_arrays(path: Path, wanted: Mapping[str, int]) -> dict[str, np.ndarray]:
 
     Raises UserError for a file that is damaged, lacks one of them or expands to more.
     """
+    with _opened(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if set(wanted) <= set(members):
+            return {name: _read(archive, members[name], most) for name, most in wanted.items()}
+    raise UserError(
+        f"reference '{path}' holds {', '.join(members) or 'nothing'}; expected {' and '.join(wanted)}: give "
+        "a file of statistics, not of images"
+    )
+
+
+def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all arrays by name, from their headers. Raises UserError for a damaged file."""
+    shapes = {}
+    with _opened(path) as archive:
+        for info in archive.infolist():
+            check_member(info)
+            with archive.open(info) as member:
+                shapes[info.filename.removesuffix(".npy")] = read_header(info.filename, member).shape
+    return shapes
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; what goes wrong while it is read becomes one UserError."""
     try:
         with path.open("rb") as raw:
             if raw.read(len(MAGIC)) == MAGIC:
                 raise ValueError("a single array")
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if set(wanted) <= set(members):
-                return {name: _read(archive, members[name], most) for name, most in wanted.items()}
+            yield archive
     except ARRAY_ERRORS as error:
         raise UserError(
             f"'{path}' is no readable .npz file of statistics ({type(error).__name__}: {error}); it may be "
             "truncated or of another kind: compare its size with the publisher's, or download it again"
         ) from error
-    raise UserError(
-        f"reference '{path}' holds {', '.join(members) or 'nothing'}; expected {' and '.join(wanted)}: give "
-        "a file of statistics, not of images"
-    )
 
 
 class ArrayHeader(NamedTuple):

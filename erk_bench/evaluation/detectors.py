@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from erk_bench.evaluation.own_detector import load_own, own_detector, own_key, o
 
 DIGITS_WEIGHTS = "package:digits/weights/features.safetensors"
 
+OUTPUTS = ("features", "logits")  # that are kept of a network
 PUBLISHED_DIM = 1024  # DINOv2 ViT-L/14
 
 
@@ -65,6 +67,7 @@ def sketch_digits() -> Sketch:
     return Sketch(network, network)
 
 
+_INCEPTION = "torch_fidelity:v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 _DINOV2 = "dinov2:dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 _HERE = "erk_bench.evaluation"
 
@@ -89,8 +92,33 @@ DETECTORS: dict[str, Detector] = {
     ),
     "inception": Detector(
         "Inception",
-        "torch_fidelity:v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        _INCEPTION,
         f"{_HERE}.inception:load_inception",
+        2048,
+        1008,
+        sketch=f"{_HERE}.inception:sketch_inception",
+    ),
+    "inception_spatial": Detector(
+        "Inception (spatial)",
+        _INCEPTION,
+        f"{_HERE}.inception:load_inception",
+        2023,
+        0,
+        sketch=f"{_HERE}.inception:sketch_inception",
+        view_of="inception",
+    ),
+    "inception_clean": Detector(
+        "Inception (clean)",
+        _INCEPTION,
+        f"{_HERE}.inception:load_inception_clean",
+        2048,
+        1008,
+        sketch=f"{_HERE}.inception:sketch_inception",
+    ),
+    "inception_pytorch": Detector(
+        "Inception (PyTorch)",
+        _INCEPTION,
+        f"{_HERE}.inception:load_inception_pytorch",
         2048,
         1008,
         sketch=f"{_HERE}.inception:sketch_inception",
@@ -165,9 +193,40 @@ def load_detector(name: str, assets: Assets, device: torch.device | str, key: st
 
     key: of code of a user's own, which must be that still.
     """
-    if name not in DETECTORS and key is None:
-        key = detector_key(name, assets)
-    return _loaded(name, assets, device, None if name in DETECTORS else key)
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        return extract_all({name: key}, assets, device, images)[name]
+
+    _network(name, assets, device, key)
+    return extract
+
+
+def extract_all(
+    keys: Mapping[str, str | None], assets: Assets, device: torch.device | str, images: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    """What each detector gives for uint8 NCHW images, by its name; a network that several share runs once.
+
+    keys: of each detector, as `load_detector` takes it.
+    """
+    made: dict[str, dict[str, Tensor]] = {}
+    found = {}
+    for name, key in keys.items():
+        network = detector_of(name).view_of or name
+        if network not in made:
+            made[network] = _network(name, assets, device, key)(images)
+        outputs = made[network]
+        if network != name:
+            found[name] = {"features": outputs[name]}
+        else:
+            found[name] = {item: outputs[item] for item in OUTPUTS if item in outputs}
+    return found
+
+
+def _network(name: str, assets: Assets, device: torch.device | str, key: str | None) -> Extract:
+    """The network of a detector, with all that it gives."""
+    if name in DETECTORS:
+        return _loaded(DETECTORS[name].view_of or name, assets, device, None)
+    return _loaded(name, assets, device, detector_key(name, assets) if key is None else key)
 
 
 def sketch_of(name: str) -> Sketch | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from erk_bench.base.errors import UserError
 
 # uint8 NCHW on any device -> float32 CPU tensors [B, ...] by name: "features", "logits" if there are any.
+# What a loader gives has the features of the network's views beside, under the names of their detectors.
 Extract = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -22,7 +23,8 @@ class Detector(NamedTuple):
     logits. dim is None where the file of weights decides; then published ones have PUBLISHED_DIM. channels:
     numbers of them that a model's images may have; grey ones get three equal channels where the network takes
     three (`rgb_images`). resolution: side of its images; None is any. sketch: module:function of () -> Sketch
-    of the published network, on uint8 images, to count what it takes.
+    of the published network, on uint8 images, to count what it takes. view_of: the detector whose network
+    gives its features beside its own, under this detector's name; both come from one pass.
     """
 
     title: str
@@ -33,6 +35,7 @@ class Detector(NamedTuple):
     channels: tuple[int, ...] = (1, 3)
     resolution: int | None = None
     sketch: str | None = None
+    view_of: str | None = None
 
 
 def rgb_images(images: Tensor, detector: str) -> Tensor:

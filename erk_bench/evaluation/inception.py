@@ -8,12 +8,15 @@ copied in. Nothing is ever downloaded.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
+from PIL import Image
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
@@ -23,29 +26,110 @@ from erk_bench.base.state_dicts import fitting_tensors, read_state_dict
 from erk_bench.evaluation.extract import Extract, rgb_images
 
 INCEPTION_LAYERS = ("2048", "logits_unbiased")  # those of FID and of the Inception Score
+INCEPTION_SIDE = 299  # pixels
+# torch-fidelity's names of the layers up to the pool, in order.
+LAYERS = (
+    "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3",
+    "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d",
+    "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool",
+)  # fmt: skip
+SPATIAL_CHANNELS = 7  # of ADM's sFID
 VGG16_LAYER = "fc2_relu"  # torch-fidelity's default for precision and recall; 4096-d
 
 
 def load_inception(weights: Path, device: torch.device | str) -> Extract:
     """Inception-v3 (2015-12-05) as torch-fidelity 0.4.0 has it: "features" [B, 2048], "logits" [B, 1008].
 
-    features: the pool layer, for FID; logits: without bias, for the Inception Score; both float32 and from
-    one pass, images resized to 299 as TensorFlow 1 did. weights: torch-fidelity's
+    features: the pool layer, for FID; logits: without bias, for the Inception Score; "inception_spatial"
+    [B, 2023]: for ADM's sFID, see `spatial_features`; all float32 and from one pass, images resized to 299 as
+    TensorFlow 1 did. weights: torch-fidelity's
     `weights-inception-2015-12-05-6726825d.pth`, or the same tensors as .safetensors. Raises UserError for
     other files; extract raises it for other images.
     """
+    network = _inception(weights, device)
+    spatial = spatial_features(network)
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        features, logits = network(rgb_images(images, "inception").to(device))
+        return {"features": features.cpu(), "logits": logits.cpu(), "inception_spatial": spatial.pop().cpu()}
+
+    return extract
+
+
+def load_inception_clean(weights: Path, device: torch.device | str) -> Extract:
+    """As load_inception, but images are resized as clean-fid (arXiv 2104.11222) does: no spatial features."""
+
+    def prepare(images: Tensor) -> Tensor:
+        return (resize_clean(images) - 128) / 128
+
+    return _prepared(weights, device, prepare, "inception_clean")
+
+
+def load_inception_pytorch(weights: Path, device: torch.device | str) -> Extract:
+    """As load_inception, but images are resized as pytorch-fid does: no spatial features.
+
+    Bilinear, without antialiasing; 0 of the network is at 127.5, where TensorFlow's graph has it at 128.
+    """
+
+    def prepare(images: Tensor) -> Tensor:
+        size = (INCEPTION_SIDE, INCEPTION_SIDE)
+        return 2 * F.interpolate(images.float() / 255, size=size, mode="bilinear", align_corners=False) - 1
+
+    return _prepared(weights, device, prepare, "inception_pytorch")
+
+
+def resize_clean(images: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] -> float32 [B, C, 299, 299] on the same device, 0 to 255.
+
+    Each channel is resized by PIL as a float image, bicubic and antialiased, and cut to 0..255, not rounded.
+    """
+    size = (INCEPTION_SIDE, INCEPTION_SIDE)
+    channels = images.float().cpu().flatten(0, 1).numpy()
+    resized = [np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BICUBIC)) for each in channels]
+    stacked = np.stack(resized).clip(0, 255) if resized else np.empty((0, *size), np.float32)
+    return torch.from_numpy(stacked).reshape(*images.shape[:2], *size).to(images.device)
+
+
+def _prepared(
+    weights: Path, device: torch.device | str, prepare: Callable[[Tensor], Tensor], name: str
+) -> Extract:
+    """The network on images that `prepare` takes to float32 [B, 3, 299, 299] around 0."""
+    network = _inception(weights, device)
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        x = prepare(rgb_images(images, name).to(device))
+        for layer in LAYERS:
+            x = getattr(network, layer)(x)
+        features = x.flatten(1)
+        return {"features": features.cpu(), "logits": (features @ network.fc.weight.T).cpu()}
+
+    return extract
+
+
+def _inception(weights: Path, device: torch.device | str) -> FeatureExtractorInceptionV3:
     network = empty_inception()
     found = read_state_dict(weights)
     tensors = fitting_tensors(weights, found, network.state_dict(), "torch-fidelity's Inception-v3")
     # Copied, not assigned: memory mapped from a file may be aligned otherwise, which changes last bits.
     network.to_empty(device=device).load_state_dict(tensors)
+    return network
 
-    @torch.inference_mode()
-    def extract(images: Tensor) -> dict[str, Tensor]:
-        features, logits = network(rgb_images(images, "inception").to(device))
-        return {"features": features.cpu(), "logits": logits.cpu()}
 
-    return extract
+def spatial_features(network: FeatureExtractorInceptionV3) -> list[Tensor]:
+    """A list that gets, at each pass, what ADM's sFID is computed from: [B, 17 * 17 * 7].
+
+    It is the first 7 of 192 channels of TensorFlow's layer mixed_6/conv, flattened as TensorFlow has them,
+    rows, columns, channels: published statistics (mu_s, sigma_s) are in this order.
+    """
+    passed: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: object, output: Tensor) -> None:
+        passed[:] = [output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)]
+
+    network.Mixed_6d.branch1x1.register_forward_hook(keep)
+    return passed
 
 
 def load_vgg16(weights: Path, device: torch.device | str) -> Extract:

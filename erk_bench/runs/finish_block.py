@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import DamagedError, UserError
-from erk_bench.evaluation.detectors import detector_key, load_detector
+from erk_bench.evaluation.detectors import detector_key, extract_all
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.runs.blocks import Block
 from erk_bench.runs.device import Place, memory_guard
@@ -129,14 +129,14 @@ def _finish(job: Job, kept: ImageBlock | None, place: Place) -> Callable[[], Non
         sampled = sample_block(job.spec, job.block.seeds, place)
         images, host, counts = sampled.on_device, sampled.host, (sampled.nfe, sampled.nfe_guide)
         timing = Timing(sampled.seconds, device_name(place.device))
-    features = {key: _features(job, name, images, place) for name, key in job.lacking.items()}
+    features = _by_key(job, _features(job, job.lacking, images, place))
     return _writer(job, host, counts, features, timing, place)
 
 
 def _finish_set_block(job: Job, spec: SetSpec, place: Place) -> Callable[[], None]:
     """The features of a block of a set, without those of its images that cannot be read."""
     found = read_block(spec, job.block, place.worker)
-    features = {key: _features(job, name, found.images, place) for name, key in job.lacking.items()}
+    features = _by_key(job, _features(job, job.lacking, found.images, place))
 
     def write() -> None:
         meta = {"nfe": 0, "nfe_guide": 0, "left_out": list(found.left_out)}
@@ -154,10 +154,12 @@ def _finished_tree(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
     timing = Timing(
         tree.seconds / len(jobs), device_name(place.device), len(jobs), tree.evaluations / len(jobs)
     )
-    extracted: dict[str, dict[str, Tensor]] = {}
-    for name in {name: None for job in jobs for name in job.lacking}:
-        parts = [_features(first, name, part, place) for part in tree.images.split(first.spec.block_size)]
-        extracted[name] = {item: torch.cat([part[item].cpu() for part in parts]) for item in parts[0]}
+    wanted = {name: key for job in jobs for name, key in job.lacking.items()}
+    parts = [_features(first, wanted, part, place) for part in tree.images.split(first.spec.block_size)]
+    extracted = {
+        name: {item: torch.cat([part[name][item] for part in parts]) for item in parts[0][name]}
+        for name in wanted
+    }
     for number, job in enumerate(jobs):
         error = tree.errors[number]
         if error is not None:
@@ -171,14 +173,22 @@ def _finished_tree(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
         yield job, _writer(job, host, (tree.nfe, tree.nfe_guide), features, timing, place)
 
 
-def _features(job: Job, name: str, images: Tensor, place: Place) -> dict[str, Tensor]:
+def _features(
+    job: Job, keys: Mapping[str, str], images: Tensor, place: Place
+) -> dict[str, dict[str, Tensor]]:
+    """What detectors give, by their names. keys: of each."""
     with memory_guard(job.spec), arithmetic(job.spec):
-        found = load_detector(name, place.assets, place.device, job.keys[name])(images)
-    if not all(value.isfinite().all() for value in found.values()):
-        raise UserError(
-            f"features of {job.spec.run_id}, {job.block}, by '{name}' are not finite; check its weights"
-        )
+        found = extract_all(keys, place.assets, place.device, images)
+    for name, tensors in found.items():
+        if not all(value.isfinite().all() for value in tensors.values()):
+            raise UserError(
+                f"features of {job.spec.run_id}, {job.block}, by '{name}' are not finite; check its weights"
+            )
     return found
+
+
+def _by_key(job: Job, features: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    return {job.keys[name]: tensors for name, tensors in features.items()}
 
 
 def _writer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from erk_bench.base.assets import Assets
 from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import check_count, check_real, detectors_of
-from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real
+from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real, named_files
 from erk_bench.runs.checks import check_images, check_networks, check_set
 from erk_bench.runs.device import check_draws
 from erk_bench.spec import MetricsSpec, RunSpec, Spec
@@ -17,8 +17,10 @@ def addresses_of(spec: Spec, *, features: bool = True) -> list[str]:
     if not features:
         return found
     files = [detector_of(name).weights for name in detectors_of(spec.metrics.names)]
-    files += [spec.metrics.reference, spec.metrics.real_features]
-    found += [file for file in files if file is not None and file not in REFERENCES]
+    for reference in (spec.metrics.reference, spec.metrics.real_features):
+        if reference is not None and reference not in REFERENCES:
+            files += named_files(reference).values()
+    found += [file for file in files if file is not None]
     return list(dict.fromkeys(found))
 
 

@@ -67,7 +67,7 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
     nfe, nfe_guide = (_mean(column) for column in zip(*counts, strict=True))
     # A set without numbers is in the order of its names: class by class, where it has class folders.
     named = isinstance(spec, SetSpec) and not spec.numbers
-    real = load_real(spec.metrics, place.assets)
+    real = load_real(spec.metrics, place.assets, place.device)
     measured = measure(spec.metrics, kept.extracted, real, shuffled=named)
     reference = reference_facts(spec.metrics, place.assets)
     if isinstance(spec, SetSpec) and reference["sha256"] == spec.sha256:

@@ -25,7 +25,15 @@ from erk_bench.evaluation.detectors import DETECTORS
 from erk_bench.evaluation.dinov2 import load_dinov2_pil, load_dinov2_torch
 from erk_bench.evaluation.extract import Extract
 from erk_bench.evaluation.frechet import frechet_distance
-from erk_bench.evaluation.inception import empty_inception, empty_vgg16, load_inception, load_vgg16
+from erk_bench.evaluation.inception import (
+    empty_inception,
+    empty_vgg16,
+    load_inception,
+    load_inception_clean,
+    load_inception_pytorch,
+    load_vgg16,
+    resize_clean,
+)
 from erk_bench.evaluation.reference_files import read_reference
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.export import export
@@ -34,7 +42,10 @@ from erk_bench.runs.score import score
 from erk_bench.spec import RunSpec
 from tests.assets import inception_weights, write_dinov2, write_inception, write_vgg16
 
-LOADERS = [load_inception, load_vgg16, load_dinov2_torch, load_dinov2_pil]
+LOADERS = [
+    load_inception, load_inception_clean, load_inception_pytorch, load_vgg16, load_dinov2_torch,
+    load_dinov2_pil,
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +92,60 @@ def test_inception_agrees_with_torch_fidelity(inception: Extract, inception_file
     )
     features, unbiased, biased = theirs(images())
     found = inception(images())
-    assert list(found) == ["features", "logits"]
+    assert list(found) == ["features", "logits", "inception_spatial"]
     assert found["features"].shape == (2, 2048) and found["logits"].shape == (2, 1008)
     assert all(value.dtype == torch.float32 for value in found.values())
     assert (found["features"] - features).abs().max() <= 1e-6
     assert (found["logits"] - unbiased).abs().max() <= 1e-6
     assert (found["logits"] - biased).abs().max() > 1e-2  # the layer without bias is another
     assert (features[0] - features[1]).abs().max() > 1e-2  # images matter
+
+
+def test_spatial_features_are_those_of_mixed_6_conv(inception: Extract, inception_file: Path) -> None:
+    """The first 7 channels after the ReLU, in TensorFlow's order: rows, columns, channels."""
+    theirs = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_file)
+    )
+    seen: list[Tensor] = []
+    theirs.Mixed_6d.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    theirs(images())
+    expected = theirs.Mixed_6d.branch1x1(seen[0])[:, :7]
+    found = inception(images())["inception_spatial"]
+    assert found.shape == (2, 17 * 17 * 7) and found.dtype == torch.float32
+    cells = found.reshape(2, 17, 17, 7)
+    assert (cells.permute(0, 3, 1, 2) - expected).abs().max() <= 1e-6
+    assert found.min() == 0 and found.max() > 0
+
+
+def test_other_resizing_before_the_same_network(inception: Extract, inception_file: Path) -> None:
+    """At 299 pixels nothing is resized: clean-fid's features are torch-fidelity's, pytorch-fid's are not,
+    because its images are scaled around another zero."""
+    generator = torch.Generator().manual_seed(7)
+    batch = torch.randint(0, 256, (1, 3, 299, 299), generator=generator, dtype=torch.uint8)
+    found = inception(batch)
+    clean = load_inception_clean(inception_file, "cpu")(batch)
+    theirs = load_inception_pytorch(inception_file, "cpu")
+    for name in ("features", "logits"):
+        assert list(clean) == ["features", "logits"]
+        assert (clean[name] - found[name]).abs().max() <= 1e-5
+        gap = (theirs(batch)[name] - found[name]).abs().max()
+        assert 1e-4 < gap < 0.1 * found[name].abs().max()
+
+
+def test_clean_resizing() -> None:
+    """Bicubic and antialiased by PIL on floats: means are kept, nothing is rounded, overshoot is cut."""
+    generator = torch.Generator().manual_seed(8)
+    batch = torch.randint(0, 256, (2, 3, 598, 400), generator=generator, dtype=torch.uint8)
+    found = resize_clean(batch)
+    assert found.shape == (2, 3, 299, 299) and found.dtype == torch.float32
+    one = Image.fromarray(batch[1, 2].numpy().astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)
+    assert torch.equal(found[1, 2], torch.from_numpy(np.asarray(one).clip(0, 255)))
+    assert (found.mean((2, 3)) - batch.float().mean((2, 3))).abs().max() < 0.5
+    assert (found != found.round()).any()
+    checks = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 255
+    enlarged = resize_clean(checks.to(torch.uint8)[None, None])
+    assert enlarged.shape == (1, 1, 299, 299) and enlarged.min() == 0 and enlarged.max() == 255
+    assert resize_clean(batch[:0]).shape == (0, 3, 299, 299)
 
 
 @pytest.mark.slow

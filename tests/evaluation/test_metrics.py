@@ -25,7 +25,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.commands.compose import run_spec
-from erk_bench.evaluation import families, needs
+from erk_bench.evaluation import detectors, families, needs
 from erk_bench.evaluation.class_scores import inception_score
 from erk_bench.evaluation.composites import COMPOSITES
 from erk_bench.evaluation.detectors import DETECTORS, detector_key, load_detector
@@ -51,7 +51,6 @@ from erk_bench.evaluation.metrics import (
 )
 from erk_bench.evaluation.reference import digits_reference, load_real
 from erk_bench.evaluation.reference_files import Real
-from erk_bench.runs import finish_block
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.generate import generate
 from erk_bench.runs.score import score
@@ -751,7 +750,7 @@ def test_five_metrics_take_one_feature_pass(
         passes[len(images)] += 1
         return digits_extract()(images)
 
-    monkeypatch.setattr(finish_block, "load_detector", lambda name, assets, device, key: extract)
+    monkeypatch.setattr(detectors, "_network", lambda name, assets, device, key: extract)
     spec = small_run()
     assert len(spec.metrics.names) == 5
     generate([[spec]], Worker(), lambda spec, count: None, features=True)

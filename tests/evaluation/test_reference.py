@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from erk_bench.evaluation.reference import (
     REFERENCES,
     check_resolution,
     load_real,
+    named_files,
     reference_facts,
 )
 from erk_bench.evaluation.reference_files import Real, write_reference
@@ -133,3 +135,82 @@ def test_published_statistics_are_of_a_known_resolution() -> None:
         UserError, match="img64.pkl' was made from images of 64x64 pixels, and the model makes 512x512"
     ):
         check_resolution(spec, ASSETS, 512)
+
+
+def plain(path: Path, dim: int, seed: int = 0) -> Path:
+    """Statistics that name no detector."""
+    features = np.random.default_rng(seed).normal(size=(50, dim))
+    np.savez(path, mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("width", "detector"), [(64, "digits"), (1024, "dinov2_torch"), (96, "dinov2_torch")]
+)
+def test_a_file_that_names_no_detector_is_of_the_one_that_fits(
+    width: int, detector: str, tmp_path: Path
+) -> None:
+    """DINOv2 networks of other sizes have other widths."""
+    names = ("fd@digits", "is@inception") if width == 64 else ("fd@dinov2_torch", "is@inception")
+    spec = digits_metrics(names=names, reference=str(plain(tmp_path / "x.npz", width)))
+    assert set(load_real(spec, ASSETS)) == {detector}
+
+
+def test_a_file_that_fits_no_detector_or_several(tmp_path: Path) -> None:
+    path = plain(tmp_path / "x.npz", 9)
+    with pytest.raises(
+        UserError, match="9 dimensions and does not say of which.*digits has 64.*same detector"
+    ):
+        load_real(digits_metrics(names=("fd@digits",), reference=str(path)), ASSETS)
+    path = plain(tmp_path / "y.npz", 1024)
+    spec = digits_metrics(names=("fd@dinov2_torch", "fd@dinov2_pil"), reference=str(path))
+    with pytest.raises(
+        UserError, match="both have 1024.*metrics.reference=dinov2_torch=FILE,dinov2_pil=FILE"
+    ):
+        load_real(spec, ASSETS)
+
+
+def test_a_file_for_each_detector(tmp_path: Path) -> None:
+    first, second = plain(tmp_path / "a.npz", 1024, 1), plain(tmp_path / "b,c.npz", 1024, 2)
+    spec = digits_metrics(
+        names=("fd@dinov2_torch", "fd@dinov2_pil"), reference=f"dinov2_torch={first},dinov2_pil={second}"
+    )
+    real = load_real(spec, ASSETS)
+    for name, path in (("dinov2_torch", first), ("dinov2_pil", second)):
+        stats = real[name].stats
+        assert stats is not None and np.array_equal(stats.mean.numpy(), np.load(path)["mu"])
+    facts = reference_facts(spec, ASSETS)
+    other = dataclasses.replace(spec, reference=f"dinov2_torch={second},dinov2_pil={first}")
+    assert len(facts["sha256"]) == 64 != reference_facts(other, ASSETS)["sha256"]
+    assert list(named_files(spec.reference).values()) == [str(first), str(second)]
+    assert named_files("digits") == {"": "digits"} and named_files("a/inception=x.npz") == {
+        "": "a/inception=x.npz"
+    }
+    with pytest.raises(UserError, match="no file at"):
+        load_real(dataclasses.replace(spec, reference=f"dinov2_torch={first},dinov2_pil=no.npz"), ASSETS)
+    with pytest.raises(UserError, match="'fd@dinov2_pil'|'fd_dinov2_pil'.*has them for dinov2_torch only"):
+        load_real(dataclasses.replace(spec, reference=f"dinov2_torch={first}"), ASSETS)
+
+
+def test_the_name_of_a_file_may_be_overruled_its_content_not(tmp_path: Path) -> None:
+    """clean-fid's name says inception_pytorch; a reference of ours says which detector made it."""
+    path = plain(tmp_path / "faces_legacy_pytorch_custom_na.npz", 64)
+    spec = digits_metrics(names=("fd@digits",), reference=str(path))
+    with pytest.raises(UserError, match="has them for inception_pytorch only"):
+        load_real(spec, ASSETS)
+    assert list(load_real(dataclasses.replace(spec, reference=f"digits={path}"), ASSETS)) == ["digits"]
+    ours = written(tmp_path / "x.safetensors", features=False, detector="inception")
+    with pytest.raises(UserError, match="has them for inception only"):
+        load_real(dataclasses.replace(spec, reference=f"digits={ours}"), ASSETS)
+
+
+def test_images_in_a_reference_tell_its_resolution(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, arr_0=np.zeros((3, 8, 8, 1), np.uint8), mu=np.zeros(3), sigma=np.eye(3), mu_clip=1)
+    spec = digits_metrics(names=("fd@inception",), reference=str(path))
+    check_resolution(spec, ASSETS, 8)
+    with pytest.raises(UserError, match="images of 8x8 pixels, and the model makes 64x64"):
+        check_resolution(spec, ASSETS, 64)
+    assert capsys.readouterr().err == f"note: '{path}' also holds mu_clip, which is not used\n"

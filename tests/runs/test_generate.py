@@ -421,7 +421,7 @@ def test_features_that_are_not_finite_are_told(small_run: MakeSpec, monkeypatch:
     def broken(images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"features": torch.full((len(images), 64), torch.nan), "logits": torch.zeros(len(images), 10)}
 
-    monkeypatch.setattr("erk_bench.runs.finish_block.load_detector", lambda *_: broken)
+    monkeypatch.setattr("erk_bench.evaluation.detectors._network", lambda *_: broken)
     with pytest.raises(UserError, match="features of .*, seeds 0-7, by 'digits' are not finite"):
         generated(small_run())
 
