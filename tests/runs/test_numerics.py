@@ -13,7 +13,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.cli import main
 from erk_bench.commands.compose import run_spec
 from erk_bench.commands.compose_studies import table_file, table_runs
-from erk_bench.evaluation.detectors import load_detector
+from erk_bench.evaluation.detectors import extract_all
 from erk_bench.networks.vae import load_vae
 from erk_bench.runs import finish_block, sample_block
 from erk_bench.runs.blocks import Worker
@@ -95,7 +95,7 @@ def test_no_run_decides_for_another(
         monkeypatch.setattr(sample_block, "solve", watched(name, "sampling", solve))
         monkeypatch.setattr(sample_block, "decoder", lambda *a, n=name: watched(n, "decoding", decode(*a)))
         monkeypatch.setattr(
-            finish_block, "load_detector", lambda *a, n=name: watched(n, "features", load_detector(*a))
+            finish_block, "extract_all", lambda *a, n=name: watched(n, "features", extract_all)(*a)
         )
         spec = small_run(f"numerics={name}", "seeds=0-7", "schedule.num_steps=2", "metrics.names=[fd_digits]")
         generate([[spec]], Worker(), lambda *_: None, features=True)
