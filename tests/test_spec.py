@@ -51,7 +51,7 @@ EXECUTION = {
     "model.vae_config.path", "model.vae_config.architecture",
     "metrics.real_features", "samples", "offline",
     "metrics.names", "metrics.reference", "metrics.num_groups", "metrics.kid_subsets",
-    "metrics.kid_subset_size",
+    "metrics.kid_subset_size", "metrics.protocol",
     "seeds", "block_size", "device", "workers", "out",
 }  # fmt: skip
 CHANGED: dict[str, Any] = {

@@ -80,6 +80,8 @@ def show_record(record: Record, path: Path) -> None:
     if record.seconds_per_1000 is not None:
         table.add_row("seconds per 1000 images and worker", f"{record.seconds_per_1000:.1f}")
     wide_console().print(table)
+    if protocol := record.spec["metrics"].get("protocol"):
+        print(f"protocol: {protocol} (docs/protocols.md)")
     for line in remarks(record):
         print(line)
     print(f"record: {path}")

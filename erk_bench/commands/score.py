@@ -9,7 +9,7 @@ from pathlib import Path
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.commands.command import Command
-from erk_bench.commands.options import DEVICE, FOLDER, Flag, Names, PathText, Whole, option
+from erk_bench.commands.options import DEVICE, FOLDER, Choice, Flag, Names, PathText, Whole, option
 
 MOST_WORDS = 2  # the sets, and the reference
 
@@ -37,6 +37,11 @@ class ScoreOptions:
         "what to measure: fid, fd_dinov2, kid, precision, ..., or any FAMILY@DETECTOR (docs/metrics.md); "
         "fid unless given, and fd_digits for the reference 'digits'",
         (),
+    )
+    protocol: str | None = option(
+        Choice("adm", "edm2", "fidelity", "clean", "dgm", "fdr6"),
+        "measure as a published program does: its metrics, and what it fixes (docs/protocols.md)",
+        None,
     )
     name: tuple[str, ...] = option(
         Names("NAME,..."), "what the sets are called in tables; the last part of their place unless given", ()
@@ -102,7 +107,7 @@ COMMAND = Command(
     check=check,
     examples="""\
   erk-bench score my_images/ real_images/                   # FID of two folders
-  erk-bench score images=samples.npz reference=fid_stats.npz
+  erk-bench score images=samples.npz reference=VIRTUAL_imagenet256_labeled.npz protocol=adm
   erk-bench score images=a/,b.zip,'c-*.tar' reference=edm2:dataset-refs/img512.pkl metrics=fid,fd_dinov2
   erk-bench score images=digits-png reference=digits        # an export of the embedded benchmark
   erk-bench score images=photos/ reference=val512.safetensors resolution=512 skip_unreadable=true

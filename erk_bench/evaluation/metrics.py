@@ -49,6 +49,7 @@ ALIASES: dict[str, Alias] = {
     "kid": Alias("kid@inception", "KID"),
     "is": Alias("is@inception", "IS"),
     "cmmd": Alias("cmmd@clip336", "CMMD"),
+    "sfid": Alias("fd@inception_spatial", "sFID"),
 }
 
 

@@ -14,6 +14,7 @@ class MetricsSpec:
 
     reference: key of REFERENCES, or the address of a file of statistics. real_features: address of a file
     with the features of real images, for metrics that need more than statistics (precision, recall, KID).
+    protocol: key of PROTOCOLS, where one of the field's fixes metrics and settings; "" where none does.
     """
 
     names: tuple[str, ...] = execution()
@@ -22,6 +23,7 @@ class MetricsSpec:
     num_groups: int = execution(50)
     kid_subsets: int = execution(100)
     kid_subset_size: int = execution(1000)
+    protocol: str = execution("")
 
     def __post_init__(self) -> None:
         check(len(self.names) > 0, "metrics.names is empty; name at least one metric")

@@ -19,6 +19,7 @@ from erk_bench.evaluation.detectors import reference_name
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.image_set import ImageSet
 from erk_bench.evaluation.metrics import METRICS, check_count, check_real_count
+from erk_bench.evaluation.protocols import protocol_named
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.evaluation.reference_files import Real, write_reference
@@ -70,6 +71,7 @@ def measuring(
     reference: str,
     metrics: Sequence[str] = (),
     *,
+    protocol: str = "",
     real_features: str | None = None,
     num_groups: int = 50,
     kid_subsets: int = 100,
@@ -78,22 +80,33 @@ def measuring(
 ) -> Measuring:
     """How sets are measured against a reference. reading: the other fields of Measuring.
 
-    metrics: FID unless given, and FD-digits for the shipped digits. Raises UserError for unknown ones.
+    metrics: FID unless given, and FD-digits for the shipped digits. protocol: key of PROTOCOLS, which names
+    the metrics and fixes their settings; `metrics` may choose some of them. Raises UserError for unknown
+    ones.
     """
     known = [item.name for item in dataclasses.fields(Measuring) if item.name != "metrics"]
     for setting in reading:
         if setting not in known:
-            others = ("name", "real_features", "num_groups", "kid_subsets", "kid_subset_size")
+            others = ("name", "protocol", "real_features", "num_groups", "kid_subsets", "kid_subset_size")
             raise unknown_name("setting of score", setting, [*others, *known])
-    names = tuple(metrics) or (DEFAULT_METRICS.get(reference, "fid"),)
+    names = [METRICS[name].name for name in metrics]
+    settings = {"kid_subsets": kid_subsets, "kid_subset_size": kid_subset_size}
+    if protocol:
+        row = protocol_named(protocol)
+        known = [METRICS[name].name for name in row.metrics]
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"metric of protocol={protocol}", name, known)
+        names, settings = names or known, {**settings, **row.settings}
+    names = names or [DEFAULT_METRICS.get(reference, "fid")]
     return Measuring(
         metrics=MetricsSpec(
-            names=tuple(dict.fromkeys(METRICS[name].name for name in names)),
+            names=tuple(dict.fromkeys(names)),
             reference=reference,
             real_features=real_features,
             num_groups=num_groups,
-            kid_subsets=kid_subsets,
-            kid_subset_size=kid_subset_size,
+            protocol=protocol,
+            **settings,
         ),
         **reading,
     )

@@ -155,6 +155,10 @@ def mean_difference(sets: Sequence[Record], base: Sequence[Record], metric: str)
     return fmean(value for value, _ in pairs), error
 
 
+def _by_protocol(record: Record) -> str:
+    return str(record.spec["metrics"].get("protocol") or "our own")
+
+
 def check_comparable(headline: str, records: Sequence[Record]) -> None:
     """Refuse to show records side by side that were measured differently."""
     first = records[0]
@@ -169,6 +173,7 @@ def check_comparable(headline: str, records: Sequence[Record]) -> None:
             ("detectors", set(record.detectors), set(first.detectors)),
             ("reference", record.reference, first.reference),
             ("protocol", record.protocol, first.protocol),
+            ("metrics by protocol", _by_protocol(record), _by_protocol(first)),
         ):
             if mine != other:
                 raise UserError(

@@ -49,6 +49,7 @@ def _score(options: ScoreOptions, words: Sequence[str]) -> int:
     given = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
     for name in ("images", "reference", "metrics", "name", "pictures"):
         del given[name]
+    given["protocol"] = options.protocol or ""
     how = measuring(reference, options.metrics, **given)
     tracker_spec(settings)  # a typo is told before anything is read
     specs, real = set_specs(places, how, options.name)
