@@ -26,16 +26,34 @@ from tests.runs.test_generate import contents, ignore
 from tests.runs.test_launch import command, environment
 
 PATIENCE_S = 120.0
-# Long enough that the end cannot come between two looks at the folder.
-SETTINGS = ["schedule.num_steps=12", "seeds=0-199", "block_size=8", "device=cpu", "metrics.num_groups=5",
+# Heun's step, as slow as the environment asks for: the end cannot come between two looks at the folder.
+SOLVER = """
+import os
+import time
+
+from erk_bench.sampling.solvers import heun_step
+
+
+def step(slope, x, sigma, sigma_next, history):
+    time.sleep(float(os.environ.get("SLOW_S", "0")))
+    return heun_step(slope, x, sigma, sigma_next, history)
+"""
+SETTINGS = ["schedule.num_steps=3", "seeds=0-47", "block_size=8", "device=cpu", "metrics.num_groups=5",
             "metrics.names=[fd_digits]"]  # fmt: skip
-NUM_BLOCKS = 25
+NUM_BLOCKS = 6
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    file = tmp_path_factory.mktemp("solver") / "slow.py"
+    file.write_text(SOLVER)
+    return [*SETTINGS, f"solver={file}:step"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """All files of the same run without a stop."""
-    spec = run_spec([*SETTINGS, "workers=1", f"out={tmp_path_factory.mktemp('plain')}"])
+    spec = run_spec([*settings, "workers=1", f"out={tmp_path_factory.mktemp('plain')}"])
     generate([[spec]], Worker(), ignore, features=True)
     return contents(spec)
 
@@ -44,7 +62,7 @@ def stopped(words: list[str], when: Callable[[], bool], **variables: str) -> str
     """Start a command, send SIGUSR2 once `when` holds, check that it stops as asked; its messages."""
     process = subprocess.Popen(
         command(*words),
-        env=environment(**variables),
+        env=environment(SLOW_S="0.2", **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,8 +88,10 @@ def features(spec: RunSpec) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_run_stops_and_goes_on(workers: int, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
-    words = [*SETTINGS, f"workers={workers}", f"out={tmp_path}"]
+def test_a_run_stops_and_goes_on(
+    workers: int, settings: list[str], tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
+    words = [*settings, f"workers={workers}", f"out={tmp_path}"]
     spec = run_spec(words)
     stopped(["run", *words], lambda: len(features(spec)) >= 1)
     kept = contents(spec)
@@ -86,9 +106,11 @@ def test_a_run_stops_and_goes_on(workers: int, tmp_path: Path, uninterrupted: di
 
 
 @pytest.mark.slow
-def test_rank_zero_stops_while_it_waits(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+def test_rank_zero_stops_while_it_waits(
+    settings: list[str], tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
     """It has done its own share; the other rank has begun its own and never ends."""
-    words = [*SETTINGS, f"out={tmp_path}"]
+    words = [*settings, f"out={tmp_path}"]
     spec = run_spec(words)
     own = Worker(0, 2).owned(blocks_of(spec.seed_range, spec.block_size))
     with closing(Claims(tmp_path / LOCKS / "blocks")) as claims:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -35,6 +36,13 @@ def environment(**extra: str) -> dict[str, str]:
     return os.environ | extra
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local workers that are forks of the test: where they are spawned, imports take seconds."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(launch.multiprocessing, "get_context", lambda method: context)
+
+
 def test_local_workers_give_the_same_bytes(small_run: MakeSpec, tmp_path: Path) -> None:
     plain = small_run()
     generate([[plain]], Worker(), ignore, features=True)
@@ -43,7 +51,7 @@ def test_local_workers_give_the_same_bytes(small_run: MakeSpec, tmp_path: Path) 
     assert contents(spec) == contents(plain)
 
 
-def test_local_workers_report_a_users_mistake(small_run: MakeSpec, tmp_path: Path) -> None:
+def test_local_workers_report_a_users_mistake(small_run: MakeSpec, tmp_path: Path, forked: None) -> None:
     spec = small_run(*broken_checkpoint(tmp_path, float("nan")), "workers=2")
     with pytest.raises(UserError, match="not finite for seeds"):
         launch.compute([[spec]], features=True, title="test")
@@ -56,21 +64,19 @@ def test_finished_work_starts_no_workers(small_run: MakeSpec, monkeypatch: pytes
     assert launch.compute([[spec]], features=True, title="test")
 
 
-@pytest.mark.slow
-def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_worker_is_named(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, forked: None) -> None:
     """Nobody is left to do its blocks: the error tells what happened and what to do."""
     spec = small_run("workers=2")
-    monkeypatch.setattr(launch, "_local_worker", die)
-    with pytest.raises(WorkerLostError, match="worker . of 2 was killed by signal 9; finished blocks"):
-        launch.compute([[spec]], features=True, title="test")
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_local_worker", die)
+        with pytest.raises(WorkerLostError, match="worker . of 2 was killed by signal 9; finished blocks"):
+            launch.compute([[spec]], features=True, title="test")
     assert len(unfinished(spec, features=True)) == 5
-    monkeypatch.undo()
     assert launch.compute([[spec]], features=True, title="test")
 
 
-@pytest.mark.slow
 def test_blocks_of_a_killed_worker_are_done_by_another(
-    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], forked: None
 ) -> None:
     spec = small_run("workers=2")
     monkeypatch.setattr(launch, "_local_worker", die_as_rank_one)
@@ -80,9 +86,8 @@ def test_blocks_of_a_killed_worker_are_done_by_another(
     assert "warning: worker 1 of 2 was killed by signal 9" in told and "did its blocks" in told
 
 
-@pytest.mark.slow
 def test_a_busy_run_is_busy_with_several_workers_too(
-    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch
+    small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch, forked: None
 ) -> None:
     """Status 75, so that a Slurm task comes again; a mistake of any worker comes first."""
     spec = small_run("workers=2")

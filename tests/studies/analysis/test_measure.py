@@ -110,7 +110,7 @@ def end_error(num_steps: int, correction: Correct = no_correction) -> float:
 
 @functools.cache
 def exact_ends() -> Tensor:
-    return end_points(tree("A"), start(), 32)
+    return end_points(tree("A"), start(), 16)  # to 3e-6
 
 
 @pytest.mark.parametrize(("steps", "w_stiff"), [(8, 0.5), (16, 0.408)])
