@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,12 @@ class Digits(NamedTuple):
     labels: Tensor
 
 
+@functools.cache
 def load_digits() -> Digits:
-    """The data set as uint8 images: pixel value k of 0..16 becomes round(k * 255 / 16)."""
+    """The data set as uint8 images: pixel value k of 0..16 becomes round(k * 255 / 16).
+
+    All callers get the same tensors, and leave them as they are.
+    """
     from sklearn import datasets  # slow to import; only digits runs need it
 
     raw = datasets.load_digits()

@@ -7,6 +7,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -47,13 +48,20 @@ _NAMED = re.compile(rf"(?:^|,)({'|'.join(DETECTORS)})=")
 REFERENCES: dict[str, Callable[[], Tensor]] = {"digits": digits_reference}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where weights lie. All places are equal: the detectors' keys tell which weights they are."""
+
+    assets: Assets = field(compare=False)
+
+
 @functools.lru_cache(maxsize=4)
-def _shipped(name: str, keys: tuple[tuple[str, str], ...], assets: Assets) -> dict[str, Real]:
+def _shipped(name: str, keys: tuple[tuple[str, str], ...], place: _Place) -> dict[str, Real]:
     """keys: of the detectors, by name."""
     images = REFERENCES[name]()
     found = {}
     for detector, key in keys:
-        features = load_detector(detector, assets, torch.device("cpu"), key)(images)["features"]
+        features = load_detector(detector, place.assets, torch.device("cpu"), key)(images)["features"]
         found[detector] = Real(FeatureSums.of(features).stats(), features)
     return found
 
@@ -190,7 +198,7 @@ def load_real(
         needs[metric.detector].add(metric.family.needs)
     if spec.reference in REFERENCES:
         keys = tuple((name, detector_key(name, assets)) for name in detectors)
-        found = dict(_shipped(spec.reference, keys, assets))
+        found = dict(_shipped(spec.reference, keys, _Place(assets)))
     else:
         found = _of_reference(spec.reference, needs, assets, device)
     of_reference = set(found)
