@@ -27,6 +27,24 @@ MakeSpec = Callable[..., RunSpec]
 SETTINGS = ["schedule.num_steps=4", "device=cpu", "metrics.num_groups=5", "metrics.kid_subset_size=20"]
 
 
+# Heun's step, which tells that it works on a block (of 8), and waits while a file is there.
+HELD = """
+import os
+import time
+from pathlib import Path
+
+from erk_bench.sampling.solvers import heun_step
+
+
+def step(slope, x, sigma, sigma_next, history):
+    if len(x) == 8 and "HOLD" in os.environ:
+        Path(os.environ["BEGUN"]).touch()
+        while Path(os.environ["HOLD"]).exists():
+            time.sleep(0.02)
+    return heun_step(slope, x, sigma, sigma_next, history)
+"""
+
+
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "erk_bench.cli", *words]
 
@@ -189,14 +207,18 @@ def test_torchrun(small_run: MakeSpec, tmp_path: Path, world_size: int) -> None:
 @pytest.mark.slow
 def test_two_processes_on_one_run(tmp_path: Path) -> None:
     """The second one is refused by name; the first one finishes undisturbed."""
-    words = ["generate", *SETTINGS, "schedule.num_steps=64", "seeds=0-1499", "block_size=50", "workers=1"]
+    solver, begun, hold = tmp_path / "held.py", tmp_path / "begun", tmp_path / "hold"
+    solver.write_text(HELD)
+    hold.touch()
+    words = ["generate", *SETTINGS, f"solver={solver}:step", "seeds=0-15", "block_size=8", "workers=1"]
     run = command(*words, f"out={tmp_path / 'runs'}")
-    first = subprocess.Popen(run, env=environment(), stderr=subprocess.DEVNULL)
-    while not list(tmp_path.rglob("images/*.safetensors")):
+    variables = environment(BEGUN=str(begun), HOLD=str(hold))
+    first = subprocess.Popen(run, env=variables, stderr=subprocess.DEVNULL)
+    while not begun.exists():
         time.sleep(0.05)
         assert first.poll() is None
     second = subprocess.run(run, env=environment(), capture_output=True, text=True, check=False)
-    assert first.poll() is None, "the first run ended too early to tell"
+    hold.unlink()
     assert second.returncode == 75  # a scheduler may try again: erk_bench.base.errors.BusyError
     assert "another process works on" in second.stderr and f"process {first.pid}" in second.stderr
     assert "Traceback" not in second.stderr
