@@ -32,7 +32,7 @@ from erk_bench.evaluation.needs import (
     subsets_lack,
 )
 from erk_bench.evaluation.neighbours import precision_recall_without_groups
-from erk_bench.evaluation.prdc import adm_precision_recall, dgm_prdc, prdc
+from erk_bench.evaluation.prdc import adm_precision_recall, dgm_prdc, measured_neighbours, prdc
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.evaluation.sliced import mind
 from erk_bench.spec import MetricsSpec
@@ -92,10 +92,7 @@ def precision_recall(
     found = precision_recall_without_groups(
         images.features, real_features, groups, spec.num_groups, NEIGHBORHOOD
     )
-    return {
-        "precision": Measured(found.precision, tuple(found.precisions)),
-        "recall": Measured(found.recall, tuple(found.recalls)),
-    }
+    return measured_neighbours(found)
 
 
 FAMILIES: dict[str, Family] = {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.evaluation.frechet import FeatureSums, FrechetTarget
+from erk_bench.evaluation.half_samples import half_sample_error
 from erk_bench.evaluation.needs import Lack, check_sizes, groups_of
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.spec import MetricsSpec
@@ -27,15 +28,19 @@ class Extracted(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A metric's value and its leave-one-group-out values."""
+    """A metric's value and its leave-one-group-out values.
+
+    halves: of a metric whose error groups do not tell, its values of random halves (half_samples.py).
+    """
 
     value: float
     replicates: tuple[float, ...]
+    halves: tuple[float, ...] = ()
 
     @property
     def standard_error(self) -> float:
         """Of the value, over the choice of seeds (the reference set is taken as fixed)."""
-        return jackknife_error(self.replicates)
+        return half_sample_error(self.halves) if self.halves else jackknife_error(self.replicates)
 
 
 def jackknife_error(replicates: Sequence[float]) -> float:

@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 
 from erk_bench.evaluation.distances import FIDELITY, Rule
+from erk_bench.evaluation.half_samples import Closest, HalfCover
 
 DISTANCE_BLOCK = 10_000  # torch-fidelity's prc_batch_size; a block is 400 MB of float32
 COUNTED = 1_000  # rows of a block counted at a time: torch widens each flag to eight bytes
 
 
 class Neighbourhoods(NamedTuple):
-    """Precision, recall, density and coverage of images and real images, whole and without each group."""
+    """Precision, recall, density and coverage of images and real images, whole and without each group.
+
+    Those of random halves of the images are missing where a half has too few for a radius.
+    """
 
     precision: float
     recall: float
@@ -30,6 +34,8 @@ class Neighbourhoods(NamedTuple):
     recalls: list[float]
     densities: list[float]
     coverages: list[float]
+    recalls_of_halves: tuple[float, ...] = ()
+    coverages_of_halves: tuple[float, ...] = ()
 
 
 def precision_recall_without_groups(
@@ -52,7 +58,9 @@ def precision_recall_without_groups(
     count = neighborhood + 1  # an image is its own nearest
     alone = torch.zeros(len(real), dtype=torch.int64)
     real_radii = nearest_by_group(real, alone, 1, count, block, rule)[:, 0, -1]
-    nearest = nearest_by_group(images, groups, num_groups, count, block, rule)
+    closest = Closest(len(images)) if len(images) // 2 >= count else None
+    nearest = nearest_by_group(images, groups, num_groups, count, block, rule, closest)
+    halves = None if closest is None else HalfCover(len(real), closest, count, rule)
     radii = nearest.flatten(1).kthvalue(count).values
     # A group's leaving moves the radii of those images only that have a near one in it.
     radii_without = radii[:, None].repeat(1, num_groups)
@@ -73,8 +81,10 @@ def precision_recall_without_groups(
         for rows in blocks_of(len(real), block):
             distances = rule.distances(real[rows], images[columns])
             held = rule.inside(distances, real_radii[rows, None])
-            for part in held.split(COUNTED):
-                balls[columns] += part.sum(dim=0)
+            for some in held.split(COUNTED):
+                balls[columns] += some.sum(dim=0)
+            if halves is not None:
+                halves.add(rows, columns, distances, held)
             for group, part in _parts(held, of):
                 near[rows, group] |= part.any(dim=1)
             for group, part in _parts(rule.inside(distances, radii[columns]), of):
@@ -100,6 +110,8 @@ def precision_recall_without_groups(
         (_by_others(covered_by) | covered_wider).double().mean(0).tolist(),
         rests(balls.double() / neighborhood),
         _by_others(near).double().mean(0).tolist(),
+        () if halves is None else halves.recalls(),
+        () if halves is None else halves.coverages(),
     )
 
 
@@ -115,15 +127,19 @@ def nearest_by_group(
     count: int,
     block: int = DISTANCE_BLOCK,
     rule: Rule = FIDELITY,
+    closest: Closest | None = None,
 ) -> Tensor:
     """Each image's `count` smallest distances to the images of each group, float32 [N, num_groups, count].
 
     Ascending, itself included; infinite where a group has fewer images. features [N, D], groups int64 [N].
+    closest: takes in the distances, too.
     """
     found = torch.full((len(features), num_groups, count), torch.inf)
     for rows in blocks_of(len(features), block):
         for columns in blocks_of(len(features), block):
             distances = rule.distances(features[rows], features[columns])
+            if closest is not None:
+                closest.add(rows, columns, distances)
             for group, part in _parts(distances, groups[columns]):
                 near = part.topk(min(count, part.shape[1]), largest=False).values
                 joined = torch.cat([found[rows, group], near], dim=1)

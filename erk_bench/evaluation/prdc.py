@@ -26,7 +26,7 @@ def prdc(images: Extracted, real: Real | None, groups: Tensor, spec: MetricsSpec
     """Those of the package prdc (arXiv 2002.09797), k = 5, of all images."""
     real_features = features_of(real)
     refuse_lack(spec, prdc_lack, len(groups), len(real_features))
-    return _measured(
+    return measured_neighbours(
         precision_recall_without_groups(
             images.features, real_features, groups, spec.num_groups, PRDC_NEIGHBORHOOD, PRDC_BLOCK, PRDC
         )
@@ -41,7 +41,7 @@ def dgm_prdc(images: Extracted, real: Real | None, groups: Tensor, spec: Metrics
     real_features = features_of(real)
     refuse_lack(spec, dgm_prdc_lack, len(groups), len(real_features))
     kept_real, kept = dgm_subsets_of(len(real_features), len(groups))
-    return _measured(
+    return measured_neighbours(
         precision_recall_without_groups(
             images.features[kept],
             real_features[kept_real],
@@ -60,17 +60,18 @@ def adm_precision_recall(
     """Improved precision and recall of ADM's evaluator: k = 3, squared distances in float16."""
     real_features = features_of(real)
     refuse_lack(spec, neighbours_lack, len(groups), len(real_features))
-    return _measured(
+    return measured_neighbours(
         precision_recall_without_groups(
             images.features, real_features, groups, spec.num_groups, NEIGHBORHOOD, rule=ADM
         )
     )
 
 
-def _measured(found: Neighbourhoods) -> dict[str, Measured]:
+def measured_neighbours(found: Neighbourhoods) -> dict[str, Measured]:
+    """By their names. Recall and coverage have halves too: groups overstate their errors."""
     return {
         "precision": Measured(found.precision, tuple(found.precisions)),
-        "recall": Measured(found.recall, tuple(found.recalls)),
+        "recall": Measured(found.recall, tuple(found.recalls), found.recalls_of_halves),
         "density": Measured(found.density, tuple(found.densities)),
-        "coverage": Measured(found.coverage, tuple(found.coverages)),
+        "coverage": Measured(found.coverage, tuple(found.coverages), found.coverages_of_halves),
     }

@@ -31,11 +31,16 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class MetricRecord:
-    """A metric's value, its standard error, and the leave-one-group-out values it came from."""
+    """A metric's value, its standard error, and the leave-one-group-out values.
+
+    halves: of recall and coverage, the values of random halves of the images; the error is theirs. Records
+    of before have none: there it is that of the groups.
+    """
 
     value: float
     standard_error: float
     replicates: tuple[float, ...]
+    halves: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,9 @@ def record_text(record: Record) -> str:
     content = dataclasses.asdict(record)
     if not content["images"]:
         del content["images"]
+    for metric in content["metrics"].values():
+        if not metric["halves"]:
+            del metric["halves"]
     return json.dumps(content, indent=1) + "\n"
 
 
@@ -187,7 +195,7 @@ def _check_numbers(content: dict[str, Any]) -> None:
     numbers = [content["nfe"], content["nfe_guide"], *content["seconds_per_block"].values()]
     good = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
     for metric in content["metrics"].values():
-        values = (metric.value, metric.standard_error, *metric.replicates)
+        values = (metric.value, metric.standard_error, *metric.replicates, *metric.halves)
         good = good and all(isinstance(value, int | float) for value in values)
     if not (good and all(type(content[name]) is int for name in ("num_images", "protocol"))):
         raise TypeError("something else than a number")
@@ -211,7 +219,12 @@ def read_record(path: Path) -> Record:
         raise UserError(f"'{path}' has damaged images; delete it and run the row again")
     try:
         content["metrics"] = {
-            name: MetricRecord(item["value"], item["standard_error"], tuple(item["replicates"]))
+            name: MetricRecord(
+                item["value"],
+                item["standard_error"],
+                tuple(item["replicates"]),
+                tuple(item.get("halves", ())),
+            )
             for name, item in content["metrics"].items()
         }
         content["detectors"] = tuple(content["detectors"])

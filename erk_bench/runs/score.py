@@ -82,7 +82,7 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
         nfe=nfe,
         nfe_guide=nfe_guide,
         metrics={
-            name: MetricRecord(item.value, item.standard_error, item.replicates)
+            name: MetricRecord(item.value, item.standard_error, item.replicates, item.halves)
             for name, item in measured.items()
         },
         seconds_per_block={

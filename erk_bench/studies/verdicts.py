@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
 from erk_bench.base.errors import UserError
+from erk_bench.evaluation.half_samples import half_sample_error
 from erk_bench.evaluation.measured import jackknife_error
 from erk_bench.reporting.table_views import Estimate
-from erk_bench.runs.records import Record
+from erk_bench.runs.records import MetricRecord, Record
 
 RESOLVED = 2.0  # standard errors from zero at which a difference counts as resolved
 # What a verdict does not cover; said wherever there are verdicts.
@@ -20,19 +21,33 @@ SEEDS_ONLY = (
 
 
 def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
-    """record minus other, with the jackknife standard error of the difference; same seeds or names only."""
+    """record minus other, with the standard error of the difference; same seeds or names only.
+
+    From the values of halves where both records have them, else from those without each jackknife group.
+    """
     if record.pairing != other.pairing:
         mine, theirs = (" ".join(each.pairing) for each in (record, other))
         raise UserError(f"{record.run_id} has {mine}, {other.run_id} {theirs}: no pair")
     a, b = record.metrics[metric], other.metrics[metric]
-    if len(a.replicates) != len(b.replicates):
+    if not _have_halves(a, b) and len(a.replicates) != len(b.replicates):
         raise UserError(
             f"{record.run_id} has {len(a.replicates)} jackknife groups, {other.run_id} {len(b.replicates)}; "
             "run both with the same metrics.num_groups"
         )
-    errors = [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
-    known = all(map(math.isfinite, errors))
-    return a.value - b.value, jackknife_error(errors) if known else math.nan
+    return a.value - b.value, paired_error(a, b)
+
+
+def paired_error(a: MetricRecord, b: MetricRecord) -> float:
+    """Standard error of the difference of a metric of two runs of the same seeds."""
+    mine, theirs = (a.halves, b.halves) if _have_halves(a, b) else (a.replicates, b.replicates)
+    errors = [x - y for x, y in zip(mine, theirs, strict=True)]
+    if not all(map(math.isfinite, errors)):
+        return math.nan
+    return half_sample_error(errors) if _have_halves(a, b) else jackknife_error(errors)
+
+
+def _have_halves(a: MetricRecord, b: MetricRecord) -> bool:
+    return bool(a.halves) and len(a.halves) == len(b.halves)
 
 
 def unpaired_difference(record: Record, other: Record, metric: str) -> Estimate:
