@@ -222,6 +222,26 @@ def extract_all(
     return found
 
 
+def load_together(keys: Mapping[str, str], assets: Assets, device: torch.device | str) -> dict[str, Extract]:
+    """Detectors by name that share their passes: a network runs once for a tensor that several are given.
+
+    keys: of each, as `load_detector` takes it.
+    """
+    last: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
+
+    def extractor(name: str) -> Extract:
+        def extract(images: Tensor) -> dict[str, Tensor]:
+            if not last or last[0][0] is not images:
+                last[:] = [(images, extract_all(keys, assets, device, images))]
+            return last[0][1][name]
+
+        return extract
+
+    for name, key in keys.items():
+        _network(name, assets, device, key)
+    return {name: extractor(name) for name in keys}
+
+
 def _network(name: str, assets: Assets, device: torch.device | str, key: str | None) -> Extract:
     """The network of a detector, with all that it gives."""
     if name in DETECTORS:

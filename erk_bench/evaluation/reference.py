@@ -21,7 +21,7 @@ from erk_bench.evaluation.detectors import (
     PUBLISHED_DIM,
     detector_key,
     detector_of,
-    load_detector,
+    extract_all,
     reference_name,
 )
 from erk_bench.evaluation.frechet import FeatureSums
@@ -58,12 +58,9 @@ class _Place:
 @functools.lru_cache(maxsize=4)
 def _shipped(name: str, keys: tuple[tuple[str, str], ...], place: _Place) -> dict[str, Real]:
     """keys: of the detectors, by name."""
-    images = REFERENCES[name]()
-    found = {}
-    for detector, key in keys:
-        features = load_detector(detector, place.assets, torch.device("cpu"), key)(images)["features"]
-        found[detector] = Real(FeatureSums.of(features).stats(), features)
-    return found
+    extracted = extract_all(dict(keys), place.assets, torch.device("cpu"), REFERENCES[name]())
+    features = {detector: tensors["features"] for detector, tensors in extracted.items()}
+    return {detector: Real(FeatureSums.of(values).stats(), values) for detector, values in features.items()}
 
 
 @functools.lru_cache(maxsize=8)
@@ -142,10 +139,10 @@ def fitting(address: str, real: Real, detectors: Sequence[str]) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        known = ", ".join(f"{name} has {dim}" for name, dim in dims.items())
+        known = " and ".join(f"{dim} by '{name}'" for name, dim in dims.items())
         raise UserError(
-            f"'{address}' has statistics of {width} dimensions and does not say of which detector; of this "
-            f"command's {known}: give a reference made with the same detector"
+            f"'{address}' has statistics of {width} dimensions, and features have {known}; give a reference "
+            "made with the same detector"
         )
     raise UserError(
         f"'{address}' does not say which detector made it, and {' and '.join(found)} both have {width} "

@@ -104,8 +104,9 @@ def _decoder(spec: RunSpec, assets: Assets) -> Footprint | None:
 
 
 def detector_parts(spec: Spec) -> dict[str, Footprint | None]:
-    """What the spec's detectors take for one image, by name."""
-    return {name: _detector(name) for name in detectors_of(spec.metrics.names)}
+    """What the spec's detectors take for one image, by name; a view of another's pass takes nothing more."""
+    names = detectors_of(spec.metrics.names)
+    return {name: _detector(name) for name in names if detector_of(name).view_of not in names}
 
 
 def estimate(spec: RunSpec) -> Cost:

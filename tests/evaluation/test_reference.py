@@ -158,9 +158,7 @@ def test_a_file_that_names_no_detector_is_of_the_one_that_fits(
 
 def test_a_file_that_fits_no_detector_or_several(tmp_path: Path) -> None:
     path = plain(tmp_path / "x.npz", 9)
-    with pytest.raises(
-        UserError, match="9 dimensions and does not say of which.*digits has 64.*same detector"
-    ):
+    with pytest.raises(UserError, match="9 dimensions, and features have 64 by 'digits'; give"):
         load_real(digits_metrics(names=("fd@digits",), reference=str(path)), ASSETS)
     path = plain(tmp_path / "y.npz", 1024)
     spec = digits_metrics(names=("fd@dinov2_torch", "fd@dinov2_pil"), reference=str(path))
@@ -214,3 +212,27 @@ def test_images_in_a_reference_tell_its_resolution(
     with pytest.raises(UserError, match="images of 8x8 pixels, and the model makes 64x64"):
         check_resolution(spec, ASSETS, 64)
     assert capsys.readouterr().err == f"note: '{path}' also holds mu_clip, which is not used\n"
+
+
+FDR6_WIDTHS = {
+    "inception": 2048, "fdr6_convnext": 1024, "fdr6_dinov2": 1024, "fdr6_mae": 1024, "fdr6_siglip": 1152,
+    "fdr6_clip": 1024,
+}  # fmt: skip
+
+
+def test_the_six_files_of_fdr6(tmp_path: Path) -> None:
+    """None of them says whose it is, and four are equally wide."""
+    parts = []
+    for number, (name, width) in enumerate(FDR6_WIDTHS.items()):
+        path = tmp_path / f"{name}_stats.npz"
+        np.savez(path, ref_mu=np.full(width, number), ref_sigma=np.eye(width, dtype="f4"))
+        parts.append(f"{name}={path}")
+    spec = digits_metrics(names=("fdr6",), reference=",".join(parts))
+    for number, (name, real) in enumerate(load_real(spec, ASSETS).items()):
+        assert list(FDR6_WIDTHS)[number] == name and real.dim == FDR6_WIDTHS[name]
+        assert real.stats is not None and (real.stats.mean == number).all()
+    with pytest.raises(UserError, match="'fdr6' needs statistics.*by detector 'fdr6_clip'"):
+        load_real(dataclasses.replace(spec, reference=",".join(parts[:-1])), ASSETS)
+    with pytest.raises(UserError, match="1024 dimensions, and features have 1152 by 'fdr6_siglip'"):
+        wrong = parts[4].replace("fdr6_siglip_stats", "fdr6_mae_stats")
+        load_real(dataclasses.replace(spec, reference=",".join([*parts[:4], wrong, parts[5]])), ASSETS)

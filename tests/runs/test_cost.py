@@ -49,6 +49,14 @@ def test_decoder_and_detectors_are_counted() -> None:
     assert flops["dinov2_torch"] == 24 * block + 2 * 256 * 3 * 14**2 * width == DINOV2_FLOPS
 
 
+def test_two_layers_of_one_pass_are_counted_once() -> None:
+    def counted(names: str) -> list[str]:
+        return list(detector_parts(run_spec([f"metrics.names=[{names}]"])))
+
+    assert counted("fid,sfid") == ["inception"]
+    assert counted("sfid") == ["inception_spatial"]
+
+
 def test_pixel_models_have_no_decoder_to_count() -> None:
     parts = parts_of(run_spec(["model=edm2-img64-s-fid"], fetch=False))
     assert parts.decoder == parts.guide == (0, 0, 0)

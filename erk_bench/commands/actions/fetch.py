@@ -13,10 +13,14 @@ from erk_bench.base.sources import SOURCES
 from erk_bench.commands.compose import run_spec
 from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_runs
 from erk_bench.commands.fetch import FetchOptions
-from erk_bench.evaluation.detectors import DETECTORS
+from erk_bench.evaluation.detectors import detector_of
+from erk_bench.evaluation.metrics import detectors_of
+from erk_bench.evaluation.protocols import PROTOCOLS
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.needs import addresses_of
 from erk_bench.spec import RunSpec
+
+FAMILIAR = ("edm2", "fidelity")  # protocols whose metrics need 2 GB; the encoders of others are several
 
 
 def fetch(options: FetchOptions, tracks: Sequence[str], overrides: Sequence[str]) -> int:
@@ -35,18 +39,21 @@ def fetch(options: FetchOptions, tracks: Sequence[str], overrides: Sequence[str]
             table = table_file(name)
             if f"track={track}" in table.base and table.fetch:
                 specs += table_runs(table, overrides, fetch=False)[1]
-    return fetch_files(specs, every_detector=bool(tracks), dry_run=options.dry_run)
+    return fetch_files(specs, familiar=bool(tracks), dry_run=options.dry_run)
 
 
-def fetch_files(specs: Sequence[RunSpec], *, every_detector: bool, dry_run: bool) -> int:
+def fetch_files(specs: Sequence[RunSpec], *, familiar: bool, dry_run: bool) -> int:
     """Get every file of the runs into the cache, verify all of them; dry_run: only list them.
 
-    every_detector: also those of metrics that the runs do not name, where they need any file at all.
+    familiar: also the detectors of FAMILIAR protocols that the runs do not name, where they need any file at
+    all.
     """
     assets = assets_of(specs[0])
     needed = [address for spec in specs for address in addresses_of(spec)]
-    if every_detector and any(assets.url(address) for address in needed):
-        needed += [row.weights for row in DETECTORS.values() if row.weights is not None]
+    if familiar and any(assets.url(address) for address in needed):
+        metrics = [name for protocol in FAMILIAR for name in PROTOCOLS[protocol].metrics]
+        weights = [detector_of(name).weights for name in detectors_of(metrics)]
+        needed += [address for address in weights if address is not None]
     addresses = dict.fromkeys(address for address in needed if assets.url(address) is not None)
     print(f"{len(addresses)} files; cache {assets.cache}, lock file {assets.lock}")
     table = RichTable()

@@ -10,7 +10,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.files import file_sha256
 from erk_bench.base.progress import progress_bar
 from erk_bench.commands.reference import ReferenceOptions
-from erk_bench.evaluation.detectors import detector_key, detector_of, load_detector, reference_name
+from erk_bench.evaluation.detectors import detector_key, detector_of, load_together, reference_name
 from erk_bench.evaluation.make_reference import make_reference
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.runs.blocks import Worker
@@ -40,17 +40,20 @@ def reference(options: ReferenceOptions) -> int:
     if images.remark:
         print(images.remark, file=sys.stderr)
     count = min(len(images.names), options.limit or len(images.names))
-    keys, extractors = {}, {}
+    keys = {}
     for name in names:
         weights = detector_of(name).weights
         if weights is not None:
             assets.locate(weights)
-        keys[reference_name(name)] = key = detector_key(name, assets)
-        extractors[reference_name(name)] = load_detector(name, assets, device, key)
+        keys[name] = detector_key(name, assets)
+    extractors = {
+        reference_name(name): extract for name, extract in load_together(keys, assets, device).items()
+    }
+    called = {reference_name(name): key for name, key in keys.items()}
     to = Path(options.to).expanduser()
     with progress_bar(f"reference {to.name}", count, count, shown=True) as bar:
         make_reference(
-            images, options.resolution, extractors, keys, to,
+            images, options.resolution, extractors, called, to,
             keep_features=options.keep_features, limit=options.limit,
             shuffle_seed=options.shuffle_seed, batch=options.batch, advance=lambda done: bar(done, done),
             tell=lambda line: print(line, file=sys.stderr),
