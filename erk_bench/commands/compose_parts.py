@@ -12,6 +12,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build
 from erk_bench.evaluation.metrics import METRICS
+from erk_bench.evaluation.protocols import followed
 from erk_bench.runs.model_settings import guide_settings, network_settings, with_own_code
 from erk_bench.runs.plugins import facts_of
 from erk_bench.sampling.corrections import CORRECTIONS
@@ -105,10 +106,14 @@ def _part(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of metrics, each metric by its one name: fid, which fd@inception is as well."""
-    names = content.get("names")
+    names, protocol = content.get("names"), content.get("protocol")
+    given = {key: value for key, value in content.items() if key != "protocol"}
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return dict(content)
-    return {**content, "names": list(dict.fromkeys(METRICS[name].name for name in names))}
+        return given
+    if protocol in (None, ""):
+        return {**given, "names": list(dict.fromkeys(METRICS[name].name for name in names))}
+    found = followed(str(protocol), names, {})
+    return {**given, **found.settings, "names": found.names, "protocol": str(protocol)}
 
 
 def _explicit(

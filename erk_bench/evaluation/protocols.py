@@ -1,15 +1,17 @@
 """Protocols of the field: what each published evaluation measures, and what it fixes.
 
-`protocol=NAME` of `erk-bench score` measures as that program does. A record says its protocol, and figures of
-different protocols never stand in one column.
+`protocol=NAME` of `erk-bench score`, or `metrics.protocol=NAME` of a run, measures as that program does. A
+record says its protocol, and figures of different protocols never stand in one column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from erk_bench.base.errors import unknown_name
+from erk_bench.evaluation.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ PROTOCOLS: dict[str, FieldProtocol] = {
     "clean": FieldProtocol(
         "clean-fid",
         ("fd@inception_clean", "kid@inception_clean"),
-        "PIL's bicubic, antialiased, of each channel as float, to 299",
-        "Inception pool (2048), of torch-fidelity's weights; clean-fid's own file is not read",
+        "PIL's bicubic, antialiased, of each channel as float, to 299, cut to 0..255",
+        "Inception pool (2048), of torch-fidelity's weights; clean-fid's file is NVIDIA's TorchScript of the "
+        "same TensorFlow graph, and is not read",
         "KID: 100 subsets of 1,000; clean-fid never seeds its draws, here the seed is 2020",
         "none",
         "KID is met up to its draw",
@@ -78,7 +81,7 @@ PROTOCOLS: dict[str, FieldProtocol] = {
         "DINOv2 ViT-L/14 class token (1024)",
         "KD: 100 subsets of 1,000; neighbours: as many images of both sets, 10,000 at most; FD∞: 15 sizes",
         "k = 5, a point on the edge is outside",
-        "the program never seeds its draws; here they have seed 13579",
+        "the program never seeds its draws; here they have seed 13579; --clean_resize is not followed",
     ),
     "fdr6": FieldProtocol(
         "diffusionbench-evals (FDr6)",
@@ -92,11 +95,27 @@ PROTOCOLS: dict[str, FieldProtocol] = {
 }
 
 
-def protocol_named(name: str) -> FieldProtocol:
-    """Raises UserError for another name."""
-    if name not in PROTOCOLS:
-        raise unknown_name("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
+class Followed(NamedTuple):
+    """names: of the metrics to measure, settings: fields of MetricsSpec."""
+
+    names: list[str]
+    settings: dict[str, int]
+
+
+def followed(protocol: str, names: Sequence[str], settings: Mapping[str, int]) -> Followed:
+    """What is measured by a protocol: all of its metrics, or the named ones of them, with what it fixes.
+
+    Raises UserError for an unknown protocol and for a metric that is not the protocol's.
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    row = PROTOCOLS[protocol]
+    known = [METRICS[name].name for name in row.metrics]
+    chosen = [METRICS[name].name for name in names]
+    for name in chosen:
+        if name not in known:
+            raise unknown_name(f"metric of protocol={protocol}", name, known)
+    return Followed(list(dict.fromkeys(chosen or known)), {**settings, **row.settings})
 
 
 def protocols_table() -> str:

@@ -19,7 +19,7 @@ from erk_bench.evaluation.detectors import reference_name
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.image_set import ImageSet
 from erk_bench.evaluation.metrics import METRICS, check_count, check_real_count
-from erk_bench.evaluation.protocols import protocol_named
+from erk_bench.evaluation.protocols import followed
 from erk_bench.evaluation.real_images import open_images
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.evaluation.reference_files import Real, write_reference
@@ -92,12 +92,7 @@ def measuring(
     names = [METRICS[name].name for name in metrics]
     settings = {"kid_subsets": kid_subsets, "kid_subset_size": kid_subset_size}
     if protocol:
-        row = protocol_named(protocol)
-        known = [METRICS[name].name for name in row.metrics]
-        for name in names:
-            if name not in known:
-                raise unknown_name(f"metric of protocol={protocol}", name, known)
-        names, settings = names or known, {**settings, **row.settings}
+        names, settings = followed(protocol, names, settings)
     names = names or [DEFAULT_METRICS.get(reference, "fid")]
     return Measuring(
         metrics=MetricsSpec(

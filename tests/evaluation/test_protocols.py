@@ -9,6 +9,7 @@ import pytest
 
 import erk_bench
 from erk_bench.base.errors import UserError
+from erk_bench.commands.compose import run_spec
 from erk_bench.commands.score import ScoreOptions
 from erk_bench.evaluation.metrics import METRICS, detectors_of
 from erk_bench.evaluation.protocols import PROTOCOLS, protocols_table
@@ -44,6 +45,17 @@ def test_metrics_of_a_protocol_may_be_chosen_and_no_others() -> None:
         measuring("digits", ["kid"], protocol="adm")
     with pytest.raises(UserError, match="unknown protocol 'admm'; did you mean 'adm'"):
         measuring("digits", protocol="admm")
+
+
+def test_a_run_is_measured_by_a_protocol() -> None:
+    words = ["track=imagenet512", "metrics.protocol=fidelity", "metrics.kid_subset_size=7"]
+    spec = run_spec([*words, "metrics.names=[kid,fd@inception]"], fetch=False).metrics
+    assert (spec.protocol, spec.names, spec.kid_subset_size) == ("fidelity", ("kid", "fid"), 1000)
+    assert run_spec(words[:1], fetch=False).metrics.protocol == ""
+    with pytest.raises(UserError, match="unknown metric of protocol=fidelity 'fd_dinov2'. Known: fid, kid"):
+        run_spec(words, fetch=False)
+    with pytest.raises(UserError, match="unknown protocol 'adn'; did you mean 'adm'"):
+        run_spec(["metrics.protocol=adn"])
 
 
 def test_figures_of_two_protocols_stand_in_no_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
