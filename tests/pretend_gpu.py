@@ -8,6 +8,7 @@ show: speed, the rounding of real kernels, memory.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 import types
@@ -20,7 +21,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = torch.device("cuda", 0)
@@ -163,15 +163,12 @@ class PretendGpu:
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operation of torch."""
-        compound = torch._C._dispatch_has_kernel_for_dispatch_key(
-            func.name(), torch._C.DispatchKey.CompositeImplicitAutograd
-        )
-        if compound and func not in WHOLE:
+        if _is_compound(func) and func not in WHOLE:
             with self.mode():  # inference mode hands over compound operations whole
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in _leaves((*args, *kwargs.values())) if isinstance(leaf, Tensor)]
         here = [tensor for tensor in tensors if isinstance(tensor, GpuTensor)]
         device = kwargs.get("device")
         on_gpu = bool(here) if device is None else torch.device(device).type == "cuda"
@@ -195,26 +192,23 @@ class PretendGpu:
         if real.get("device") is not None:
             real["device"] = torch.device("cpu") if on_gpu else real["device"]
         with _disable_current_modes():
-            out = func(*tree_map(_held, args), **tree_map(_held, real))
-        written = [
-            args[index] if index < len(args) else kwargs.get(item.name)
-            for index, item in enumerate(func._schema.arguments)
-            if item.alias_info is not None and item.alias_info.is_write
-        ]
-        if written and len(func._schema.returns) == 1:
-            return written[0]
+            out = func(*_mapped(_held, args), **{name: _mapped(_held, value) for name, value in real.items()})
+        written, view = _written_and_view(func)
+        if written is not None:
+            index, name = written
+            return args[index] if index < len(args) else kwargs.get(name)
         # As in torch, a view of a tensor from outside of inference mode is none of inference mode either.
-        view = any(item.alias_info is not None for item in func._schema.returns)
         with torch.inference_mode(
             torch.is_inference_mode_enabled() and not (view and not args[0].is_inference())
         ):
-            out = tree_map(lambda item: GpuTensor(item) if on_gpu and isinstance(item, Tensor) else item, out)
+            if on_gpu:
+                out = _mapped(lambda item: GpuTensor(item) if isinstance(item, Tensor) else item, out)
         if kwargs.get("pin_memory"):
             out.pinned = True
         return out
 
     def _note_indices(self, args: tuple[Any, ...]) -> None:
-        for index in tree_leaves(args[1]):
+        for index in _leaves(args[1]):
             if isinstance(index, Tensor) and isinstance(args[0], GpuTensor):
                 if index.dtype in (torch.bool, torch.uint8):
                     self._wait("mask as an index")
@@ -243,6 +237,42 @@ class PretendGpu:
     def _wait(self, kind: str) -> None:
         if threading.get_ident() == self._thread:
             self.waits.append(Wait(kind, _place()))
+
+
+# Facts of an operation, asked for at every call.
+
+
+@functools.cache
+def _is_compound(func: Any) -> bool:
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+
+
+@functools.cache
+def _written_and_view(func: Any) -> tuple[tuple[int, str] | None, bool]:
+    """Place and name of the argument that is written and returned, if any; whether a view is returned."""
+    written = [
+        (index, item.name)
+        for index, item in enumerate(func._schema.arguments)
+        if item.alias_info is not None and item.alias_info.is_write
+    ]
+    view = any(item.alias_info is not None for item in func._schema.returns)
+    return written[0] if written and len(func._schema.returns) == 1 else None, view
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What lists and tuples hold; torch's own walk takes longer than the operation."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(change, item) for item in value])
+    return change(value)
 
 
 def _check_devices(

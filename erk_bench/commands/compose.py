@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -143,8 +144,15 @@ def _chosen(name: str, folder: str, picks: tuple[str, ...]) -> DictConfig:
         if choice in config_files(group):  # the user's own is checked already
             read_yaml(config_files(group)[choice], "settings")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(folder, version_base="1.3"):
-        return compose(name, list(picks))
+    # Half of the time would go into Hydra's settings of itself (launchers, loggers), which nobody reads.
+    store = ConfigStore.instance()
+    of_hydra = store.repo["hydra"]["config.yaml"]
+    store.store("config", HydraConf(defaults=["_self_"]), group="hydra", provider="erk-bench")
+    try:
+        with initialize_config_dir(folder, version_base="1.3"):
+            return compose(name, list(picks))
+    finally:
+        store.repo["hydra"]["config.yaml"] = of_hydra
 
 
 def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
