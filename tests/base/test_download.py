@@ -282,8 +282,8 @@ def test_redirects_elsewhere(target: str, tmp_path: Path, server: FileServer) ->
 
 def test_a_redirect_is_followed(tmp_path: Path, server: FileServer) -> None:
     def answer(handler: BaseHTTPRequestHandler) -> None:
+        server.answer = None  # first: the client asks again at once
         plainly(handler, b"", {"Location": "/a.pkl"}, status=302)
-        server.answer = None
 
     server.answer = answer
     assert get(tmp_path, server, "moved.pkl") == OLD
@@ -316,8 +316,8 @@ def test_short_waits_are_heeded(
     monkeypatch.setattr(module.time, "sleep", waits.append)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
+        server.answer = None  # first: the client asks again at once
         plainly(handler, b"", {"Retry-After": text} if text else {}, status=503)
-        server.answer = None
 
     server.answer = answer
     assert get(tmp_path, server) == OLD
