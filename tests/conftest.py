@@ -79,17 +79,23 @@ def isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """What fixtures of a module or of the session find: an empty home, cache and working folder."""
     with ISOLATION.within(tmp_path_factory.mktemp("session")):
         ISOLATION.touched.clear()  # imports of test modules, in the folder of whoever started pytest
+        ISOLATION.results.clear()
         yield
 
 
 @pytest.fixture(autouse=True)
-def isolated_test(isolated_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def isolated_test(
+    request: pytest.FixtureRequest, isolated_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """Gives every test a home, a cache and a working folder of its own; fails if it used others."""
     with ISOLATION.within(tmp_path_factory.mktemp("test")):
         yield
-    touched = sorted(set(ISOLATION.touched))
+    touched, results = sorted(set(ISOLATION.touched)), sorted(set(ISOLATION.results))
     ISOLATION.touched.clear()
+    ISOLATION.results.clear()
     assert not touched, f"touched what is not the test's own: {', '.join(touched)}"
+    marked = request.node.get_closest_marker("results")
+    assert marked or not results, f"mark it with pytest.mark.results, it used {', '.join(results)}"
 
 
 @pytest.fixture

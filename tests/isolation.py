@@ -44,6 +44,7 @@ class Isolation:
         self._base = kept | {"ERK_BENCH_OFFLINE": "1", "MPLCONFIGDIR": str(shared / "matplotlib")}
         self.own = (str(ROOT), tempfile.gettempdir(), sys.prefix, sys.base_prefix, *filter(None, sys.path))
         self.touched: list[str] = []
+        self.results: list[str] = []  # of the checkout, apart from its runs
         self._replace(self._base | _places(shared))
         sys.addaudithook(self._watch)
 
@@ -72,13 +73,17 @@ class Isolation:
         """Note files of the checkout's runs or of the real home, and programs that start in the checkout."""
         if event in _FILES:
             for path in arguments[: _FILES[event]]:
-                if isinstance(path, (str, bytes, os.PathLike)) and self._is_foreign(path):
-                    self.touched.append(f"{event} {os.fsdecode(path)}")
+                if not isinstance(path, (str, bytes, os.PathLike)):
+                    continue
+                text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - a link is the test's own
+                if self._is_foreign(text):
+                    self.touched.append(f"{event} {text}")
+                elif _is_within(text, str(ROOT / "results")):
+                    self.results.append(f"{event} {text}")
         elif event == "subprocess.Popen" and Path(str(arguments[2] or ".")).resolve() == ROOT:
             self.touched.append(f"a program in the checkout, whose runs it would find: {arguments[1]}")
 
-    def _is_foreign(self, path: str | bytes | os.PathLike[str]) -> bool:
-        text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - a link is the test's own
+    def _is_foreign(self, text: str) -> bool:
         if _is_within(text, str(ROOT / "results" / "runs")):
             return True
         if not _is_within(text, self.home) or self.home in ("~", "/"):

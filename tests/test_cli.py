@@ -85,6 +85,7 @@ def test_digits_table_has_all_rows() -> None:
     assert costs == {(spec.guidance.name, count_evaluations(spec)) for spec in few} and len(costs) == 9
 
 
+@pytest.mark.results
 def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
     """As its caption says, by the committed grid."""
     grid = grid_file("digits_equal_cost")
@@ -100,6 +101,7 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
         assert min(here, key=lambda row: float(row["fd_digits"]))["solver"] == plain.solver.name
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections"])
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""

@@ -76,6 +76,9 @@ def test_what_belongs_to_others_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_
             attempt()
         assert [found for found in ISOLATION.touched if found.startswith(event)], event
         ISOLATION.touched.clear()
+    with suppress(FileNotFoundError):
+        (ROOT / "results" / "none-there.csv").read_bytes()
+    assert ISOLATION.touched == [] and "none-there.csv" in ISOLATION.results.pop()
     subprocess.run([sys.executable, "-c", ""], cwd=ROOT, check=True)
     assert "a program in the checkout" in ISOLATION.touched.pop()
     (tmp_path / "mine").write_text("")

@@ -50,6 +50,7 @@ def test_model_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "model.name is" in capsys.readouterr().err
 
 
+@pytest.mark.results
 def test_records_of_others_name_no_other_folder(tmp_path: Path) -> None:
     """'records=FOLDER' writes each record under the names that it holds."""
     committed = next((config_folder().parent / "results" / "records" / "digits").glob("*.json"))

@@ -77,6 +77,7 @@ def test_everything_is_written(runs: tuple[Path, Path], capsys: pytest.CaptureFi
     assert set(Path().iterdir()) == before  # only shown
 
 
+@pytest.mark.results
 def test_rows_of_the_digits_table() -> None:
     """From its reference records, where nothing has been computed."""
     rows = compared("digits:0,1", "metrics=fd_digits,recall_digits")
@@ -252,6 +253,7 @@ def test_a_run_that_was_scored_is_found_by_its_row() -> None:
     assert record_path(spec) == RunStore.folder_of(spec) / "records" / "0-39.json"
 
 
+@pytest.mark.results
 def test_the_commands_of_the_page() -> None:
     """docs/compare.md, each command as it stands there."""
     text = (ROOT / "docs/compare.md").read_text().replace("results/records", str(ROOT / "results/records"))

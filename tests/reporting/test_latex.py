@@ -104,6 +104,7 @@ def nasty_view() -> TableView:
     return TableView(NASTY, NASTY, tuple(rows), name="n_a%sty 1")
 
 
+@pytest.mark.results
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs Debian's texlive-latex-recommended")
 @pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections", "made", "nasty", "chosen"])

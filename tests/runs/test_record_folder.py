@@ -277,6 +277,7 @@ def test_wrong_words(words: list[str], told: str, capsys: pytest.CaptureFixture[
     assert told in error and error.count("\n") == 1
 
 
+@pytest.mark.results
 def test_the_shipped_records(tmp_path: Path) -> None:
     """Every record of the digits table, by its solver and steps."""
     shipped = Path(__file__).parents[2] / "results" / "records" / "digits"

@@ -53,6 +53,7 @@ def test_pictures_and_numbers_are_written(tmp_path: Path, monkeypatch: pytest.Mo
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.results
 def test_committed_numbers_are_those_of_the_figures() -> None:
     """results/figures holds what `make figures` draws: as many steps, and the header of each."""
     folder = config_folder().parent / "results/figures"
