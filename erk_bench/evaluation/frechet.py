@@ -74,8 +74,9 @@ class FeatureSums:
             raise UserError(f"{self.count} images give no covariance; use at least 2 seeds")
         degrees = self.count - 1
         mean = self.total / self.count
-        covariance = torch.addr(self.outer, self.total, mean, beta=1 / degrees, alpha=-1 / degrees)
-        return FeatureStats(mean, covariance)
+        covariance = np.multiply.outer(self.total.numpy(), mean.numpy() / -degrees)
+        covariance += self.outer.numpy() / degrees
+        return FeatureStats(mean, torch.from_numpy(covariance))
 
 
 class FrechetTarget:
@@ -84,7 +85,7 @@ class FrechetTarget:
     def __init__(self, stats: FeatureStats) -> None:
         """Mean [D] and covariance [D, D], float64. Raises UserError for values that are not finite."""
         for name, value in (("mean", stats.mean), ("covariance", stats.covariance)):
-            if not value.isfinite().all():
+            if not np.isfinite(value.numpy()).all():
                 raise UserError(f"the reference's {name} holds values that are not finite; make it again")
         self.stats = stats
 
