@@ -624,7 +624,7 @@ def profile(scale: Scale) -> dict[str, float]:
     def timed_correction(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *settings: timed("corrections", function(*settings))
 
-    detector = finish_block.load_detector
+    extract = finish_block.extract_all
     decode = sample_block.decoder
     rows = {
         name: each._replace(make=timed_correction(each.make))
@@ -633,7 +633,7 @@ def profile(scale: Scale) -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(EDMPreconditioned, "forward", timed("networks", EDMPreconditioned.forward)),
-        patch.object(finish_block, "load_detector", lambda *a: timed("detector", detector(*a))),
+        patch.object(finish_block, "extract_all", timed("detector", extract)),
         patch.object(sample_block, "decoder", lambda *a: timed("decoding", decode(*a))),
         patch.object(sample_block, "draw_block", timed("drawing", sample_block.draw_block)),
         patch.object(RunStore, "_write", timed("writing (in threads)", RunStore._write)),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from erk_bench.evaluation.frechet import FeatureSums, FrechetTarget, distances_without_groups
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.cost import measured_rate
@@ -128,3 +129,15 @@ def test_rate_is_measured(small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("erk_bench.runs.cost.CALIBRATION_S", 1.0)
     rate = measured_rate(small_run("device=cuda", "network_dtype=float16"))
     assert rate is not None and rate > 1e9
+
+
+@pytest.mark.parametrize("num_real", [4000, 500])
+def test_frechet_distances_equal_the_cpus(num_real: int) -> None:
+    """To a reference of full rank and to a singular one, with what a record keeps of each."""
+    make = torch.Generator().manual_seed(num_real)
+    features, real = (torch.randn(count, 768, generator=make).relu() for count in (3000, num_real))
+    stats, groups = FeatureSums.of(real).stats(), torch.arange(3000) * 5 // 3000
+    value, rest = distances_without_groups(features, groups, 5, FrechetTarget(stats))
+    target = FrechetTarget(stats, torch.device("cuda"))
+    found, without = distances_without_groups(features, groups, 5, target)
+    assert [found, *without] == pytest.approx([value, *rest], rel=1e-9 if num_real > 768 else 1e-6)

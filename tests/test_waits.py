@@ -14,6 +14,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, load_digits_detector
 from erk_bench.evaluation.dinov2 import load_dinov2_pil, load_dinov2_torch
 from erk_bench.evaluation.extract import Extract
+from erk_bench.evaluation.frechet import FeatureSums, FrechetTarget, distances_without_groups
 from erk_bench.evaluation.inception import load_inception, load_vgg16
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.vae import load_vae
@@ -210,7 +211,7 @@ DETECTORS: dict[str, tuple[Callable[[Path], Path] | None, Callable[..., Extract]
     "digits": (None, digits, 8, 2),
     "dinov2_torch": (write_dinov2, load_dinov2_torch, 20, 1),  # the features
     "dinov2_pil": (write_dinov2, load_dinov2_pil, 20, 3),  # Pillow resizes on the CPU
-    "inception": (write_inception, load_inception, 20, 2),  # features and logits
+    "inception": (write_inception, load_inception, 20, 3),  # features, logits, and those of sFID
     "vgg16": (write_vgg16, load_vgg16, 20, 4),  # torchvision's constants
 }
 SLOW = ("inception", "vgg16")
@@ -232,6 +233,25 @@ def test_detectors_wait_for_their_results(name: str, tmp_path: Path, pretend_gpu
     for item, values in expected.items():
         assert found[item].device.type == "cpu" and torch.equal(found[item], values)
     assert len(waits) <= most, waits
+
+
+@pytest.mark.parametrize("num_real", [200, 20])
+@pytest.mark.parametrize("num_groups", [0, 4, 9])
+def test_frechet_distances_are_computed_on_the_gpu(
+    num_real: int, num_groups: int, pretend_gpu: PretendGpu
+) -> None:
+    """To a reference of full rank and to a singular one; one group is empty."""
+    make = torch.Generator().manual_seed(num_groups)
+    features = torch.randn(120, 24, generator=make).relu()
+    stats = FeatureSums.of(torch.randn(num_real, 24, generator=make)).stats()
+    groups = torch.randint(0, max(num_groups - 1, 1), [120], generator=make)
+    expected, rest = distances_without_groups(features, groups, num_groups, FrechetTarget(stats))
+    target = FrechetTarget(stats, torch.device("cuda"))
+    with pretend_gpu.watch() as waits:
+        found, without = distances_without_groups(features, groups, num_groups, target)
+    near = {"rel": 1e-9} if num_real > 24 else {"rel": 0, "abs": 3e-6}
+    assert [found, *without] == pytest.approx([expected, *rest], **near)
+    assert len(waits) == 6 and len(without) == num_groups
 
 
 def files_of(spec: RunSpec) -> dict[str, bytes]:

@@ -24,6 +24,7 @@ def example_commands(file: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.results
 def test_table_of_an_installed_wheel_compares(tmp_path: Path) -> None:
     """From an empty folder: the records come from the package, and the results go to that folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]

@@ -18,6 +18,7 @@ from scipy.linalg import blas, lapack
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
+from erk_bench.evaluation.frechet_gpu import distances_on
 
 NUM_SIZES = 5  # subsets for the distance at infinity
 SMALLEST_PART = 0.1  # of all images, in the smallest of them: 5,000 of 50,000 (arXiv 1911.07023)
@@ -82,12 +83,16 @@ class FeatureSums:
 class FrechetTarget:
     """The side that many distances share: checked and factored once."""
 
-    def __init__(self, stats: FeatureStats) -> None:
-        """Mean [D] and covariance [D, D], float64. Raises UserError for values that are not finite."""
+    def __init__(self, stats: FeatureStats, device: torch.device | None = None) -> None:
+        """Mean [D] and covariance [D, D], float64. Raises UserError for values that are not finite.
+
+        device: where the distances of many images are computed; None is the CPU.
+        """
         for name, value in (("mean", stats.mean), ("covariance", stats.covariance)):
             if not np.isfinite(value.numpy()).all():
                 raise UserError(f"the reference's {name} holds values that are not finite; make it again")
         self.stats = stats
+        self.device = device
 
     @cached_property
     def _factor(self) -> Array:
@@ -207,6 +212,12 @@ def distances_without_groups(
     if len(features) <= features.shape[1]:
         masks = [torch.ones_like(groups, dtype=torch.bool), *(groups != g for g in range(num_groups))]
         value, *replicates = target.distances_of_few(features, masks)
+        return value, replicates
+    if target.device is not None and target.device.type == "cuda":
+        stats = target.stats
+        value, *replicates = distances_on(
+            target.device, features, groups, num_groups, stats.mean, stats.covariance
+        )
         return value, replicates
     # A group's sums are made once more: keeping those of 50 groups at D = 2048 would take 1.7 GB.
     whole = FeatureSums.of(features)

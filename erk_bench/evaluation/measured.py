@@ -72,9 +72,9 @@ def features_of(real: Real | None) -> Tensor:
 def target_of(real: Real | None) -> FrechetTarget:
     """The real images' statistics, computed from their features where they are not given."""
     if real is not None and real.stats is not None:
-        return FrechetTarget(real.stats)
+        return FrechetTarget(real.stats, real.device)
     if real is not None and real.features is not None:
-        return FrechetTarget(FeatureSums.of(real.features).stats())
+        return FrechetTarget(FeatureSums.of(real.features).stats(), real.device)
     raise UserError("the reference holds no statistics; make some with 'erk-bench reference ...'")
 
 

@@ -22,11 +22,13 @@ class Real:
     """What is known of the real images in one detector's features.
 
     stats: mean [D] and covariance [D, D], float64, or None. features: float32 [N, D], or None; published
-    statistics come without them, and precision, recall and KID need them.
+    statistics come without them, and precision, recall and KID need them. device: where distances to them are
+    computed; None is the CPU.
     """
 
     stats: FeatureStats | None
     features: Tensor | None = None
+    device: torch.device | None = None
 
     @property
     def dim(self) -> int:

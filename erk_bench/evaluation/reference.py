@@ -7,7 +7,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -186,8 +186,8 @@ def load_real(
     """What is known of the real images, by detector, for the metrics of `spec`.
 
     Features come from spec.real_features where that is set, statistics always from spec.reference. device:
-    where features of images inside the reference are extracted; None only counts them (meta tensors).
-    Raises UserError where a metric would lack what it needs.
+    where features of images inside the reference are extracted, and distances to it computed; None only
+    counts them (meta tensors). Raises UserError where a metric would lack what it needs.
     """
     detectors = tuple(detectors_of(spec.names))
     needs: dict[str, set[Needs]] = {name: set() for name in detectors}
@@ -229,7 +229,8 @@ def load_real(
                 f"'{spec.reference}' has statistics of {width} dimensions for '{name}', whose features have "
                 f"{wanted}; give a reference made with the same detector"
             )
-    return found
+    where = None if device is None else torch.device(device)
+    return {name: replace(real, device=where) for name, real in found.items()}
 
 
 def check_resolution(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.denoiser import EDMPreconditioned, check_classes
 
 
 class CompiledDenoiser:
@@ -25,6 +25,7 @@ class CompiledDenoiser:
         self._call = torch.compile(net, backend=backend, fullgraph=True)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        check_classes(condition, self.num_classes)
         for tensor in (x, sigma, condition):
             if isinstance(tensor, Tensor) and tensor.ndim:
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)

@@ -35,20 +35,31 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor: ...
 
 
+def check_classes(condition: Tensor | None, num_classes: int) -> None:
+    """Refuse class numbers [B] that there are not, where looking does not wait for a GPU. Raises UserError.
+
+    Another condition passes. A compiled network cannot look; who calls it does.
+    """
+    if condition is None or condition.is_floating_point() or condition.ndim > 1 or condition.is_cuda:
+        return
+    if ((condition < 0) | (condition > num_classes)).any():
+        raise UserError(
+            f"class numbers are {condition.min()} to {condition.max()}; the network has 0 to "
+            f"{num_classes - 1}, and {num_classes} for any class"
+        )
+
+
 def one_hot_rows(condition: Tensor, num_classes: int) -> Tensor:
     """A condition as float32 rows [B, num_classes]; the null class is an all-zero row.
 
-    Raises UserError for class numbers that there are not, where looking does not wait for a GPU.
+    Raises UserError for class numbers that there are not (see check_classes).
     """
     if condition.is_floating_point():
         return condition.float().reshape(-1, num_classes)
     if condition.ndim > 1:  # rows of whole numbers
         return condition.reshape(-1, num_classes).float()
-    if condition.device.type == "cpu" and ((condition < 0) | (condition > num_classes)).any():
-        raise UserError(
-            f"class numbers are {condition.min()} to {condition.max()}; the network has 0 to "
-            f"{num_classes - 1}, and {num_classes} for any class"
-        )
+    if not torch.compiler.is_compiling():
+        check_classes(condition, num_classes)
     known = torch.arange(num_classes, device=condition.device)
     return (condition[:, None] == known).float()
 

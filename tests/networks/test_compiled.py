@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from erk_bench.base.errors import UserError
 from erk_bench.networks.compiled import CompiledDenoiser
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.sampling.shared import sample_grid
@@ -37,6 +38,19 @@ def test_networks_are_traced_whole(letter: str) -> None:
     with torch.inference_mode():
         found = CompiledDenoiser(net, "eager")(noise, torch.tensor(2.0), labels)
         assert torch.equal(found, net(noise, torch.tensor(2.0), labels))
+    assert graphs() == 1
+
+
+def test_class_numbers_are_traced_and_looked_at() -> None:
+    net = golden_net("c")
+    noise, labels = draw(range(3), net)
+    assert labels is not None
+    compiled = CompiledDenoiser(net, "eager")
+    with torch.inference_mode():
+        found = compiled(noise, torch.tensor(2.0), labels.argmax(dim=1))
+        assert torch.equal(found, net(noise, torch.tensor(2.0), labels))
+        with pytest.raises(UserError, match="class numbers are 0 to 99; the network has 0 to"):
+            compiled(noise, torch.tensor(2.0), torch.tensor([0, 1, 99]))
     assert graphs() == 1
 
 

@@ -45,6 +45,7 @@ PART = f"not own and ({' or '.join(WORDS)})"
 
 
 @pytest.mark.slow
+@pytest.mark.results
 @pytest.mark.parametrize(("order", "passes"), [(2, True), (3, False)])
 def test_a_solver_listed_by_the_readmes_steps(tmp_path: Path, order: int, passes: bool) -> None:
     """A function, a row and a file, nothing else; a wrong fact in the row fails."""
