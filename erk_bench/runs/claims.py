@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from erk_bench.base.files import writing
@@ -12,6 +14,7 @@ from erk_bench.runs.blocks import Block
 from erk_bench.runs.lock_probe import tell_once
 
 PROBE = 2**61  # a byte that is no block's
+LOOK_S = 10.0  # between two looks at what others say
 
 
 class Claims:
@@ -25,13 +28,14 @@ class Claims:
 
     def __init__(self, path: Path) -> None:
         """path: of the file. Raises UserError where it cannot be opened."""
-        self._folder = path.parent
+        self._folder, self._mark = path.parent, path.with_name("taken-over")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # One descriptor for the whole time: closing any of a file's gives back all locks on it.
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self.usable = True
         self.usable = self._lock(PROBE, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        self._first, self._looked, self._changed = self._marked(), time.monotonic(), False
 
     def take(self, run_id: str, block: Block) -> bool:
         """Whether the block is now this process's; False where another computes it."""
@@ -41,6 +45,23 @@ class Claims:
         """Its files are there."""
         if self.usable:
             self._lock(_byte(run_id, block), fcntl.LOCK_UN)
+
+    def tell_others(self) -> None:
+        """This process does blocks that others may count as theirs: they look at the disk from now on."""
+        with suppress(OSError):
+            self._mark.touch()
+
+    def others_may_have_done(self) -> bool:
+        """Whether another process has told so since this one began. Looks once a while."""
+        if not self._changed and time.monotonic() - self._looked >= LOOK_S:
+            self._looked, self._changed = time.monotonic(), self._marked() != self._first
+        return self._changed
+
+    def _marked(self) -> int:
+        try:
+            return self._mark.stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def give_up(self) -> None:
         """Locks do not reach other machines: what this one sees says nothing. Told once."""

@@ -75,8 +75,10 @@ class Job(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        wanted = wants_images(self.spec) or not self.keys or self.files.lost_images(self.block)
-        return not self.lacking and not (self.keeps and wanted)
+        # In this order: a question about images is asked only where the answer matters.
+        if self.lacking or not self.keeps:
+            return not self.lacking
+        return not (wants_images(self.spec) or not self.keys or self.files.lost_images(self.block))
 
     def kept_images(self) -> ImageBlock | None:
         """The block's images, if they are there and whole; damaged ones are set aside and told."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,11 +29,12 @@ from erk_bench.runs.listing import Listing, Listings
 from erk_bench.runs.lock_probe import LockProbe
 from erk_bench.runs.sample_block import is_tree
 from erk_bench.runs.set_block import read_ahead
-from erk_bench.runs.store import DAMAGED, RunStore
+from erk_bench.runs.store import DAMAGED, RunStore, folders_in
 from erk_bench.runs.writer import BlockWriter
 from erk_bench.spec import SetSpec, Spec
 
-RELIST_S = 10.0  # a run's folders are listed again after so long
+RELIST_S = 10.0  # a run's folders are listed again after so long, where others may have done its blocks,
+RELIST_SHARE = 0.25  # and after so much of the time since this process began
 WAIT_S, MOST_WAIT_S = 0.2, 5.0  # for a block that another process computes, longer each time
 
 # Called after every finished block with its run and the number of its images.
@@ -125,6 +127,8 @@ def generate(
             here = {run_id: store for run_id, store in stores.items() if store.folder.parent == folder}
             probe = stack.enter_context(working_on(list(here.values()), worker))
             shared_claims = stack.enter_context(contextlib.closing(Claims(folder / LOCKS / "blocks")))
+            if any(folders_in(store.folder / "locks") - {store.seeds} for store in here.values()):
+                shared_claims.tell_others()  # a launch of other seeds may have blocks of these
             for run_id, store in here.items():
                 store.create()
                 claims[run_id], probes[run_id] = shared_claims, probe
@@ -133,6 +137,7 @@ def generate(
         begun = set()  # blocks of this call, whose files may not be there yet
         failed: dict[str, UserError] = {}  # runs of a tree that came to nothing
         elsewhere: list[Job] = []  # own blocks that somebody else computes
+        start = time.monotonic()
 
         def written(job: Job) -> None:
             claims[job.spec.run_id].release(job.spec.run_id, job.block)
@@ -146,8 +151,16 @@ def generate(
             begun.add((run_id, job.block))
             return True
 
+        def there(run_id: str) -> Listing:
+            """What there is of a run: a listing of the beginning will do while everybody does their own."""
+            if not claims[run_id].others_may_have_done():
+                return files.of(run_id, math.inf)
+            return files.of(run_id, max(RELIST_S, RELIST_SHARE * (time.monotonic() - start)))
+
         def apart() -> bool:
-            """Whether nobody can see which blocks others compute."""
+            """Called after its own blocks: whether nobody can see which blocks others compute."""
+            for each in dict.fromkeys(claims.values()):
+                each.tell_others()
             for run_id, probe in probes.items():
                 if probe.locks_are_local():
                     claims[run_id].give_up()
@@ -169,7 +182,7 @@ def generate(
                 ):
                     continue
                 job = Job(
-                    spec, stores[run_id], block, keys[run_id], files.of(run_id, RELIST_S),
+                    spec, stores[run_id], block, keys[run_id], there(run_id),
                     contested=not claims[run_id].usable,
                 )  # fmt: skip
                 if job.is_done:
@@ -178,7 +191,9 @@ def generate(
                 if not taken(job):
                     if not turn.taken_over:
                         elsewhere.append(job)
-                elif turn.taken_over and job._replace(files=job.store).is_done:
+                elif (turn.taken_over or claims[run_id].others_may_have_done()) and job._replace(
+                    files=job.store
+                ).is_done:
                     claims[run_id].release(run_id, block)  # somebody has finished it since the listing
                 else:
                     jobs.append(job)
