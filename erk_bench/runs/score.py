@@ -165,9 +165,12 @@ def _sharing(timings: Collection[Timing], num_blocks: int, alone: float) -> dict
 
 
 def record_path(spec: Spec) -> Path:
-    """Where `score` writes the record of a spec and its seeds; of a set, one for each reference."""
+    """Where `score` writes the record of a spec and its seeds.
+
+    There is one for each protocol of the field, and of a set, one for each reference.
+    """
     name = spec.seeds
-    if isinstance(spec, SetSpec):
+    if isinstance(spec, SetSpec) or spec.metrics.protocol:
         measured = to_dict(dataclasses.replace(spec.metrics, names=("-",)))
         name += f"-{hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:8]}"
     return RunStore.folder_of(spec) / "records" / f"{name}.json"

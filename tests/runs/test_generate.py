@@ -312,6 +312,20 @@ def test_a_damaged_record_is_scored_again(
     assert finished_record(spec) is not None
 
 
+def test_each_protocol_has_a_record(small_run: MakeSpec) -> None:
+    """A run measured by one of the field's protocols keeps its other record."""
+    plain = small_run("metrics.names=[fd_digits]")
+    other = dataclasses.replace(plain, metrics=dataclasses.replace(plain.metrics, protocol="edm2"))
+    generate([[plain]], Worker(), ignore, features=True)
+    for spec in (plain, other):
+        assert finished_record(spec) is None
+        score(spec)
+    assert record_path(plain).name == "0-39.json" and record_path(other) != record_path(plain)
+    for spec in (plain, other):
+        found = finished_record(spec)
+        assert found is not None and found.source.metrics.protocol == spec.metrics.protocol
+
+
 def test_score_does_not_depend_on_world_size(small_run: MakeSpec, tmp_path: Path) -> None:
     scores = []
     for size in (1, 3):

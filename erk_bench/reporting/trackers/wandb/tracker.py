@@ -213,6 +213,7 @@ class WandbTracker(Tracker):
 
     def _result(self, record: Record, folder: Path | None) -> None:
         spec = record.source
+        own = [record.run_id, record.seeds, *filter(None, [spec.metrics.protocol])]
         checkpoints = lineage.checkpoints(record)
         made = lineage.blocks(record, folder) if folder is not None else []
         self._tell_made(checkpoints, made)
@@ -226,7 +227,7 @@ class WandbTracker(Tracker):
 
         page = Page(
             RESULT,
-            tracked.digest(RESULT, record.run_id, record.seeds),
+            tracked.digest(RESULT, *own),
             f"{record.name}, seeds {record.seeds}",
             tracked.result_config(record),
             tracked.tags_of(spec),
