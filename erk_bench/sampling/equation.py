@@ -173,7 +173,9 @@ class Equation:
         """The steps: a step function, how much past it reads, and the noise levels."""
         row = self.solver.row
         to_zero = row.to_zero if self.denoise_to_zero is None else self.denoise_to_zero
-        return Run(self.solver.bound(self.levels), row.history, self.levels, to_zero, self.afs)
+        known = (*self.levels, 0.0) if to_zero and row.through_zero else self.levels
+        step = self.solver.bound(known)
+        return Run(step, row.history, self.levels, to_zero, self.afs, row.through_zero)
 
     @property
     def shares(self) -> bool:

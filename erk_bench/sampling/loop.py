@@ -61,7 +61,7 @@ class Run(NamedTuple):
 
     to_zero: a last step from the last level to zero, by Euler's method, which gives the denoised image there.
     afs: the first evaluation is replaced by x / sqrt(1 + sigma^2), almost the slope for data of unit variance
-    (analytical first step, arXiv 2210.05475).
+    (analytical first step, arXiv 2210.05475). through_zero: the step function makes the step to zero too.
     """
 
     step: StepFunction
@@ -69,6 +69,7 @@ class Run(NamedTuple):
     levels: Sequence[float]
     to_zero: bool = True
     afs: bool = False
+    through_zero: bool = False
 
     def steps(self) -> list[tuple[float, float]]:
         """Sigma before and after each step."""
@@ -89,7 +90,7 @@ class Run(NamedTuple):
 
     def take(self, slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step]) -> Step:
         """The step from sigma to sigma_next."""
-        if sigma_next > 0:
+        if sigma_next > 0 or self.through_zero:
             return self.step(slope, x, sigma, sigma_next, history)
         node = Node(x, slope(x, sigma), sigma)
         return Step(x - sigma * node.slope, node, None, sigma, None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from erk_bench.sampling.adaptive import heun_adaptive_step
 from erk_bench.sampling.deis import deis_step
 from erk_bench.sampling.exponential import dpmpp_step, unipc_step
+from erk_bench.sampling.extrapolation import LONGEST, rx_step
 from erk_bench.sampling.multistep import ipndm_step, ipndm_v_step
 from erk_bench.sampling.options import Numbers
 from erk_bench.sampling.steps import Node, Slope, Solver, Step
@@ -105,5 +106,13 @@ SOLVERS: dict[str, Solver] = {
     "stork": Solver(
         stork_step, title="STORK", order=2, history=2, schedule="time_uniform", rho=2.0,
         options={"stages": range(3, 1001)},
+    ),
+    "rx": Solver(
+        rx_step, title="RX", order=1, global_order=2, history=2 * LONGEST - 2, to_zero=True,
+        through_zero=True,
+        options={
+            "base": ("euler", "heun"), "block": range(1, LONGEST + 1), "skip_last": _BOOL,
+            "published": _BOOL,
+        },
     ),
 }  # fmt: skip

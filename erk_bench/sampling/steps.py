@@ -69,7 +69,8 @@ class Step(NamedTuple):
 
 
 # step(slope, x, sigma, sigma_next, history, **options): history holds the last steps, the latest at its end.
-# A keyword-only argument `levels` is given all noise levels of the run; the others are the user's options.
+# A keyword-only argument `levels` is given all noise levels of the run (without the final zero, see
+# Solver.through_zero); the others are the user's options.
 StepFunction = Callable[..., Step]
 
 
@@ -81,10 +82,11 @@ class Solver(NamedTuple):
     solvers to 2. evaluations: network calls a step. plain: options with which it solves the ODE itself and
     nothing else, as its orders say. history: how many past steps it reads. paired: whether its steps carry
     the partner that a correction needs. options: what each option may be. schedule, rho: its published noise
-    levels; to_zero: whether it is published with a last step to zero. min_steps: fewest noise levels above
-    zero. adaptive: whether each sample chooses its own steps, and so its own number of evaluations.
-    contains_euler: whether a step's `ahead` is Euler's solution. title: as tables call it, where that is not
-    its name.
+    levels; to_zero: whether it is published with a last step to zero. through_zero: whether its function
+    makes that step too, and then finds 0 at the end of `levels`; else it is Euler's. min_steps: fewest noise
+    levels above zero. adaptive: whether each sample chooses its own steps, and so its own number of
+    evaluations. contains_euler: whether a step's `ahead` is Euler's solution. title: as tables call it, where
+    that is not its name.
     """
 
     step: StepFunction
@@ -98,6 +100,7 @@ class Solver(NamedTuple):
     schedule: str = "polynomial"
     rho: float = 7.0
     to_zero: bool = False
+    through_zero: bool = False
     min_steps: int = 2
     adaptive: bool = False
     contains_euler: bool = False

@@ -59,6 +59,7 @@ CASES = [
     Case("unipc", {"variant": "bh1", "thresholding": False}, 4),
     Case("unipc", {"predict": "noise", "thresholding": False}, 4),
     Case("stork", {"stages": 9}, 2),
+    Case("rx", {"base": "heun"}, 2),
 ]
 
 
