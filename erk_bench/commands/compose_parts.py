@@ -75,9 +75,9 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
 
 
 def _like(value: object, default: object) -> object:
-    """Whole numbers given for a float option are floats."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(str(value)) if whole and isinstance(default, float) else value
+    """Whole numbers given for a float option are floats; so is .inf, which is YAML's word for it."""
+    meant = (isinstance(value, int) and not isinstance(value, bool)) or value == ".inf"
+    return float(str(value).lstrip(".")) if meant and isinstance(default, float) else value
 
 
 def _part(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,11 @@ def check_names(spec: RunSpec) -> None:
             f"solver '{spec.solver.name}' thresholds denoised images to [-1, 1], and model "
             f"'{spec.model.name}' works on latents; add solver.thresholding=false"
         )
+    if own.get("batch_rule"):
+        raise UserError(
+            f"solver '{spec.solver.name}' with batch_rule=true decides for a whole batch, and a sample of a "
+            "run depends on its seed alone; set solver.batch_rule=false, or call erk_bench.sample"
+        )
 
 
 def check_networks(spec: RunSpec, assets: Assets) -> None:

@@ -17,15 +17,21 @@ LEVELS = "levels"  # a keyword-only argument of this name is given all noise lev
 
 
 class Numbers(NamedTuple):
-    """Finite numbers that an option may be: low to high, the ends included unless it is open."""
+    """Numbers that an option may be: low to high, the ends included unless it is open.
+
+    infinite: an infinite end is one of them.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
+    infinite: bool = False
 
     def holds(self, value: object) -> bool:
         """Whether the value is one of them."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if not math.isfinite(value) and not self.infinite:
             return False
         return self.low < value < self.high if self.open else self.low <= value <= self.high
 
@@ -33,7 +39,8 @@ class Numbers(NamedTuple):
         if self.open:
             return f"between {self.low:g} and {self.high:g}"
         if math.isinf(self.high):
-            return "a finite number" if math.isinf(self.low) else f"{self.low:g} or more, and finite"
+            finite = "" if self.infinite else ", and finite"
+            return "a finite number" if math.isinf(self.low) else f"{self.low:g} or more{finite}"
         return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
 
 

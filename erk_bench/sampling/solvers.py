@@ -20,6 +20,7 @@ from erk_bench.sampling.multistep import ipndm_step, ipndm_v_step
 from erk_bench.sampling.options import Numbers
 from erk_bench.sampling.steps import Node, Slope, Solver, Step
 from erk_bench.sampling.stork import stork_step
+from erk_bench.sampling.switching import sdm_step
 
 
 def euler_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step]) -> Step:
@@ -113,6 +114,12 @@ SOLVERS: dict[str, Solver] = {
         options={
             "base": ("euler", "heun"), "block": range(1, LONGEST + 1), "skip_last": _BOOL,
             "published": _BOOL,
+        },
+    ),
+    "sdm": Solver(
+        sdm_step, title="SDM", order=2, history=1, to_zero=True, adaptive=True, plain={"tau": 0.0},
+        options={
+            "blend": ("step", "linear", "cosine"), "tau": Numbers(0, infinite=True), "batch_rule": _BOOL,
         },
     ),
 }  # fmt: skip

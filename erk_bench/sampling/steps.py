@@ -45,6 +45,7 @@ class Step(NamedTuple):
     partner: the node that pairs with `node` for an error estimate; None where there is none yet.
     span: signed size of the step that a correction applies to: positive when it is subtracted.
     ahead: a node at sigma_next that the next step may use; None if this step made none.
+    switched: bool [B], which samples have switched to another method, for the next step to know.
     """
 
     x_next: Tensor
@@ -52,6 +53,7 @@ class Step(NamedTuple):
     partner: Node | None
     span: float
     ahead: Node | None
+    switched: Tensor | None = None
 
     def rows(self, rows: Tensor) -> Step:
         """The same step for some of its samples."""
@@ -65,6 +67,7 @@ class Step(NamedTuple):
             of(self.partner),
             self.span,
             of(self.ahead),
+            None if self.switched is None else self.switched[rows],
         )
 
 

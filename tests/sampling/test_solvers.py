@@ -60,6 +60,7 @@ CASES = [
     Case("unipc", {"predict": "noise", "thresholding": False}, 4),
     Case("stork", {"stages": 9}, 2),
     Case("rx", {"base": "heun"}, 2),
+    *(Case("sdm", {"blend": blend}, 1) for blend in ("linear", "cosine")),
 ]
 
 
