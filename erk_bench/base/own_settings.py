@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from erk_bench.base.sources import PACKAGE, SOURCES
 from erk_bench.base.yaml_files import is_line, read_yaml
 
 CODE = re.compile(r"(?:^|(?<=@))([^@:~][^@:]*\.py)(?=:[A-Za-z_])")  # of FILE.py:NAME and fd@FILE.py:NAME
+NAMED_FILES = re.compile(r"\w+=[^,=]+(?:,\w+=[^,=]+)*")  # NAME=FILE, or several of them
 MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:NAME
 
 
@@ -72,12 +73,22 @@ def _absolute(folder: Path, key: str, value: Any) -> Any:
         return [_absolute(folder, key, item) for item in value]
     if not isinstance(value, str) or value.startswith("~") or "${" in value:
         return value
+    if NAMED_FILES.fullmatch(value):
+        return each_file(value, lambda file: str(_absolute(folder, key, file)))
     if CODE.search(value):
         return CODE.sub(lambda match: str(folder / match[1]), value)
     if not _is_local(value):
         return value
     named = (key == "path" and not MODULE.fullmatch(value)) or is_path(value)
     return str(folder / value) if named or (Path(value).suffix and (folder / value).is_file()) else value
+
+
+def each_file(value: str, change: Callable[[str], str]) -> str:
+    """A value changed, or each file of NAME=FILE,NAME=FILE."""
+    if not NAMED_FILES.fullmatch(value):
+        return change(value)
+    named = (part.split("=") for part in value.split(","))
+    return ",".join(f"{name}={change(file)}" for name, file in named)
 
 
 def _is_local(address: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from erk_bench.base.addresses import is_address
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build
 from erk_bench.base.file_names import check_file_name
+from erk_bench.base.own_settings import each_file
 from erk_bench.base.yaml_files import check_text, is_line, is_number, read_yaml
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.table_views import FIGURES
@@ -205,10 +207,15 @@ def _beside(folder: Path, settings: Sequence[str]) -> tuple[str, ...]:
     found = []
     for setting in settings:
         key, equals, value = setting.partition("=")
-        path, colon, name = value.partition(":") if is_address(value) else (value, "", "")
-        here = bool(Path(path).suffix) and not Path(path).is_absolute() and (folder / path).is_file()
-        found.append(f"{key}{equals}{folder / path}{colon}{name}" if here else setting)
+        found.append(key + equals + each_file(value, functools.partial(_file, folder)))
     return tuple(found)
+
+
+def _file(folder: Path, value: str) -> str:
+    """An address, in `folder` where its file is there."""
+    path, colon, name = value.partition(":") if is_address(value) else (value, "", "")
+    here = bool(Path(path).suffix) and not Path(path).is_absolute() and (folder / path).is_file()
+    return f"{folder / path}{colon}{name}" if here else value
 
 
 def _place(folder: Path, images: str) -> str:

@@ -188,6 +188,7 @@ def test_paths_are_relative_to_their_file() -> None:
         f"names: {names}\nsigmas: levels.txt\nreference: digits\nmodel: m.yaml\nother: n.txt\n"
         "weights: {path: w.pkl}\nvae: {path: 'edm2:w.pkl'}\nmore: {path: 'https://a.b/w.pkl'}\n"
         "path: a.b:step\nhome: {path: ~/w.pkl}\nroot: {path: /w.pkl}\n"
+        "both: digits=levels.txt,inception=gone.npz\n"
     )
     x = Path("x").absolute()
     assert read_own(file) == {
@@ -195,7 +196,7 @@ def test_paths_are_relative_to_their_file() -> None:
         "sigmas": f"{x}/levels.txt", "reference": "digits", "model": f"{x}/m.yaml", "other": "n.txt",
         "weights": {"path": f"{x}/w.pkl"}, "vae": {"path": "edm2:w.pkl"},
         "more": {"path": "https://a.b/w.pkl"}, "path": "a.b:step", "home": {"path": "~/w.pkl"},
-        "root": {"path": "/w.pkl"},
+        "root": {"path": "/w.pkl"}, "both": f"digits={x}/levels.txt,inception=gone.npz",
     }  # fmt: skip
 
 

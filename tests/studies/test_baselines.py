@@ -136,6 +136,19 @@ def test_bad_labels_and_baselines(entry: dict[str, object], told: str, tmp_path:
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_files_beside_a_table_are_found_from_anywhere(tmp_path: Path) -> None:
+    """Also of NAME=FILE,NAME=FILE; what is not there is left as it is."""
+    (tmp_path / "ref.npz").write_bytes(b"")
+    row = ["metrics.reference=inception=ref.npz,digits=gone.npz", "model=digits", "solver.r=0.5"]
+    content = {"name": "mine", "title": "Mine", "caption": "Mine.", "headline": "fd_digits", "rows": [row]}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**content, "base": ["metrics.real_features=ref.npz"]}))
+    table = read_table(file)
+    assert table.base == (f"metrics.real_features={tmp_path}/ref.npz",)
+    named = f"metrics.reference=inception={tmp_path}/ref.npz,digits=gone.npz"
+    assert table.rows[0].set == (named, "model=digits", "solver.r=0.5")
+
+
 # The example, run from another folder
 
 
