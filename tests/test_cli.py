@@ -123,6 +123,13 @@ def test_storks_records_keep_the_schedule_that_they_were_made_with() -> None:
     assert asked.run_id == "digits-stork5-09ad940b82"
 
 
+def test_the_angle_brings_its_noise_levels() -> None:
+    spec = run_spec(["solver=angle", "schedule.num_steps=5"])
+    assert (spec.schedule.name, spec.schedule.rho, spec.solver.denoise_to_zero) == ("angle", 1.0, False)
+    other = run_spec(["solver=deis", "schedule=angle", "schedule.sigma_data=0.7"]).schedule
+    assert (other.name, other.rho, other.options) == ("angle", 1.0, (("sigma_data", 0.7),))
+
+
 # The table's own: what else SOLVERS has is for tables to come.
 TABLE4_SOLVERS = ["deis", "dpm2", "dpmpp", "euler", "heun", "ipndm", "ipndm_v", "stork", "unipc"]
 
@@ -174,7 +181,7 @@ def test_tables_and_groups_agree() -> None:
     [
         (
             "solver=huen",
-            "unknown solver 'huen'; did you mean 'heun'? Known: deis, dpm2, dpmpp, euler, heun",
+            "unknown solver 'huen'; did you mean 'heun'? Known: angle, deis, dpm2, dpmpp, euler, heun",
         ),
         ("num_step=8", "did you mean 'schedule.num_steps'"),
         ("schedule.num_step=8", "did you mean 'schedule.num_steps'"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.base.errors import UserError
-from erk_bench.sampling.options import Allowed
+from erk_bench.sampling.options import Allowed, Numbers
 
 # levels(num_steps, sigma_min, sigma_max, rho, dtype, **options): num_steps falling sigmas, float [num_steps].
 Levels = Callable[..., Tensor | Sequence[float]]
@@ -29,6 +29,8 @@ class Schedule(NamedTuple):
         """The function that makes the noise levels."""
         return self.levels
 
+
+SIGMA_DATA = 0.5  # standard deviation of the data of EDM's, EDM2's and the digits networks
 
 # The VP process whose noise levels reach EDM's range at these times (arXiv 2206.00364, table 1).
 VP_SIGMA_MIN, VP_SIGMA_MAX, VP_TIME_MIN = 0.002, 80.0, 1e-3
@@ -88,6 +90,21 @@ def vp_sigma(t: float) -> float:
     return math.sqrt(math.expm1(0.5 * beta_d * t**2 + beta_min * t))
 
 
+def angle(
+    num_steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+    dtype: torch.dtype,
+    *,
+    sigma_data: float = SIGMA_DATA,
+) -> Tensor:
+    """num_steps sigmas, uniform in theta^(1/rho) of the angle theta = arctan(sigma / sigma_data)."""
+    low, high = (math.atan(sigma / sigma_data) ** (1 / rho) for sigma in (sigma_min, sigma_max))
+    ramp = torch.linspace(high, low, num_steps, dtype=torch.float64)
+    return (sigma_data * (ramp**rho).tan()).to(dtype)
+
+
 def sigmas(
     levels: Levels,
     num_steps: int,
@@ -128,4 +145,5 @@ SCHEDULES: dict[str, Schedule] = {
     "polynomial": Schedule(polynomial),
     "logsnr": Schedule(logsnr),  # has no exponent
     "time_uniform": Schedule(time_uniform, rho=2.0),
+    "angle": Schedule(angle, rho=1.0, options={"sigma_data": Numbers(0, math.inf, open=True)}),
 }

@@ -1,18 +1,20 @@
 """Solvers of the probability-flow ODE dx/dsigma = (x - D(x; sigma)) / sigma.
 
 Each solver is one function making one step from sigma down to sigma_next > 0; the loop makes the last step to
-zero, if there is one, by Euler's method. To add a solver, write its function and its row of SOLVERS here (or
-only the function, in a file of your own: solver.path), and its file in configs/solver/. The row says what the
-tests expect of it.
+zero, if there is one, by Euler's method, unless the row says that the solver's formula reaches zero. To add
+a solver, write its function and its row of SOLVERS here (or only the function, in a file of your own:
+solver.path), and its file in configs/solver/. The row says what the tests expect of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from erk_bench.sampling.adaptive import heun_adaptive_step
+from erk_bench.sampling.angle import angle_step
 from erk_bench.sampling.deis import deis_step
 from erk_bench.sampling.exponential import dpmpp_step, unipc_step
 from erk_bench.sampling.extrapolation import LONGEST, rx_step
@@ -120,6 +122,13 @@ SOLVERS: dict[str, Solver] = {
         sdm_step, title="SDM", order=2, history=1, to_zero=True, adaptive=True, plain={"tau": 0.0},
         options={
             "blend": ("step", "linear", "cosine"), "tau": Numbers(0, infinite=True), "batch_rule": _BOOL,
+        },
+    ),
+    "angle": Solver(
+        angle_step, title="Angle", order=2, history=4, schedule="angle", rho=1.0, through_zero=True,
+        options={
+            "max_order": (1, 2, 3, 4), "sigma_data": Numbers(0, math.inf, open=True),
+            "basis": ("polynomial", "trigonometric"), "corrector": _BOOL,
         },
     ),
 }  # fmt: skip

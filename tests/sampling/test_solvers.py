@@ -61,6 +61,8 @@ CASES = [
     Case("stork", {"stages": 9}, 2),
     Case("rx", {"base": "heun"}, 2),
     *(Case("sdm", {"blend": blend}, 1) for blend in ("linear", "cosine")),
+    *(Case("angle", {"max_order": k}, k) for k in (1, 3, 4)),
+    *(Case("angle", {"max_order": k, "basis": "trigonometric"}, k) for k in (1, 2, 3, 4)),
 ]
 
 
