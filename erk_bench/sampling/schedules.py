@@ -72,21 +72,25 @@ def vp_betas(sigma_min: float = VP_SIGMA_MIN, sigma_max: float = VP_SIGMA_MAX) -
     return beta_d, high - 0.5 * beta_d
 
 
-def vp_time(sigma: float) -> float:
-    """Time at which the VP process of EDM's range has the noise level sigma."""
-    beta_d, beta_min = vp_betas()
+# The same of DDPM's process, whose betas go from 1e-4 to 0.02 in 1,000 steps (arXiv 2006.11239).
+DDPM_BETAS = (19.9, 0.1)
+
+
+def vp_time(sigma: float, betas: tuple[float, float] | None = None) -> float:
+    """Time at which a VP process has the noise level sigma: EDM's range's, or that of beta_d, beta_min."""
+    beta_d, beta_min = betas or vp_betas()
     return (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d
 
 
-def vp_beta(t: float) -> float:
+def vp_beta(t: float, betas: tuple[float, float] | None = None) -> float:
     """The rate beta(t) of the same process."""
-    beta_d, beta_min = vp_betas()
+    beta_d, beta_min = betas or vp_betas()
     return beta_min + beta_d * t
 
 
-def vp_sigma(t: float) -> float:
+def vp_sigma(t: float, betas: tuple[float, float] | None = None) -> float:
     """The noise level at time t, inverse of `vp_time`."""
-    beta_d, beta_min = vp_betas()
+    beta_d, beta_min = betas or vp_betas()
     return math.sqrt(math.expm1(0.5 * beta_d * t**2 + beta_min * t))
 
 

@@ -107,8 +107,10 @@ SOLVERS: dict[str, Solver] = {
         to_zero=True, adaptive=True,
     ),
     "stork": Solver(
-        stork_step, title="STORK", order=2, history=2, schedule="time_uniform", rho=2.0,
-        options={"stages": range(3, 1001)},
+        stork_step, title="STORK", order=2, history=4, schedule="time_uniform", rho=2.0, through_zero=True,
+        options={
+            "stages": range(3, 1001), "form": ("vp", "flow"), "degree": (1, 2, 3), "published": _BOOL,
+        },
     ),
     "rx": Solver(
         rx_step, title="RX", order=1, global_order=2, history=2 * LONGEST - 2, to_zero=True,

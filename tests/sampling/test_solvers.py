@@ -59,6 +59,8 @@ CASES = [
     Case("unipc", {"variant": "bh1", "thresholding": False}, 4),
     Case("unipc", {"predict": "noise", "thresholding": False}, 4),
     Case("stork", {"stages": 9}, 2),
+    *(Case("stork", {"form": "flow", "degree": k}, 2) for k in (1, 2, 3)),
+    Case("stork", {"degree": 1}, 2),
     Case("rx", {"base": "heun"}, 2),
     *(Case("sdm", {"blend": blend}, 1) for blend in ("linear", "cosine")),
     *(Case("angle", {"max_order": k}, k) for k in (1, 3, 4)),
