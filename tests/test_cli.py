@@ -579,6 +579,9 @@ def test_fetch_lists_what_a_run_needs(capsys: pytest.CaptureFixture[str]) -> Non
         (["solver=dpmpp", "correction=erk_guid"], "or one of these solvers: heun, dpm2, deis"),
         (["guidance=cfgpp", "guidance.weight=1.5"], "must be 0 to 1"),
         (["guidance=apg", "guidance.weight=2", "guidance.eta=3"], "guidance.eta is 3"),
+        (["guidance=fdg", "guidance.coarse=[a]"], "guidance.coarse is ['a']; with guidance 'fdg' it must be"),
+        (["guidance=fdg", "guidance.parallel=[1]"], "guidance.coarse=[1.2] there are 2 bands"),
+        (["solver=dpm2", "solver.r=[1,2]"], "solver.r is [1, 2]; with solver 'dpm2' it must be between"),
     ],
 )
 def test_what_a_solver_or_guidance_cannot_do_is_told(
@@ -601,6 +604,17 @@ GUIDED: dict[str, tuple[list[str], dict[str, Any]]] = {
             "guidance_method": "apg", "guidance": 1.5,
             "guidance_options": {"momentum": -0.5, "norm_threshold": 5.0},
         },
+    ),
+    "fdg": (
+        ["guidance=fdg", "guidance.weight=1.5", "guidance.coarse=[1,0.5]", "guidance.parallel=[1,0.5,0]"],
+        {
+            "guidance_method": "fdg", "guidance": 1.5,
+            "guidance_options": {"coarse": [1.0, 0.5], "parallel": [1.0, 0.5, 0.0]},
+        },
+    ),
+    "higs": (
+        ["guidance=higs", "guidance.weight=1", "guidance.cutoff=-1", "guidance.eta=0.5"],
+        {"guidance_method": "higs", "guidance_options": {"cutoff": -1.0, "eta": 0.5}},
     ),
     "apg-erk": (
         ["guidance=apg", "guidance.weight=1.5",

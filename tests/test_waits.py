@@ -99,6 +99,15 @@ GUIDED: dict[str, dict[str, Any]] = {
         "guidance_method": "apg",
         "guidance_options": {"eta": 0.5, "norm_threshold": 1.0, "momentum": -0.5},
     },
+    "bands with their parallel parts": {
+        "guidance_method": "fdg",
+        "guidance_options": {"coarse": [0.5], "parallel": [0.0, 0.5]},
+    },
+    "zero steps": {
+        "guidance": 1.5,
+        "guidance_method": "cfg_zero_star",
+        "guidance_options": {"space": "velocity", "zero_steps": 1},
+    },
 }
 
 

@@ -101,6 +101,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         kinds = tuple(option for option in typing.get_args(hint) if option is not type(None))
         if value is None and type(None) in typing.get_args(hint):
             return None
+        if isinstance(value, (list, tuple)):
+            kinds = tuple(kind for kind in kinds if typing.get_origin(kind) is tuple) or kinds
         if len(kinds) > 1:
             return _one_of(kinds, value, path)
         (hint,) = kinds

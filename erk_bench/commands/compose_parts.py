@@ -17,7 +17,7 @@ from erk_bench.runs.model_settings import guide_settings, network_settings, with
 from erk_bench.runs.plugins import facts_of
 from erk_bench.sampling.corrections import CORRECTIONS
 from erk_bench.sampling.guidance import GUIDANCES
-from erk_bench.sampling.options import Row, defaults_of
+from erk_bench.sampling.options import Row, check_options, defaults_of
 from erk_bench.sampling.schedules import SCHEDULES, check_levels
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import CorrectionSpec, GuidanceSpec, RunSpec, ScheduleSpec, SolverSpec
@@ -58,12 +58,13 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     role = row.role if row else None
     if guidance.get("path"):
         role = next((each for each in guides if guides[each]), "unconditional")
-    if role and not guides[role]:
+    needed = row is None or row.needs_guide(guidance["weight"]) or not row.alone_at_one
+    if role and needed and not guides[role]:
         raise UserError(
             f"model '{model['name']}' has no '{role}' network for guidance={guidance['name']}; choose "
             "guidance=none, or a model that has one (those with -guid- or -autog- in their names, or digits)"
         )
-    if role and (row is None or row.active(guidance["weight"])):
+    if role and (row is None or row.needs_guide(guidance["weight"])):
         guidance |= guide_settings(guides[role], role, hashed)
     model["weights"] = network_settings(model["weights"], "model.weights", hashed)
     if model.get("vae"):
@@ -75,7 +76,12 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
 
 
 def _like(value: object, default: object) -> object:
-    """Whole numbers given for a float option are floats; so is .inf, which is YAML's word for it."""
+    """Whole numbers given for a float option are floats; so is .inf, which is YAML's word for it.
+
+    Lists given for several numbers are tuples of floats.
+    """
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(_like(item, 0.0) for item in value)
     meant = (isinstance(value, int) and not isinstance(value, bool)) or value == ".inf"
     return float(str(value).lstrip(".")) if meant and isinstance(default, float) else value
 
@@ -100,6 +106,8 @@ def _part(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
             if key not in defaults:
                 raise unknown_name(f"setting of {kind} '{part['name']}'", key, [*defaults, *sorted(fields)])
     given = {key: _like(value, defaults.get(key)) for key, value in options.items()}
+    if not part.get("path") and row:
+        check_options(kind, str(part["name"]), row, given)
     part["options"] = [[key, value] for key, value in sorted(given.items()) if value != defaults.get(key)]
     return part
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from erk_bench.base.fields import identity_fields
+from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 
@@ -55,9 +56,13 @@ def guidance_name(spec: RunSpec) -> str:
     """'CFG 1.25', with the guidance's own options."""
     if not spec.guidance.active:
         return "no guidance"
-    title = {"cfg": "CFG", "cfgpp": "CFG++", "apg": "APG"}.get(spec.guidance.name, spec.guidance.name)
-    options = "".join(f", {name} {value}" for name, value in spec.guidance.all_options.items())
-    return f"{title} {spec.guidance.weight:g}{options}"
+    row = GUIDANCES.get(spec.guidance.name)
+    options = "".join(f", {name} {_shown(value)}" for name, value in spec.guidance.all_options.items())
+    return f"{(row and row.title) or spec.guidance.name} {spec.guidance.weight:g}{options}"
+
+
+def _shown(value: object) -> str:
+    return "/".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
 
 
 def _solver(spec: RunSpec) -> str:

@@ -133,7 +133,7 @@ def check_shapes(spec: RunSpec, main: Shape, guide: Shape | None = None) -> None
             f"main and guiding network differ in (channels, resolution): {main[:2]} and {guide[:2]}; give "
             "networks of the same images"
         )
-    if spec.guidance.null_class and spec.guidance.active and not main.num_classes:
+    if spec.guidance.null_class and spec.guidance.needs_guide and not main.num_classes:
         raise UserError(
             "model.unconditional is 'same', but the model knows no classes; use guidance=none, or give it a "
             "network"

@@ -85,7 +85,7 @@ def parts_of(spec: RunSpec) -> Parts:
         for item in spec.networks
     ]
     guide: Footprint | None = NOTHING
-    if spec.guidance.active and spec.guided:
+    if spec.guidance.needs_guide and spec.guided:
         guide = found[-1]  # the main network, where it guides itself
     return Parts(found[0], guide, _decoder(spec, assets), detector_parts(spec))
 

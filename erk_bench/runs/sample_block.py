@@ -154,8 +154,8 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> Drawn:
     assets, device = place.assets, place.device
     how = (spec.network_dtype, assets, compiles(spec, device), numerics_of(spec).published_attention)
     net = network(spec.model.weights, device, *how)
-    guide = net if spec.guidance.null_class and spec.guidance.active else None
-    if spec.guidance.guide is not None and spec.guidance.active:
+    guide = net if spec.guidance.null_class and spec.guidance.needs_guide else None
+    if spec.guidance.guide is not None and spec.guidance.needs_guide:
         guide = network(spec.guidance.guide, device, *how)
     check_shapes(spec, shape_of(net), None if guide is None else shape_of(guide))
     draws = SeededDraws(seeds, device if spec.draw_device == "cuda" else spec.draw_device)

@@ -13,16 +13,8 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError
 from erk_bench.sampling.corrections import CORRECTIONS, W_CON, Correct, Correction, correcting
-from erk_bench.sampling.guidance import (
-    EVERYWHERE,
-    GUIDANCES,
-    Denoiser,
-    Guidance,
-    Interval,
-    combining,
-    keeps_state,
-    under_null_class,
-)
+from erk_bench.sampling.guidance import GUIDANCES, Guidance, combining
+from erk_bench.sampling.guided import EVERYWHERE, Denoiser, Interval, under_null_class
 from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, integrate
 from erk_bench.sampling.options import Part, choose
 from erk_bench.sampling.schedules import SCHEDULES, Levels, Schedule, check_levels, sigmas
@@ -119,10 +111,9 @@ class Equation:
         row, name = self.solver.row, self.solver.name
         self.guidance.row.check_weight(self.guidance.name, self.weight)
         if row.adaptive and self.keeps_state:
-            momentum = self.guidance.options["momentum"]
             raise UserError(
-                f"guidance '{self.guidance.name}' with momentum {momentum:g} reads the last evaluation of a "
-                f"sample, and with solver '{name}' every sample makes steps of its own; set momentum=0, or "
+                f"guidance '{self.guidance.name}' remembers earlier evaluations of a sample, and with solver "
+                f"'{name}' every sample makes steps of its own; set {self.guidance.row.forgetting}, or "
                 "choose a solver of fixed steps"
             )
         if len(self.levels) < row.min_steps:
@@ -155,8 +146,8 @@ class Equation:
 
     @property
     def keeps_state(self) -> bool:
-        """Whether an evaluation depends on earlier ones of the same batch, by the guidance's momentum."""
-        return keeps_state(self.guidance.options)
+        """Whether an evaluation depends on earlier ones of the same batch, by the guidance's memory."""
+        return self.guidance.row.keeps_state(self.guidance.options)
 
     @functools.cached_property
     def levels(self) -> tuple[float, ...]:
@@ -183,13 +174,16 @@ class Equation:
         return self.correction.row.gated and not self.keeps_state and not self.churn.s_churn
 
     def count_evaluations(self, *, guided: bool) -> tuple[float, float]:
-        """Evaluations of the main and the guiding network for one image, counted on a one-pixel stand-in."""
+        """Evaluations of the main and the guiding network for one image, counted on a stand-in.
+
+        It has one channel, and pixels enough for what guidances do with an image.
+        """
 
         def stand_in(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
             return x * 0.5
 
         problem = self.problem(stand_in, stand_in if guided else None)
-        start = torch.full((1, 1, 1, 1), problem.run.levels[0], dtype=self.dtype)
+        start = torch.full((1, 1, 64, 64), problem.run.levels[0], dtype=self.dtype)
         with torch.inference_mode():
             integrate(problem.denoiser, start, problem.run, None, self.correct(), self.churn)
         return problem.evaluations(1)
@@ -208,7 +202,7 @@ class Equation:
         Raises UserError where the guidance needs a guiding network and there is none.
         """
         row = self.guidance.row
-        if guide is None and row.active(self.weight):
+        if guide is None and row.needs_guide(self.weight):
             raise UserError(
                 f"guidance is {self.weight:g} with guidance_method '{self.guidance.name}' but there is no "
                 "guide; pass guide=NET or guidance_method='cfg' with guidance=1"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erk_bench.base.transfers import number_on
 from erk_bench.sampling.corrections import Correct
-from erk_bench.sampling.guidance import Denoiser
+from erk_bench.sampling.guided import Denoiser, begin_step
 from erk_bench.sampling.steps import Node, Slope, Step, StepFunction
 
 
@@ -120,6 +120,7 @@ def integrate(
     for index, (sigma, sigma_next) in enumerate(steps):
         if churn.s_churn > 0 and churn.s_min <= sigma <= churn.s_max:
             x, sigma = _churned(churn, x, sigma, len(steps), fresh_noise)
+        begin_step(denoiser, index)
         step = run.take(slope, x, sigma, sigma_next, history)
         corrected = correct(step)
         if trace is not None:

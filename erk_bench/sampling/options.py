@@ -44,7 +44,24 @@ class Numbers(NamedTuple):
         return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
 
 
-Allowed = tuple[object, ...] | range | Numbers
+class Several(NamedTuple):
+    """Lists of numbers that an option may be, of `fewest` to `most` entries."""
+
+    each: Numbers
+    fewest: int
+    most: int
+
+    def holds(self, value: object) -> bool:
+        """Whether the value is one of them."""
+        if not isinstance(value, (list, tuple)) or not self.fewest <= len(value) <= self.most:
+            return False
+        return all(self.each.holds(item) for item in value)
+
+    def __str__(self) -> str:
+        return f"a list of {self.fewest} to {self.most} numbers, each {self.each}"
+
+
+Allowed = tuple[object, ...] | range | Numbers | Several
 
 
 class Row(Protocol):
@@ -129,8 +146,9 @@ def check_options(kind: str, name: str, row: Row, options: Mapping[str, object])
                 f"{kind} '{name}' has no option '{option}'; it has: {', '.join(defaults) or 'none'}"
             )
         allowed = row.options.get(option)
-        told = f"{kind}.{option} is {value}; with {kind} '{name}' it must be"
-        if isinstance(allowed, Numbers):
+        shown = list(value) if isinstance(value, tuple) else value
+        told = f"{kind}.{option} is {shown}; with {kind} '{name}' it must be"
+        if isinstance(allowed, (Numbers, Several)):
             if not allowed.holds(value):
                 raise UserError(f"{told} {allowed}")
         elif isinstance(allowed, range):

@@ -21,7 +21,8 @@ from erk_bench.sampling.equation import (
     schedule_part,
     solver_part,
 )
-from erk_bench.sampling.guidance import EVERYWHERE, Guidance, count_classes
+from erk_bench.sampling.guidance import Guidance
+from erk_bench.sampling.guided import EVERYWHERE, count_classes
 from erk_bench.sampling.loop import Churn, Trace, integrate
 from erk_bench.sampling.options import defaults_of
 from erk_bench.sampling.schedules import Levels, Schedule

@@ -18,7 +18,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.transfers import rows_where, to_device
 from erk_bench.sampling.corrections import W_CON, Correct, erk_guid
 from erk_bench.sampling.equation import Equation
-from erk_bench.sampling.guidance import Denoiser
+from erk_bench.sampling.guided import Denoiser, begin_step
 from erk_bench.sampling.loop import Run
 from erk_bench.sampling.sample import equation_from
 from erk_bench.sampling.steps import Step
@@ -120,8 +120,8 @@ def solve_grid(
     if not equation.shares:
         raise UserError(
             f"cells of a grid share trajectories, and those of correction '{equation.correction.name}' with "
-            f"guidance '{equation.guidance.name}' cannot be shared: momentum, churn and corrections without "
-            "a gate belong to one trajectory; sample each cell by itself"
+            f"guidance '{equation.guidance.name}' cannot be shared: a memory such as momentum, churn and "
+            "corrections without a gate belong to one trajectory; sample each cell by itself"
         )
     if branch_limit < 1:
         raise UserError(f"branch_limit is {branch_limit}; it must be 1 or more")
@@ -171,6 +171,7 @@ def integrate_grid(
             states.append(bundle.x)
             continue
         slope = run.slope(denoiser, None if condition is None else condition[bundle.sample])
+        begin_step(denoiser, bundle.number)
         step = run.take(slope, bundle.x, *steps[bundle.number], bundle.history)
         stack.append(_parted(bundle, step, cells, settings, run, correction))
     return torch.cat(states), index

@@ -9,6 +9,7 @@ from erk_bench.spec.image_set import SetSpec
 from erk_bench.spec.metrics import MetricsSpec
 from erk_bench.spec.parts import (
     ACTS_AT_ONE,
+    ALONE_AT_ONE,
     CorrectionSpec,
     GuidanceSpec,
     ModelSpec,
@@ -26,6 +27,7 @@ Spec = RunSpec | SetSpec
 
 __all__ = [
     "ACTS_AT_ONE",
+    "ALONE_AT_ONE",
     "MAX_SEEDS",
     "PROTOCOL",
     "SAMPLES",

@@ -11,9 +11,12 @@ from erk_bench.base.file_names import check_file_name
 from erk_bench.spec.identity import check
 
 # Guidances that weight 1 does not switch off (Guidance.off_at_one in sampling/guidance.py).
-ACTS_AT_ONE = ("cfgpp",)
+ACTS_AT_ONE = ("cfgpp", "fdg", "higs", "c2fg")
+# Those of them that need no guiding network there (Guidance.alone_at_one).
+ALONE_AT_ONE = ("higs",)
 
-Options = tuple[tuple[str, bool | int | float | str], ...]
+OptionValue = bool | int | float | str | tuple[float, ...]
+Options = tuple[tuple[str, OptionValue], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,18 +158,23 @@ class GuidanceSpec:
             "guidance=autoguidance",
         )
         check(
-            not self.active or self.guide is not None or self.null_class,
+            not self.needs_guide or self.guide is not None or self.null_class,
             f"guidance '{self.name}' with weight {self.weight} needs a guiding network, and the model has "
             "none for it; choose guidance=none or a model that has one",
         )
 
     @property
     def active(self) -> bool:
-        """Whether there is any guidance: it needs the guiding network."""
+        """Whether there is any guidance."""
         return self.weight != 1 or self.name in ACTS_AT_ONE or self.path is not None
 
     @property
-    def all_options(self) -> dict[str, bool | int | float | str]:
+    def needs_guide(self) -> bool:
+        """Whether it needs the guiding network."""
+        return self.active and (self.weight != 1 or self.name not in ALONE_AT_ONE)
+
+    @property
+    def all_options(self) -> dict[str, OptionValue]:
         """The guidance's own options that differ from their default, by name."""
         found = {"eta": self.eta, "norm_threshold": self.norm_threshold, "momentum": self.momentum}
         return {**{name: value for name, value in found.items() if value != 0}, **dict(self.options)}

@@ -15,6 +15,7 @@ from erk_bench.spec.parts import (
     GuidanceSpec,
     ModelSpec,
     NetworkSpec,
+    OptionValue,
     ScheduleSpec,
     SolverSpec,
     WeightsSpec,
@@ -31,7 +32,9 @@ NUMERICS = ("strict", "published", "fast")
 DRAW_DEVICES = ("cpu", "cuda", "cuda_emulated")
 
 
-def _short(value: bool | int | float | str) -> str:
+def _short(value: OptionValue) -> str:
+    if isinstance(value, tuple):
+        return "_".join(map(_short, value))
     return f"{value:g}" if type(value) is float else str(value)
 
 
@@ -96,7 +99,7 @@ class RunSpec(Work):
     @property
     def networks(self) -> tuple[NetworkSpec, ...]:
         """The main network, and the guiding one where there is one."""
-        guide = self.guidance.guide if self.guidance.active else None
+        guide = self.guidance.guide if self.guidance.needs_guide else None
         return (self.model.weights,) if guide is None else (self.model.weights, guide)
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 import erk_bench
 from erk_bench.base.errors import UserError
 from erk_bench.networks.denoiser import class_numbers, one_hot_rows
-from erk_bench.sampling.guidance import under_null_class
+from erk_bench.sampling.guided import under_null_class
 from erk_bench.sampling.sample import sample_counted
 from erk_bench.sampling.shared import sample_grid
 from tests.conftest import golden_net

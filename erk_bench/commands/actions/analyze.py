@@ -74,10 +74,9 @@ def _check(spec: RunSpec, images: int) -> None:
             f"analyze needs deterministic steps, and solver.s_churn is {spec.solver.s_churn:g}; set it to 0"
         )
     if equation.keeps_state:
-        momentum = equation.guidance.options["momentum"]
         raise UserError(
-            f"guidance.momentum is {momentum:g}: such a drift depends on earlier evaluations and has no "
-            "Jacobian; set guidance.momentum=0"
+            f"guidance '{equation.guidance.name}' remembers earlier evaluations, and such a drift has no "
+            f"Jacobian; set guidance.{equation.guidance.row.forgetting}"
         )
     check_draws(spec)
 
