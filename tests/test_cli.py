@@ -149,7 +149,7 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
 
 
 @pytest.mark.results
-@pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections"])
+@pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections", "digits-angle"])
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""
     folder = config_folder().parent / str(table_file(name).reference)
@@ -182,15 +182,18 @@ TABLE4_SOLVERS = ["deis", "dpm2", "dpmpp", "euler", "heun", "ipndm", "ipndm_v", 
 
 
 def test_few_evaluations_are_compared_at_equal_cost() -> None:
-    """Every solver of the zoo at each cost, and the paper's three with ERK-Guid."""
+    """Every solver of the zoo at each cost, the paper's three with ERK-Guid, and levels of the angle."""
     specs = table_runs("digits-table4")
-    fixed = [spec for spec in specs if spec.solver.name != "heun_adaptive"]
+    in_angle = [spec for spec in specs if spec.schedule.name == "angle"]
+    fixed = [spec for spec in specs if spec.solver.name != "heun_adaptive" and spec not in in_angle]
     for nfe in (4, 6, 8, 10, 12, 16):
+        levels = [spec.solver.name for spec in in_angle if count_evaluations(spec) == (nfe, 0)]
+        assert levels == ["angle", "angle", "deis", "unipc", "ipndm"]
         here = [spec for spec in fixed if count_evaluations(spec) == (nfe, 0)]
         plain = [spec.solver.name for spec in here if not spec.correction.w_stiff]
         assert sorted(plain) == TABLE4_SOLVERS
         assert [spec.solver.name for spec in here if spec.correction.w_stiff] == ["heun", "dpm2", "deis"]
-    assert len(fixed) == 72 and len(specs) == 75
+    assert len(fixed) == 72 and len(specs) == 75 + 30
 
 
 def test_table_4_counts_evaluations_as_published() -> None:
