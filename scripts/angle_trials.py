@@ -100,7 +100,7 @@ def spectrum(*, within: bool) -> Spectrum:
         means = torch.stack([real[labels == each].mean(0) for each in range(NUM_CLASSES)])
         centred = real - means[labels]
     values, directions = torch.linalg.eigh(centred.T @ centred / len(real))
-    return Spectrum(real.mean(0).float(), directions.float(), values.sqrt().clamp(min=NARROWEST).float())
+    return Spectrum(real.mean(0).float(), directions.float(), values.clamp(min=NARROWEST**2).sqrt().float())
 
 
 def spectral(
