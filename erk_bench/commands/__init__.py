@@ -20,6 +20,7 @@ from erk_bench.commands import (
     records,
     reference,
     run,
+    schedule,
     score,
     search,
     table,
@@ -31,7 +32,7 @@ from erk_bench.commands.command import Command
 COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
-        run, generate, evaluate, score, fid, compare, table, grid, search, records, analyze, plan, task,
-        fetch, reference, export, qualitative, convert, train_digits, doctor,
+        run, generate, evaluate, score, fid, compare, table, grid, search, schedule, records, analyze, plan,
+        task, fetch, reference, export, qualitative, convert, train_digits, doctor,
     )
 }  # fmt: skip

@@ -9,8 +9,10 @@ from typing import Any
 
 from erk_bench.base import own_code
 from erk_bench.base.assets import Assets
+from erk_bench.base.config_files import is_path
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build
+from erk_bench.base.own_settings import read_own
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.evaluation.protocols import followed
 from erk_bench.runs.model_settings import guide_settings, network_settings, with_own_code
@@ -49,17 +51,14 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     def hashed(weights: object, where: str) -> dict[str, Any]:
         return _with_hash(weights, where, assets, fetch)
 
-    role = guidance.pop("role", None)
-    if role is not None and role not in roles:
-        raise unknown_name("guidance.role", str(role), sorted(roles))
     for kind in ("solver", "schedule", "correction"):
         plain[kind] = _part(kind, plain[kind])
     guidance = _part("guidance", guidance)
     model.pop("guidance_weight", None)  # guidance/*.yaml has read it
     model.pop("about", None)
     row = None if guidance.get("path") else GUIDANCES.get(str(guidance["name"]))
-    role = role or (row.role if row else None)
-    if guidance.get("path") and not role:
+    role = row.role if row else None
+    if guidance.get("path"):
         role = next((each for each in guides if guides[each]), "unconditional")
     needed = row is None or row.needs_guide(guidance["weight"]) or not row.alone_at_one
     if role and needed and not guides[role]:
@@ -139,7 +138,8 @@ def _explicit(
 
 
 def _numbers(given: object) -> list[float]:
-    """Noise levels as a list, or as the path of a file with one: numbers between spaces, commas or lines."""
+    """Noise levels as a list, or as the path of a file with one: numbers between spaces, commas or lines,
+    or `sigmas` of a YAML file."""
     texts = given if isinstance(given, list) else None
     if isinstance(given, str):
         file = Path(given).expanduser()
@@ -147,6 +147,8 @@ def _numbers(given: object) -> list[float]:
             raise UserError(
                 f"schedule.sigmas is '{given}'; expected levels as [80,10,1,0.1], or a text file of them"
             )
+        if is_path(given):
+            return _numbers(read_own(file).get("sigmas"))
         texts = file.read_text(errors="replace").replace(",", " ").strip("[] \n").split()
     try:
         numbers = [float(str(text)) for text in texts or [given]]
