@@ -27,6 +27,7 @@ from erk_bench.commands.compose_studies import grid_file, table_file
 from erk_bench.commands.settings import groups
 from erk_bench.networks.decoders import DECODERS
 from erk_bench.runs.cost import count_evaluations
+from erk_bench.runs.equation import equation_of
 from erk_bench.runs.export import images_of
 from erk_bench.runs.records import read_record
 from erk_bench.sampling.corrections import CORRECTIONS
@@ -62,8 +63,54 @@ def table_runs(name: str) -> list[RunSpec]:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_row_composes(name: str) -> None:
+    """Each is another run, and how many evaluations it takes is known without its networks."""
     specs = table_runs(name)
     assert len({json.dumps(identity_fields(spec)) for spec in specs}) == len(table_file(name).rows) > 0
+    assert all(sum(count_evaluations(spec)) > 0 for spec in specs)
+
+
+def test_few_steps_of_heun_stand_beside_solvers_of_equal_cost() -> None:
+    specs = table_runs("heun-today")
+    for steps, guided in ((4, False), (6, False), (8, False), (16, False), (4, True), (8, True), (16, True)):
+        nfe = 2 * steps - 1
+        here = [spec for spec in specs if count_evaluations(spec) == (nfe, guided * nfe)]
+        heun = [spec.correction.name for spec in here if spec.solver.name == "heun"]
+        assert heun == ["none", "erk_guid", "erk_dx"]
+        assert [spec.solver.name for spec in here][3:] == [
+            "deis",
+            *["ipndm", "dpmpp", "unipc"] * (not guided),
+        ]
+
+
+def test_the_published_interval_is_levels_17_to_22() -> None:
+    """As its authors' program has it, of 32 levels, from 0 on."""
+    specs = [spec for spec in table_runs("edm2-guidance") if "xxl" in spec.model.name]
+    (spec,) = [spec for spec in specs if spec.guidance.interval[0]]
+    low, high = spec.guidance.interval
+    levels = equation_of(spec).levels
+    assert [index for index, sigma in enumerate(levels) if low < sigma <= high] == [*range(17, 23)]
+
+
+def test_a_guidance_may_take_the_network_of_autoguidance() -> None:
+    settings = ["guidance=apg", "guidance.weight=1.5"]
+    of = {
+        role: run_spec([*settings, *role]).guidance.guide.sha256  # type: ignore[union-attr]
+        for role in ((), ("guidance.role=unconditional",), ("guidance.role=weaker",))
+    }
+    autoguidance = run_spec(["guidance=autoguidance", "guidance.weight=1.5"]).guidance.guide
+    assert autoguidance and of[("guidance.role=weaker",)] == autoguidance.sha256
+    assert of[()] == of[("guidance.role=unconditional",)] != autoguidance.sha256
+    with pytest.raises(UserError, match="unknown guidance.role 'weak'; did you mean 'weaker'"):
+        run_spec([*settings, "guidance.role=weak"])
+
+
+def test_history_alone_needs_no_unconditional_network() -> None:
+    settings = ["model=edm2-img64-s-fid", "guidance=higs"]
+    spec = run_spec([*settings, "guidance.weight=1"], fetch=False)
+    assert spec.guidance.active and spec.guidance.guide is None and len(spec.networks) == 1
+    assert count_evaluations(spec) == (63, 0) and "higs1" in spec.slug
+    with pytest.raises(UserError, match="no 'unconditional' network for guidance=higs"):
+        run_spec([*settings, "guidance.weight=1.5"], fetch=False)
 
 
 def test_digits_table_has_all_rows() -> None:
@@ -102,7 +149,7 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
 
 
 @pytest.mark.results
-@pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections"])
+@pytest.mark.parametrize("name", ["digits", "digits-table4", "digits-corrections", "digits-angle"])
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""
     folder = config_folder().parent / str(table_file(name).reference)
@@ -135,15 +182,18 @@ TABLE4_SOLVERS = ["deis", "dpm2", "dpmpp", "euler", "heun", "ipndm", "ipndm_v", 
 
 
 def test_few_evaluations_are_compared_at_equal_cost() -> None:
-    """Every solver of the zoo at each cost, and the paper's three with ERK-Guid."""
+    """Every solver of the zoo at each cost, the paper's three with ERK-Guid, and levels of the angle."""
     specs = table_runs("digits-table4")
-    fixed = [spec for spec in specs if spec.solver.name != "heun_adaptive"]
+    in_angle = [spec for spec in specs if spec.schedule.name == "angle"]
+    fixed = [spec for spec in specs if spec.solver.name != "heun_adaptive" and spec not in in_angle]
     for nfe in (4, 6, 8, 10, 12, 16):
+        levels = [spec.solver.name for spec in in_angle if count_evaluations(spec) == (nfe, 0)]
+        assert levels == ["angle", "angle", "deis", "unipc", "ipndm"]
         here = [spec for spec in fixed if count_evaluations(spec) == (nfe, 0)]
         plain = [spec.solver.name for spec in here if not spec.correction.w_stiff]
         assert sorted(plain) == TABLE4_SOLVERS
         assert [spec.solver.name for spec in here if spec.correction.w_stiff] == ["heun", "dpm2", "deis"]
-    assert len(fixed) == 72 and len(specs) == 75
+    assert len(fixed) == 72 and len(specs) == 75 + 30
 
 
 def test_table_4_counts_evaluations_as_published() -> None:

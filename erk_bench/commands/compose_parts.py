@@ -51,14 +51,17 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     def hashed(weights: object, where: str) -> dict[str, Any]:
         return _with_hash(weights, where, assets, fetch)
 
+    role = guidance.pop("role", None)
+    if role is not None and role not in roles:
+        raise unknown_name("guidance.role", str(role), sorted(roles))
     for kind in ("solver", "schedule", "correction"):
         plain[kind] = _part(kind, plain[kind])
     guidance = _part("guidance", guidance)
     model.pop("guidance_weight", None)  # guidance/*.yaml has read it
     model.pop("about", None)
     row = None if guidance.get("path") else GUIDANCES.get(str(guidance["name"]))
-    role = row.role if row else None
-    if guidance.get("path"):
+    role = role or (row.role if row else None)
+    if guidance.get("path") and not role:
         role = next((each for each in guides if guides[each]), "unconditional")
     needed = row is None or row.needs_guide(guidance["weight"]) or not row.alone_at_one
     if role and needed and not guides[role]:

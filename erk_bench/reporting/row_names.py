@@ -30,7 +30,8 @@ def row_names(specs: Sequence[RunSpec]) -> list[RowName]:
     """The names of a table's rows.
 
     The solver of a correction is named where the table has more than Heun. Settings that no name has (such as
-    schedule.rho) are added where two rows of one guidance and number of steps differ in nothing else.
+    schedule.rho) are added where two rows of one guidance and number of steps differ in nothing else, as many
+    as tell them apart.
     """
     several = len({spec.solver.name for spec in specs}) > 1
     names = [_method(spec, _solver(spec), several) for spec in specs]
@@ -41,12 +42,12 @@ def row_names(specs: Sequence[RunSpec]) -> list[RowName]:
     telling: dict[str, list[str]] = {name: [] for name in names}  # settings by name, in order
     for (name, _, _), numbers in by_place.items():
         for key in dict.fromkeys(key for number in numbers for key in fields[number]):
-            values = {repr(fields[number].get(key)) for number in numbers}
-            if len(values) > 1 and key not in telling[name]:
+            if _kinds(fields, numbers, [*telling[name], key]) > _kinds(fields, numbers, telling[name]):
                 telling[name].append(key)
     found = []
     for name, spec, content in zip(names, specs, fields, strict=True):
-        extra = "".join(f", {_short(key)} {_text(content.get(key))}" for key in telling[name])
+        told = [key for key in telling[name] if not (key == "schedule.name" and _own_schedule(spec))]
+        extra = "".join(f", {_short(key)} {_text(content.get(key))}" for key in told)
         solver = _solver(spec) + extra
         found.append(RowName(_method(spec, solver, several or bool(extra)), solver))
     return found
@@ -63,6 +64,17 @@ def guidance_name(spec: RunSpec) -> str:
 
 def _shown(value: object) -> str:
     return "/".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)
+
+
+def _kinds(fields: Sequence[Mapping[str, Any]], numbers: Sequence[int], keys: Sequence[str]) -> int:
+    """How many of the rows these settings tell apart."""
+    return len({tuple(repr(fields[number].get(key)) for key in keys) for number in numbers})
+
+
+def _own_schedule(spec: RunSpec) -> bool:
+    """Whether the noise levels are of the schedule that the solver comes with, which need not be named."""
+    row = SOLVERS.get(spec.solver.name)
+    return row is not None and row.schedule == spec.schedule.name
 
 
 def _solver(spec: RunSpec) -> str:
@@ -89,8 +101,10 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _short(key: str) -> str:
-    """The last part of a setting's name; a file's hash by what it is of."""
+    """The last part of a setting's name; a choice and a file's hash by what they are of."""
     *before, last = key.split(".")
+    if last == "name" and before:
+        return before[-1]
     return f"{before[-1]} file" if last == "sha256" and before else last
 
 

@@ -34,7 +34,8 @@ def angle_step(
     With y = x / sqrt(sigma^2 + sigma_data^2) the equation is dy/dtheta = -F, where F is the network's output
     under EDM's preconditioning: D = c_skip x + c_out F. F is extrapolated by a polynomial in theta, or
     ("trigonometric") by sin, cos, 1, theta, as many as there are evaluations. corrector: each evaluation also
-    corrects the step that led to it (Adams-Moulton), as UniPC's does. sigma_next may be zero.
+    corrects the step that led to it (Adams-Moulton), as UniPC's does. sigma_next may be zero. The pair of
+    ERK-Guid is this evaluation and the last one, carried to the same noise level along the angle.
     """
     node = Node(x, slope(x, sigma), sigma)
     nodes = past_nodes(node, history, max_order + corrector)
@@ -47,7 +48,17 @@ def angle_step(
         # F = (sigma x / length - length slope) / sigma_data
         length, scale = math.hypot(each.sigma, sigma_data), weight * reach / sigma_data
         x_next = x_next + scale * length * each.slope - scale * each.sigma / length * each.x
-    return Step(x_next, node, None, sigma - sigma_next, None)
+    partner = _carried(history[-1].node, sigma, sigma_data) if history else None
+    return Step(x_next, node, partner, sigma - sigma_next, None)
+
+
+def _carried(node: Node, sigma: float, sigma_data: float) -> Node:
+    """The node at another noise level, with the same scaled state y and the same output F."""
+    before, length = math.hypot(node.sigma, sigma_data), math.hypot(sigma, sigma_data)
+    x = (length / before) * node.x
+    # slope = (sigma y - sigma_data F) / length
+    turned = (sigma - node.sigma) / (before * length)
+    return Node(x, (before / length) * node.slope + turned * node.x, sigma)
 
 
 @functools.cache

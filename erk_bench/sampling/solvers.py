@@ -127,7 +127,8 @@ SOLVERS: dict[str, Solver] = {
         },
     ),
     "angle": Solver(
-        angle_step, title="Angle", order=2, history=4, schedule="angle", rho=1.0, through_zero=True,
+        angle_step, title="Angle", order=2, history=4, paired=True, schedule="angle", rho=1.0,
+        through_zero=True,
         options={
             "max_order": (1, 2, 3, 4), "sigma_data": Numbers(0, math.inf, open=True),
             "basis": ("polynomial", "trigonometric"), "corrector": _BOOL,

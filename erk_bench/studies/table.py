@@ -14,7 +14,7 @@ from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies import published
 from erk_bench.studies.baselines import Line, baselines
 from erk_bench.studies.table_file import Published, RowSpec, TableFile
-from erk_bench.studies.table_notes import at_equal_cost, facts, minima, unpaired
+from erk_bench.studies.table_notes import at_equal_cost, facts, minima, sources, unpaired
 from erk_bench.studies.verdicts import check_comparable, mean_difference, overhead, reproduction, verdict
 
 T = TypeVar("T")
@@ -62,6 +62,7 @@ def build_view(
             row = replace(row, baseline=f"{called[base.spec.digest].method}{steps}")
         shown.append(row)
     notes = [note for note in dict.fromkeys(warnings) if note]
+    notes += sources(lines, called)
     notes += unpaired([(line, against[line.spec.digest]) for line in lines], called)
     notes += minima(table, [line.row for line in lines], shown, records[0][0].num_images)
     if len({line.run.solver.name for line in runs if line.run}) > 1:

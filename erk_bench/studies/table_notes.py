@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.reporting.row_names import RowName
+from erk_bench.reporting.row_names import RowName, guidance_name
 from erk_bench.reporting.table_views import TableRow, rounded
 from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec
@@ -37,6 +37,17 @@ def facts(table: TableFile, records: Sequence[Sequence[Record]]) -> str:
             "errors."
         )
     return text
+
+
+def sources(lines: Sequence[Line], called: Mapping[str, RowName]) -> list[str]:
+    """Where published values are from that do not have the table's source. called: names by digest."""
+    notes = []
+    for line in lines:
+        if line.row.source:
+            row = called[line.spec.digest].method
+            where = f"{row}, {guidance_name(line.run)}" if line.run else row
+            notes.append(f"published values of {where}: {line.row.source}")
+    return notes
 
 
 def unpaired(pairs: Sequence[tuple[Line, Line | None]], called: Mapping[str, RowName]) -> list[str]:

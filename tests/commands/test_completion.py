@@ -20,7 +20,7 @@ from erk_bench.commands.settings import groups
         ("", [f"{name} " for name in (*COMMANDS, "--help", "--version")]),
         ("ta", ["table ", "task "]),
         ("table ta", ["table="]),
-        ("table table=digits-", ["table=digits-corrections ", "table=digits-table4 "]),
+        ("table table=digits-", ["table=digits-angle ", "table=digits-corrections ", "table=digits-table4 "]),
         ("table --ta", ["--table="]),
         ("table --table=digits-t", ["--table=digits-table4 "]),
         ("table sampling=", ["sampling=true ", "sampling=false "]),

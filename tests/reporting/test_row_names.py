@@ -21,3 +21,11 @@ def test_a_corrected_row_names_its_solver_then() -> None:
     assert names[1].method == "ERK-Guid on Heun, denoise_to_zero false (0.5, 0.25)"
     assert names[0].method == "ERK-Guid on Heun, denoise_to_zero default (0.5, 0.25)"
     assert [name.solver for name in row_names([other])] == ["Heun"]
+
+
+def test_a_schedule_is_told_by_its_name() -> None:
+    """Its exponent, which follows from it, is left out, and so is the schedule that the solver comes with."""
+    specs = [plain_spec("solver=deis"), plain_spec("solver=deis", "schedule=angle")]
+    assert [name.method for name in row_names(specs)] == ["DEIS", "DEIS, schedule angle"]
+    other = [*specs, plain_spec("solver=deis", "schedule=angle", "schedule.rho=1.5")]
+    assert row_names(other)[2].method == "DEIS, schedule angle, rho 1.5"

@@ -57,6 +57,26 @@ def test_sine_and_cosine_are_exact_for_gaussian_data_of_any_mean() -> None:
     assert (plain - wanted).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("width", [0.0, 0.2, 0.5, 3.0])
+def test_the_equation_of_a_gaussian_direction(width: float) -> None:
+    """y = cos(theta) m / s_d + Y with Y'' + Y = k / Y^3, and F = -y' = sin(theta) D / s_d - cos(theta) f."""
+    sd, k = 0.5, width**2 / 0.5**2
+    theta = torch.linspace(0.3, 1.5, 7, dtype=torch.float64, requires_grad=True)
+
+    def of_theta(values: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(values.sum(), theta, create_graph=True)
+        return gradient
+
+    part = (k * theta.cos() ** 2 + theta.sin() ** 2).sqrt()
+    assert torch.allclose(of_theta(of_theta(part)) + part, k / part**3, atol=1e-12)
+    y, sigma = theta.cos() * MEAN / sd + part, sd * theta.tan()
+    x = y * (sigma**2 + sd**2).sqrt()
+    denoised = gaussian(x.reshape(-1, 1, 1, 1), sigma, width, MEAN).flatten()
+    slope = (x - denoised) / sigma
+    output = theta.sin() * denoised / sd - theta.cos() * slope
+    assert torch.allclose(output, -of_theta(y), atol=1e-12)
+
+
 @pytest.mark.parametrize("sigma_next", [0.4, 0.0])
 def test_sine_and_cosine_are_exact_on_a_straight_line(sigma_next: float) -> None:
     """Data in a point, with an exact past: the line that Euler's method and DDIM follow."""
@@ -117,6 +137,24 @@ def test_the_corrector_adds_an_order_to_a_run(
         errors.append((x - exact(noise() * 4, 4.0, 0.1, 0.7)).abs().max().item())
     orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert orders == pytest.approx([order, order], abs=0.15)
+
+
+def test_the_pair_is_the_last_evaluation_carried_along_the_angle() -> None:
+    """At this step's noise level, with the same scaled state and the same output of the network."""
+    last = Node(noise() * 3, torch.tanh(noise()), 2.0)
+    step = angle_step(
+        lambda x, sigma: 0.3 * x, noise(), 0.8, 0.2, [Step(noise(), last, None, 1.2, None)], sigma_data=0.6
+    )
+    assert step.partner is not None and step.partner.sigma == 0.8
+
+    def scaled(node: Node) -> tuple[Tensor, Tensor]:
+        length, sd = math.hypot(node.sigma, 0.6), 0.6
+        skip, out = sd**2 / length**2, node.sigma * sd / length
+        return node.x / length, (node.denoised - skip * node.x) / out
+
+    for found, wanted in zip(scaled(step.partner), scaled(last), strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    assert angle_step(lambda x, sigma: 0.3 * x, noise(), 0.8, 0.2, []).partner is None
 
 
 @pytest.mark.parametrize(("rho", "sigma_data"), [(1.0, 0.5), (1.5, 0.5), (1.0, 2.0)])

@@ -132,6 +132,16 @@ def test_single_run_beside_a_published_minimum_is_noted() -> None:
     assert f"Note: {view.notes[0]}." in markdown(view)
 
 
+def test_a_published_value_may_have_a_source_of_its_own() -> None:
+    rows = (row(5.0), dataclasses.replace(row(4.0), source="another paper; to be checked"))
+    table = table_of(*rows, published=published(1))
+    view = build_view(table, rows, [records(5.0), records(4.0, w_stiff=0.5)], {})
+    assert view.notes == (
+        "published values of ERK-Guid (0.5, 0.5), no guidance: another paper; to be checked",
+    )
+    assert dataclasses.replace(rows[1], set=("a=b",)).overridden().source == ""
+
+
 def test_best_of_a_group_needs_all_of_it() -> None:
     rows = (row(5.0, "best8"), row(None, "best8"))
     table = table_of(*rows, published=published(1), minima=(BEST,))
