@@ -34,6 +34,7 @@ __all__ = [
     "PersistentObject",
     "UnsafePickleError",
     "load_pickle",
+    "mapped",
 ]
 
 MAX_VALUES = 200_000  # published networks have a few thousand, each tensor counted as one
@@ -109,7 +110,7 @@ def load_pickle(path: Path, kind: PickleKind = CHECKPOINT) -> Any:
     does not change it. Raises UnsafePickleError, naming the first forbidden global, before anything could
     run, and UserError for a file that is missing, truncated or no pickle at all.
     """
-    raw = _mapped(path)
+    raw = mapped(path)
     if bytes(raw[:4]) == b"PK\x03\x04":
         raise UnsafePickleError(
             f"'{path}' is a zip archive (torch.save's format), not a published EDM2 pickle; "
@@ -134,7 +135,7 @@ def load_pickle(path: Path, kind: PickleKind = CHECKPOINT) -> Any:
         ) from error
 
 
-def _mapped(path: Path) -> memoryview:
+def mapped(path: Path) -> memoryview:
     """The bytes of a file, in memory only where they are used; what is written to them stays in memory."""
     try:
         if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""Checkpoint files: published EDM2 pickles and the project's safetensors format.
+"""Checkpoint files: published EDM2 pickles, diffusion transformers, and the project's safetensors format.
 
 A checkpoint is a class name, constructor arguments and named tensors; `build_denoiser` makes the network.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,19 @@ from erk_bench.base.pickles import Container, PersistentObject, load_pickle
 from erk_bench.base.tensor_files import METADATA_KEY, TYPES, read_tensors, write_tensors
 from erk_bench.networks import edm1, edm2
 from erk_bench.networks.denoiser import EDMPreconditioned, RawNetwork
+from erk_bench.networks.flow import FlowDenoiser
+from erk_bench.networks.flow_files import read_flow
 from erk_bench.networks.sizes import Architecture
+from erk_bench.networks.transformer import DiffusionTransformer
 
 FORMAT = "erk-bench checkpoint 1"
 
 # Raw networks by the name that published checkpoints give their class.
-NETWORKS: dict[str, type[RawNetwork]] = {"Precond": edm2.EDM2Network, "EDMPrecond": edm1.EDM1Network}
+NETWORKS: dict[str, type[RawNetwork]] = {
+    "Precond": edm2.EDM2Network,
+    "EDMPrecond": edm1.EDM1Network,
+    "DiffusionTransformer": DiffusionTransformer,
+}
 # Other classes of the same programs, and what they are.
 NOT_SERVED = {
     "VPPrecond": "the VP preconditioning of Score SDE (a baseline of EDM)",
@@ -90,14 +97,24 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a published pickle (.pkl) or one of our .safetensors files; nothing in it is run."""
+def read_checkpoint(
+    path: Path, family: str = "", facts: Mapping[str, Any] | None = None, key: str | None = None
+) -> Checkpoint:
+    """Read a published pickle (.pkl), one of our .safetensors files, or a file of weights; nothing is run.
+
+    family, facts, key: of a file of weights alone (see flow_files.read_flow).
+    """
     if path.is_dir():
         raise UserError(f"checkpoint '{path}' is a folder; give the file in it")
     if not path.is_file():
         raise UserError(f"checkpoint '{path}' does not exist; check the path or the model's config")
-    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
-    blocks, levels = checkpoint.init.get("num_blocks", 1), checkpoint.init.get("channel_mult", ())
+    if family and not (path.suffix == ".safetensors" and read_tensors(path).metadata):
+        init, weights = read_flow(path, family, facts or {}, key)
+        checkpoint = Checkpoint("DiffusionTransformer", init, weights, source_sha256="")
+    else:
+        checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+    blocks = checkpoint.init.get("num_blocks", checkpoint.init.get("depth", 1))
+    levels = checkpoint.init.get("channel_mult", ())
     num_levels = len(levels) if isinstance(levels, (list, tuple)) else 0
     # Building them could take for ever.
     if isinstance(blocks, int) and blocks * max(1, num_levels) > len(checkpoint.weights):
@@ -126,11 +143,16 @@ def make_network(architecture: Architecture) -> RawNetwork:
     return NETWORKS[architecture.class_name](**architecture.arguments)
 
 
+def denoiser_around(network: RawNetwork) -> EDMPreconditioned | FlowDenoiser:
+    """The denoiser of a raw network."""
+    return FlowDenoiser(network) if isinstance(network, DiffusionTransformer) else EDMPreconditioned(network)
+
+
 def build_denoiser(
     checkpoint: Checkpoint,
     device: torch.device | str = "cpu",
     compute_dtype: torch.dtype = torch.float32,
-) -> EDMPreconditioned:
+) -> EDMPreconditioned | FlowDenoiser:
     """The denoiser ready for inference: weights loaded, normalised once, no gradients.
 
     The network keeps no memory of the checkpoint, so that a file's memory goes with its Checkpoint.
@@ -148,7 +170,7 @@ def build_denoiser(
                 copy = tensor.detach().clone()
                 frozen = nn.Parameter(copy, requires_grad=False)
                 setattr(module, name, frozen if isinstance(tensor, nn.Parameter) else copy)
-    denoiser = EDMPreconditioned(network).eval()
+    denoiser = denoiser_around(network).eval()
     return denoiser.to(device).to(memory_format=torch.channels_last)
 
 
@@ -179,11 +201,18 @@ def _unfilled(checkpoint: Checkpoint) -> RawNetwork:
     return network
 
 
-def convert(source: Path, target: Path) -> Checkpoint:
-    """Turn any readable checkpoint into our safetensors format, keeping the source's sha256."""
+def convert(
+    source: Path, target: Path, family: str = "", facts: Mapping[str, Any] | None = None
+) -> Checkpoint:
+    """Turn any readable checkpoint into our safetensors format, keeping the source's sha256.
+
+    family, facts: as read_checkpoint takes them.
+    """
     if target.suffix != ".safetensors":
         raise UserError(f"'{target}' must end in .safetensors, the format that convert writes")
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, family, facts)
+    if not checkpoint.source_sha256:  # of gigabytes, of which loading needs a part
+        checkpoint = replace(checkpoint, source_sha256=file_sha256(source))
     _unfilled(checkpoint)  # fail now rather than at the first run
     write_checkpoint(target, checkpoint)
     return checkpoint

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.networks.denoiser import EDMPreconditioned, check_classes
+from erk_bench.networks.flow import FlowDenoiser
 
 
 class CompiledDenoiser:
@@ -18,10 +19,13 @@ class CompiledDenoiser:
     error where the network cannot be compiled whole.
     """
 
-    def __init__(self, net: EDMPreconditioned, backend: str | Callable[..., object] = "inductor") -> None:
+    def __init__(
+        self, net: EDMPreconditioned | FlowDenoiser, backend: str | Callable[..., object] = "inductor"
+    ) -> None:
         self.img_channels = net.img_channels
         self.img_resolution = net.img_resolution
         self.num_classes = net.num_classes
+        self.guided_channels: int | None = getattr(net, "guided_channels", None)
         self._call = torch.compile(net, backend=backend, fullgraph=True)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:

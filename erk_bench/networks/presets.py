@@ -17,6 +17,9 @@ from erk_bench.base.own_settings import read_own
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.families import FAMILIES
+from erk_bench.networks.flow import FlowDenoiser
+from erk_bench.networks.flow_files import known_facts
 from erk_bench.networks.own_network import OwnDenoiser, load_own
 
 
@@ -35,36 +38,62 @@ def read_preset(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def preset_weights(file: Path) -> str:
-    """The address of a preset's main network."""
+def preset_weights(file: Path) -> Mapping[str, Any]:
+    """The settings of a preset's main network, its address among them as path."""
     content = read_preset(file)
-    weights = content.get("weights")
-    path = (
-        content["path"] if "path" in content else weights.get("path") if isinstance(weights, dict) else None
-    )
-    if not isinstance(path, str):
+    weights = {"path": content["path"]} if "path" in content else content.get("weights")
+    if not isinstance(weights, dict) or not isinstance(weights.get("path"), str):
         raise UserError(f"the model preset '{file}' has no weights.path; see configs/model/digits.yaml")
-    return path
+    return weights
 
 
 def load_denoiser(
-    path_or_preset: str | Path, device: torch.device | str = "cpu"
-) -> EDMPreconditioned | OwnDenoiser:
+    path_or_preset: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    family: str | None = None,
+    num_heads: int | None = None,
+    img_resolution: int | None = None,
+    num_classes: int | None = None,
+    in_context_start: int | None = None,
+    noise_scale: float | None = None,
+    rope: bool | None = None,
+    key: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> EDMPreconditioned | FlowDenoiser | OwnDenoiser:
     """A denoiser ready for inference: `net(x, sigma, condition) -> denoised`, float32 NCHW.
 
     path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', a preset (its main network)
     by the name of a file in configs/model or in a folder of ERK_BENCH_CONFIGS, or by the path of a YAML file,
     an address that is fetched into the cache (see base/assets), or FILE.py:NAME of a network of your own.
-    Weights are normalised once, here; nothing in a pickle is run.
+    family: key of FAMILIES, for a file of the weights of a diffusion transformer (docs/models.md). What the
+    file tells of it is read; the rest must be given, and what is given must agree with the file: num_heads,
+    img_resolution (side of its states), num_classes, in_context_start and noise_scale (JiT), rope
+    (LightningDiT, without its tables). key: which weights of a training state; None takes an average
+    where there is one. dtype: of the network's arithmetic.
+    Weights are normalised once, here; nothing in a file is run.
     Raises UserError for an unknown name, a missing, damaged or hostile file.
     """
-    text = str(path_or_preset)
+    text, facts = str(path_or_preset), dict[str, Any]()
     presets = preset_files()
     if text in presets or (is_path(text) and "://" not in text):
-        text = preset_weights(config_file("model", text))
+        weights = preset_weights(config_file("model", text))
+        text, family = weights["path"], family or weights.get("family")
+        facts = known_facts(weights)
+    given = {
+        "num_heads": num_heads, "img_resolution": img_resolution, "num_classes": num_classes,
+        "in_context_start": in_context_start, "noise_scale": noise_scale, "rope": rope,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if (given or key is not None) and not family:
+        names = ", ".join([*given, *(["key"] if key is not None else [])])
+        raise UserError(
+            f"{names} belong to the file of a family; add family=NAME, one of: {', '.join(FAMILIES)}"
+        )
     if is_address(text):
         return load_own(text, code_sha256(text, "the network"), torch.device(device), setting="the network")
     assets = Assets.from_environment()
     if assets.url(text) is None and not Path(text).suffix and not Path(text).exists():
         raise unknown_name("model preset", text, presets)
-    return build_denoiser(read_checkpoint(assets.locate(text)), device)
+    checkpoint = read_checkpoint(assets.locate(text), family or "", {**facts, **given}, key)
+    return build_denoiser(checkpoint, device, dtype)

@@ -1,6 +1,7 @@
 """Published architectures: what a network is before its file is here.
 
-Sources: EDM2 (arXiv 2312.02696, table 6) and EDM (arXiv 2206.00364, table 7).
+Sources: EDM2 (arXiv 2312.02696, table 6), EDM (arXiv 2206.00364, table 7), DiT (arXiv 2212.09748, table 1),
+LightningDiT (arXiv 2501.01423) and JiT (arXiv 2511.13720, table 9).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Architecture(NamedTuple):
     @property
     def num_classes(self) -> int:
         """How many classes the network knows; 0: none."""
-        return int(self.arguments.get("label_dim", 0))
+        return int(self.arguments.get("label_dim", self.arguments.get("num_classes", 0)))
 
 
 CHANNELS = {"xs": 128, "s": 192, "m": 256, "l": 320, "xl": 384, "xxl": 448}
@@ -62,12 +63,64 @@ def _song(resolution: int, mults: list[int], dropout: float, kind: str, label_di
 
 _ADM = {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True}
 
+# hidden_size, depth, num_heads.
+WIDTHS = {
+    "s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16), "h": (1280, 32, 16),
+    "1p0b": (1536, 24, 24), "1p6b": (1792, 28, 28),
+}  # fmt: skip
+JIT_START, JIT_BOTTLENECK = {"b": 4, "l": 8, "h": 10}, {"b": 128, "l": 128, "h": 256}
+
+
+def _transformer(family: str, size: str, patch: int, side: int, channels: int, **more: Any) -> Architecture:
+    """A diffusion transformer of ImageNet; its MLP is 4 times as wide, 8/3 times with SwiGLU."""
+    width, depth, heads = WIDTHS[size]
+    hidden = int(2 / 3 * (4 * width)) if more.get("swiglu") else 4 * width
+    arguments = {
+        "family": family, "img_resolution": side, "img_channels": channels, "num_classes": 1000,
+        "patch_size": patch, "hidden_size": width, "depth": depth, "num_heads": heads, "mlp_hidden": hidden,
+        **more,
+    }  # fmt: skip
+    return Architecture("DiffusionTransformer", arguments)
+
+
+def _lightning(size: str, patch: int) -> Architecture:
+    return _transformer("lightningdit", size, patch, 16, 32, rms_norm=True, swiglu=True, rope=True)
+
+
+def _jit(size: str, side: int) -> Architecture:
+    return _transformer(
+        "jit", size, side // 16, side, 3, qk_norm="rms", rms_norm=True, swiglu=True, rope=True,
+        bottleneck=JIT_BOTTLENECK[size], in_context_tokens=32, in_context_start=JIT_START[size],
+        noise_scale=side / 256,
+    )  # fmt: skip
+
+
+_VARIANCES = {"output_factor": 2, "keep_variances": True}
+
 # Architectures by name; arguments that are not here have their defaults.
 SIZES: dict[str, Architecture] = {
     **{f"edm2-img512-{size}": _edm2(4, size) for size in CHANNELS},
     **{f"edm2-img512-{size}-uncond": _edm2(4, size, 0) for size in ("xs", "s")},
     **{f"edm2-img64-{size}": _edm2(3, size) for size in ("xs", "s", "m", "l", "xl")},
     "edm-imagenet-64x64-cond-adm": Architecture("EDMPrecond", {**_ADM, "model_type": "DhariwalUNet"}),
+    **{
+        f"dit-{size}-{patch}": _transformer("dit", size, patch, 32, 4, **_VARIANCES)
+        for size in ("s", "b", "l", "xl")
+        for patch in (2, 4, 8)
+    },
+    "dit-xl-2-512": _transformer("dit", "xl", 2, 64, 4, **_VARIANCES),
+    **{
+        f"sit-{size}-{patch}": _transformer("sit", size, patch, 32, 4, output_factor=2)
+        for size in ("s", "b", "l", "xl")
+        for patch in (2, 4, 8)
+    },
+    **{f"repa-sit-{size}-2": _transformer("repa", size, 2, 32, 4) for size in ("b", "l", "xl")},
+    **{
+        f"lightningdit-{size}-{patch}": _lightning(size, patch)
+        for size, patches in (("b", (1, 2)), ("l", (2,)), ("xl", (1, 2)), ("1p0b", (1, 2)), ("1p6b", (1, 2)))
+        for patch in patches
+    },
+    **{f"jit-{size}-{side // 16}": _jit(size, side) for size in ("b", "l", "h") for side in (256, 512)},
     **{
         f"edm-{name}-{kind}": _song(resolution, mults, dropout, kind, label_dim)
         for kind in ("vp", "ve")

@@ -15,9 +15,8 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.footprint import NOTHING, Footprint, Sketch, footprint
 from erk_bench.evaluation.detectors import PUBLISHED_DIM, detector_of, sketch_of
 from erk_bench.evaluation.metrics import detectors_of
-from erk_bench.networks.checkpoint import make_network
+from erk_bench.networks.checkpoint import denoiser_around, make_network
 from erk_bench.networks.decoders import Decoder
-from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.sizes import Architecture
 from erk_bench.runs.device import Place, assets_of, memory_guard
 from erk_bench.runs.equation import equation_of
@@ -152,7 +151,7 @@ def _counted_network(class_name: str, arguments: str, dtype: str) -> Footprint:
     architecture = Architecture(class_name, json.loads(arguments))
     side = architecture.img_resolution
     with torch.device("meta"):
-        net = EDMPreconditioned(make_network(architecture)).fold(getattr(torch, dtype))
+        net = denoiser_around(make_network(architecture)).fold(getattr(torch, dtype))
         x = torch.empty(1, architecture.img_channels, side, side)
         return footprint(Sketch(net, lambda x: net(x, torch.tensor(1.0), None)), x)
 
@@ -186,7 +185,7 @@ def measured_rate(spec: RunSpec) -> float | None:
     per_image = evaluation_flops(main)
     if device.type == "cpu" and per_image > CPU_FLOPS:
         return None
-    net = EDMPreconditioned(make_network(main)).fold(getattr(torch, spec.network_dtype)).to(device)
+    net = denoiser_around(make_network(main)).fold(getattr(torch, spec.network_dtype)).to(device)
     net.to(memory_format=torch.channels_last)
     if numerics_of(spec).published_attention:
         net.network.use_published_attention()

@@ -56,12 +56,28 @@ def under_null_class(net: Denoiser) -> Denoiser:
     return denoiser
 
 
+def guided_only(main: Denoiser, guided: Tensor, alone: Tensor) -> Tensor:
+    """The guided channels of `guided`, the others of `alone`.
+
+    A network whose first channels alone are guided, as DiT's and SiT's programs do, has guided_channels.
+    """
+    count: int | None = getattr(main, "guided_channels", None)
+    return guided if count is None else torch.cat([guided[:, :count], alone[:, count:]], dim=1)
+
+
 def within(interval: Interval, main: Denoiser, guiding: Denoiser, combine: Both) -> Denoiser:
     """combine(x, main's, guiding's, sigma) for sigma in (low, high], the main denoiser alone elsewhere.
 
     Guidance interval: arXiv 2404.07724. Outside, the guiding denoiser is not evaluated.
     """
     low, high = interval
+    count: int | None = getattr(main, "guided_channels", None)
+
+    def combined(x: Tensor, denoised: Tensor, other: Tensor, sigma: float | Tensor) -> Tensor:
+        if count is None:
+            return combine(x, denoised, other, sigma)
+        found = combine(x[:, :count], denoised[:, :count], other[:, :count], sigma)
+        return guided_only(main, found, denoised)
 
     def denoiser(x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
         denoised = main(x, sigma, labels)
@@ -71,10 +87,10 @@ def within(interval: Interval, main: Denoiser, guiding: Denoiser, combine: Both)
                 if not len(rows):
                     return denoised
                 other = guiding(x[rows], sigma[rows], None if labels is None else labels[rows])
-                return denoised.index_copy(0, rows, combine(x[rows], denoised[rows], other, sigma[rows]))
+                return denoised.index_copy(0, rows, combined(x[rows], denoised[rows], other, sigma[rows]))
         elif not low < sigma <= high:
             return denoised
-        return combine(x, denoised, guiding(x, sigma, labels), sigma)
+        return combined(x, denoised, guiding(x, sigma, labels), sigma)
 
     return denoiser
 

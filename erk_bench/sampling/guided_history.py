@@ -15,6 +15,7 @@ from erk_bench.sampling.guided import (
     Denoiser,
     Interval,
     guided,
+    guided_only,
     inner,
     level_of,
     norm,
@@ -109,7 +110,7 @@ def higs(
         away = away + (eta - 1) * share_along(away, denoised) * denoised
         if cutoff > -1:
             away = _high_passed(away, cutoff, sharpness)
-        return denoised + level_of(share(sigma), x) * away
+        return guided_only(main, denoised + level_of(share(sigma), x) * away, denoised)
 
     return denoiser
 

@@ -47,6 +47,7 @@ class CountedDenoiser:
 
     def __init__(self, denoiser: Callable[..., Tensor]) -> None:
         self._denoiser = denoiser
+        self.guided_channels: int | None = getattr(denoiser, "guided_channels", None)
         self.num_calls = 0
         self.num_images = 0
 

@@ -96,7 +96,7 @@ def _models(assets: Assets) -> list[str]:
     problems, not_here = [], 0
     for name, file in preset_files().items():
         try:
-            if not assets.is_here(preset_weights(file)):
+            if not assets.is_here(preset_weights(file)["path"]):
                 not_here += 1
                 continue
             net = erk_bench.load_denoiser(name)
