@@ -23,6 +23,7 @@ from erk_bench.commands import (
     schedule,
     score,
     search,
+    statistics,
     table,
     task,
     train_digits,
@@ -32,7 +33,7 @@ from erk_bench.commands.command import Command
 COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
-        run, generate, evaluate, score, fid, compare, table, grid, search, schedule, records, analyze, plan,
-        task, fetch, reference, export, qualitative, convert, train_digits, doctor,
+        run, generate, evaluate, score, fid, compare, table, grid, search, schedule, statistics, records,
+        analyze, plan, task, fetch, reference, export, qualitative, convert, train_digits, doctor,
     )
 }  # fmt: skip

@@ -54,6 +54,9 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     role = guidance.pop("role", None)
     if role is not None and role not in roles:
         raise unknown_name("guidance.role", str(role), sorted(roles))
+    if plain["solver"].get("statistics") and not plain["solver"].get("path"):
+        file = {"path": str(plain["solver"]["statistics"])}
+        plain["solver"] = {**plain["solver"], "statistics": hashed(file, "solver.statistics")}
     for kind in ("solver", "schedule", "correction"):
         plain[kind] = _part(kind, plain[kind])
     guidance = _part("guidance", guidance)

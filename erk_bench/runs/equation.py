@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from erk_bench.base.assets import Assets
 from erk_bench.runs import plugins
+from erk_bench.runs.statistics_file import model_statistics
 from erk_bench.sampling.equation import (
     Equation,
     correction_part,
@@ -26,13 +28,16 @@ def equation_of(spec: RunSpec, *, imported: bool = True) -> Equation:
     Raises UserError for names that no table has, and for settings that do not fit together.
     """
     solver, schedule, guidance, correction = spec.solver, spec.schedule, spec.guidance, spec.correction
+    options: dict[str, Any] = dict(solver.options)
+    if solver.statistics is not None and imported:
+        options["statistics"] = model_statistics(solver.statistics, Assets.from_environment(spec.offline))
     levels = None
     if not schedule.sigmas:
         levels = schedule_part(_choice("schedule", schedule, imported), dict(schedule.options), schedule.name)
         if schedule.path is not None and not imported:
             levels = None  # any others serve to check the rest
     return Equation(
-        solver=solver_part(_choice("solver", solver, imported), dict(solver.options), solver.name),
+        solver=solver_part(_choice("solver", solver, imported), options, solver.name),
         denoise_to_zero=solver.denoise_to_zero,
         afs=solver.afs,
         schedule=levels,

@@ -61,7 +61,21 @@ class Several(NamedTuple):
         return f"a list of {self.fewest} to {self.most} numbers, each {self.each}"
 
 
-Allowed = tuple[object, ...] | range | Numbers | Several
+class Instance(NamedTuple):
+    """A value of a class, or None; in Python only, since no text means it. about: what errors call it."""
+
+    kind: type[Any]
+    about: str
+
+    def holds(self, value: object) -> bool:
+        """Whether the value is one."""
+        return value is None or isinstance(value, self.kind)
+
+    def __str__(self) -> str:
+        return self.about
+
+
+Allowed = tuple[object, ...] | range | Numbers | Several | Instance
 
 
 class Row(Protocol):
@@ -148,7 +162,7 @@ def check_options(kind: str, name: str, row: Row, options: Mapping[str, object])
         allowed = row.options.get(option)
         shown = list(value) if isinstance(value, tuple) else value
         told = f"{kind}.{option} is {shown}; with {kind} '{name}' it must be"
-        if isinstance(allowed, (Numbers, Several)):
+        if isinstance(allowed, (Numbers, Several, Instance)):
             if not allowed.holds(value):
                 raise UserError(f"{told} {allowed}")
         elif isinstance(allowed, range):

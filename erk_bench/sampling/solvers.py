@@ -16,10 +16,11 @@ from torch import Tensor
 from erk_bench.sampling.adaptive import heun_adaptive_step
 from erk_bench.sampling.angle import angle_step
 from erk_bench.sampling.deis import deis_step
+from erk_bench.sampling.dpm_v3 import ModelStatistics, dpm_v3_step
 from erk_bench.sampling.exponential import dpmpp_step, unipc_step
 from erk_bench.sampling.extrapolation import LONGEST, rx_step
 from erk_bench.sampling.multistep import ipndm_step, ipndm_v_step
-from erk_bench.sampling.options import Numbers
+from erk_bench.sampling.options import Instance, Numbers
 from erk_bench.sampling.steps import Node, Slope, Solver, Step
 from erk_bench.sampling.stork import stork_step
 from erk_bench.sampling.switching import sdm_step
@@ -100,6 +101,14 @@ SOLVERS: dict[str, Solver] = {
         options={
             "max_order": (1, 2, 3), "variant": ("bh1", "bh2"), "predict": ("denoised", "noise"),
             "lower_order_final": _BOOL, "thresholding": _BOOL,
+        },
+    ),
+    "dpm_v3": Solver(
+        dpm_v3_step, title="DPM-Solver-v3", order=3, history=3, schedule="logsnr",
+        options={
+            "statistics": Instance(ModelStatistics, "a ModelStatistics of sampling.dpm_v3, or None"),
+            "max_order": (1, 2, 3), "corrector": _BOOL, "pseudo": _BOOL, "corrector_pseudo": _BOOL,
+            "lower_order_final": _BOOL,
         },
     ),
     "heun_adaptive": Solver(
