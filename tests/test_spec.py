@@ -37,7 +37,7 @@ EXTENSIONS = {
     "guidance.guide.own_code", "guidance.guide.options", "guidance.guide.checkpoint.sha256",
     "guidance.null_class", "model.decoder_sha256",
     "model.vae.sha256", "model.vae_config.sha256", "compile", "numerics", "solver.options",
-    "solver.denoise_to_zero",
+    "solver.denoise_to_zero", "solver.statistics.sha256",
     "schedule.sigmas", "schedule.options", "schedule.sha256", "guidance.options", "guidance.sha256",
     "correction.options", "correction.sha256", "solver.afs",
     "solver.sha256", "guidance.eta", "guidance.norm_threshold", "guidance.momentum",
@@ -46,6 +46,7 @@ EXECUTION = {
     "model.weights.checkpoint.path", "guidance.guide.checkpoint.path",
     "model.weights.checkpoint.architecture", "guidance.guide.checkpoint.architecture", "model.decoder_path",
     "model.weights.path", "guidance.guide.path", "model.vae.path", "solver.path",
+    "solver.statistics.path", "solver.statistics.architecture",
     "schedule.path", "guidance.path", "correction.path",
     "model.weights.architecture", "guidance.guide.architecture", "model.vae.architecture",
     "model.vae_config.path", "model.vae_config.architecture",
@@ -63,7 +64,7 @@ CHANGED: dict[str, Any] = {
     "guidance.interval": [0.1, 5.0], "metrics.names": ["fd_digits"], "workers": 3,
     "schedule.num_steps": 9, "block_size": 7, "metrics.num_groups": 7, "metrics.kid_subsets": 7,
     "metrics.kid_subset_size": 7, "compile": True, "numerics": "fast", "model.vae.sha256": "d" * 64,
-    "model.vae_config.sha256": "e" * 64, "samples": "png",
+    "model.vae_config.sha256": "e" * 64, "solver.statistics.sha256": "a" * 64, "samples": "png",
     "solver.options": [["r", 0.4]], "schedule.options": [["by", 2]], "guidance.options": [["by", 2.5]],
     "correction.options": [["by", True]], "schedule.sigmas": [80.0, 1.0],
     "solver.denoise_to_zero": False, "solver.afs": True,
@@ -75,6 +76,7 @@ def content(vae: bool = False) -> dict[str, Any]:
     plain = _content()
     if vae:
         plain["model"] |= {"vae": {"path": "v", "sha256": SHA}, "vae_config": {"path": "c", "sha256": SHA}}
+        plain["solver"] |= {"statistics": {"path": "t", "sha256": SHA}}
         for network in (plain["model"]["weights"], plain["guidance"]["guide"]):
             network["checkpoint"] = {"path": "k", "sha256": SHA}
     return plain
