@@ -64,7 +64,7 @@ CHANGED: dict[str, Any] = {
     "guidance.interval": [0.1, 5.0], "metrics.names": ["fd_digits"], "workers": 3,
     "schedule.num_steps": 9, "block_size": 7, "metrics.num_groups": 7, "metrics.kid_subsets": 7,
     "metrics.kid_subset_size": 7, "compile": True, "numerics": "fast", "model.vae.sha256": "d" * 64,
-    "model.vae_config.sha256": "e" * 64, "solver.statistics.sha256": "a" * 64, "samples": "png",
+    "model.vae_config.sha256": "e" * 64, "solver.statistics.sha256": "b" * 64, "samples": "png",
     "solver.options": [["r", 0.4]], "schedule.options": [["by", 2]], "guidance.options": [["by", 2.5]],
     "correction.options": [["by", True]], "schedule.sigmas": [80.0, 1.0],
     "solver.denoise_to_zero": False, "solver.afs": True,

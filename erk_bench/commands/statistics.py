@@ -28,13 +28,13 @@ def statistics(options: StatisticsOptions, settings: list[str]) -> int:
 
 COMMAND = Command(
     name="statistics",
-    summary="a model's statistics for solver dpm_v3, from a few hundred trajectories: a file",
+    summary="a model's statistics for solver dpm_solver_v3, from a few hundred trajectories: a file",
     run=statistics,
     options=StatisticsOptions,
     settings=RUN,
     examples="""\
   erk-bench statistics seeds=1000000-1000255 to=digits.safetensors      # of the digits model
-  erk-bench run solver=dpm_v3 solver.statistics=digits.safetensors schedule.num_steps=7
+  erk-bench run solver=dpm_solver_v3 solver.statistics=digits.safetensors schedule.num_steps=7
   erk-bench statistics guidance=cfg guidance.weight=1.25 seeds=1000000-1000255    # of this guidance
   Choose seeds that no table uses.""",
 )

@@ -1,4 +1,4 @@
-"""Files of a model's statistics, for solver dpm_v3."""
+"""Files of a model's statistics, for solver dpm_solver_v3."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.base.tensor_files import METADATA_KEY, read_tensors, write_tensors
 from erk_bench.runs.loaded import checked_file
-from erk_bench.sampling.dpm_v3 import ModelStatistics
+from erk_bench.sampling.dpm_solver_v3 import ModelStatistics
 from erk_bench.spec import WeightsSpec
 
 PARTS = ("sigmas", "l", "s", "b")

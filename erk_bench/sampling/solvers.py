@@ -16,7 +16,7 @@ from torch import Tensor
 from erk_bench.sampling.adaptive import heun_adaptive_step
 from erk_bench.sampling.angle import angle_step
 from erk_bench.sampling.deis import deis_step
-from erk_bench.sampling.dpm_v3 import ModelStatistics, dpm_v3_step
+from erk_bench.sampling.dpm_solver_v3 import ModelStatistics, dpm_solver_v3_step
 from erk_bench.sampling.exponential import dpmpp_step, unipc_step
 from erk_bench.sampling.extrapolation import LONGEST, rx_step
 from erk_bench.sampling.multistep import ipndm_step, ipndm_v_step
@@ -103,10 +103,10 @@ SOLVERS: dict[str, Solver] = {
             "lower_order_final": _BOOL, "thresholding": _BOOL,
         },
     ),
-    "dpm_v3": Solver(
-        dpm_v3_step, title="DPM-Solver-v3", order=3, history=3, schedule="logsnr",
+    "dpm_solver_v3": Solver(
+        dpm_solver_v3_step, title="DPM-Solver-v3", order=3, history=3, schedule="logsnr",
         options={
-            "statistics": Instance(ModelStatistics, "a ModelStatistics of sampling.dpm_v3, or None"),
+            "statistics": Instance(ModelStatistics, "a ModelStatistics of sampling.dpm_solver_v3, or None"),
             "max_order": (1, 2, 3), "corrector": _BOOL, "pseudo": _BOOL, "corrector_pseudo": _BOOL,
             "lower_order_final": _BOOL,
         },

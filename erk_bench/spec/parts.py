@@ -75,7 +75,7 @@ class SolverSpec:
     """The ODE solver (key of SOLVERS), its own options, and its stochastic churn (0: deterministic).
 
     options: those that differ from the solver's defaults, by name. statistics: file of statistics of the
-    model, for dpm_v3. denoise_to_zero: a last step from sigma_min to zero. afs: analytical first step,
+    model, for dpm_solver_v3. denoise_to_zero: a last step from sigma_min to zero. afs: analytical first step,
     without an evaluation. path, sha256: here as in schedules, guidances and corrections, FILE.py:NAME or
     package.module:NAME of code of a user's own (base/own_code.py), and the hash of its file.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 from erk_bench.runs.device import Place, memory_guard
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.sample_block import draw_block
-from erk_bench.sampling.dpm_v3 import ModelStatistics
+from erk_bench.sampling.dpm_solver_v3 import ModelStatistics
 from erk_bench.sampling.equation import Equation, Problem, schedule_part, solver_part
 from erk_bench.sampling.loop import Churn
 from erk_bench.sampling.steps import Node, Slope

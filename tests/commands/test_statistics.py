@@ -30,14 +30,14 @@ def test_a_run_with_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str
     """Its name is that of their content, wherever the file lies; blocks do not matter."""
     file = made(tmp_path / "digits.safetensors", "block_size=1")
     assert f"solver.statistics={file}" in capsys.readouterr().out
-    spec = run_spec(["solver=dpm_v3", f"solver.statistics={file}", "schedule.num_steps=4"])
+    spec = run_spec(["solver=dpm_solver_v3", f"solver.statistics={file}", "schedule.num_steps=4"])
     found = equation_of(spec).solver.options["statistics"]
     assert found.l.shape == (3, 1, 8, 8) and np.isfinite([found.l, found.s, found.b]).all()
     assert found.l[0].mean() == pytest.approx(1, abs=0.01)  # at sigma 80 the noise is nearly x / sigma
-    plain = run_spec(["solver=dpm_v3", "schedule.num_steps=4"])
+    plain = run_spec(["solver=dpm_solver_v3", "schedule.num_steps=4"])
     other = tmp_path / "copy.safetensors"
     other.write_bytes(file.read_bytes())
-    copied = run_spec(["solver=dpm_v3", f"solver.statistics={other}", "schedule.num_steps=4"])
+    copied = run_spec(["solver=dpm_solver_v3", f"solver.statistics={other}", "schedule.num_steps=4"])
     assert copied.digest == spec.digest != plain.digest
     other.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(UserError):
@@ -66,13 +66,13 @@ def test_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     save_file({"w": torch.ones(2)}, file)
-    spec = run_spec(["solver=dpm_v3", f"solver.statistics={file}"])
+    spec = run_spec(["solver=dpm_solver_v3", f"solver.statistics={file}"])
     with pytest.raises(
         UserError, match="has the tensors w; solver.statistics takes a file of 'erk-bench stat"
     ):
         equation_of(spec)
     with pytest.raises(UserError, match="absent.safetensors"):
-        run_spec(["solver=dpm_v3", f"solver.statistics={tmp_path / 'absent.safetensors'}"])
+        run_spec(["solver=dpm_solver_v3", f"solver.statistics={tmp_path / 'absent.safetensors'}"])
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def statistics(options: StatisticsOptions, settings: list[str]) -> int:
     }  # fmt: skip
     write_statistics(to, found, how)
     print(f"statistics at {options.levels} noise levels, {options.images} images: {to}")
-    print(f"use them: erk-bench run solver=dpm_v3 solver.statistics={to}")
+    print(f"use them: erk-bench run solver=dpm_solver_v3 solver.statistics={to}")
     return 0
 
 

@@ -12,7 +12,7 @@ import torch
 
 from erk_bench import sample
 from erk_bench.base.errors import UserError
-from erk_bench.sampling.dpm_v3 import ModelStatistics
+from erk_bench.sampling.dpm_solver_v3 import ModelStatistics
 from erk_bench.sampling.sample import sample_counted
 from tests.conftest import golden, golden_facts
 from tests.sampling.test_golden import mixture
@@ -38,8 +38,8 @@ def test_published_end_points(key: str) -> None:
     """1e-5: the program's levels are float32 (measured 2e-6)."""
     run = RUNS[key]
     made = sample_counted(
-        mixture("main"), golden("analytic_trajectories")["noise"], solver="dpm_v3", sigmas=run["sigmas"],
-        statistics=published(run["degenerated"]), max_order=run["order"], corrector=run["use_corrector"],
+        mixture("main"), golden("analytic_trajectories")["noise"], solver="dpm_solver_v3",
+        sigmas=run["sigmas"], statistics=published(run["degenerated"]), max_order=run["order"], corrector=run["use_corrector"],
         pseudo=run["p_pseudo"], dtype=torch.float64,
     )  # fmt: skip
     assert (made.x - golden("methods")[key]).abs().max() <= 1e-5
@@ -52,10 +52,10 @@ def test_without_statistics_it_is_the_degenerate_solver() -> None:
     fine = ModelStatistics.uniform(ones, 0 * ones, 0 * ones)
     options = {"num_steps": 9, "dtype": torch.float64}
     for more in ({}, {"pseudo": True, "corrector_pseudo": True}, {"corrector": False}):
-        plain = sample(mixture("main"), noise(), solver="dpm_v3", **options, **more)
-        given = sample(mixture("main"), noise(), solver="dpm_v3", statistics=fine, **options, **more)
+        plain = sample(mixture("main"), noise(), solver="dpm_solver_v3", **options, **more)
+        given = sample(mixture("main"), noise(), solver="dpm_solver_v3", statistics=fine, **options, **more)
         assert torch.allclose(plain, given, rtol=1e-5, atol=1e-5)
-    first = sample(mixture("main"), noise(), solver="dpm_v3", max_order=1, **options)
+    first = sample(mixture("main"), noise(), solver="dpm_solver_v3", max_order=1, **options)
     euler = sample(mixture("main"), noise(), solver="dpmpp", max_order=1, thresholding=False, **options)
     assert torch.allclose(first, euler, rtol=1e-10)
 
@@ -72,8 +72,8 @@ def test_exact_statistics_leave_nothing_to_extrapolate() -> None:
     """Then g is constant, and one step of order 1 is exact."""
     end: Any = {"sigma_max": 4.0, "sigma_min": 0.1, "num_steps": 2, "dtype": torch.float64}
     exact = exact_at(noise() * 4.0, 4.0, 0.1)
-    with_them = sample(gaussian, noise(), solver="dpm_v3", statistics=exact_statistics(), **end)
-    without = sample(gaussian, noise(), solver="dpm_v3", **end)
+    with_them = sample(gaussian, noise(), solver="dpm_solver_v3", statistics=exact_statistics(), **end)
+    without = sample(gaussian, noise(), solver="dpm_solver_v3", **end)
     assert (with_them - exact).abs().max() < 1e-5 < (without - exact).abs().max()
 
 
@@ -96,10 +96,10 @@ def test_statistics_that_do_not_fit() -> None:
     with pytest.raises(
         UserError, match=r"statistics are of states \[3, 4, 4\], and the model's are \[2, 4, 4\]"
     ):
-        sample(gaussian, noise(), solver="dpm_v3", statistics=other, num_steps=5)
+        sample(gaussian, noise(), solver="dpm_solver_v3", statistics=other, num_steps=5)
     with pytest.raises(
         UserError, match="measured from sigma 4 to 0.1, and the noise levels go from 80 to 0.002"
     ):
-        sample(gaussian, noise(), solver="dpm_v3", statistics=exact_statistics(), num_steps=5)
+        sample(gaussian, noise(), solver="dpm_solver_v3", statistics=exact_statistics(), num_steps=5)
     with pytest.raises(UserError, match="solver.statistics is 3; .*it must be a ModelStatistics"):
-        sample(gaussian, noise(), solver="dpm_v3", statistics=3)
+        sample(gaussian, noise(), solver="dpm_solver_v3", statistics=3)

@@ -88,7 +88,7 @@ class ModelStatistics:
         return found
 
 
-def dpm_v3_step(
+def dpm_solver_v3_step(
     slope: Slope,
     x: Tensor,
     sigma: float,
