@@ -39,8 +39,8 @@ def test_published_end_points(key: str) -> None:
     run = RUNS[key]
     made = sample_counted(
         mixture("main"), golden("analytic_trajectories")["noise"], solver="dpm_solver_v3",
-        sigmas=run["sigmas"], statistics=published(run["degenerated"]), max_order=run["order"], corrector=run["use_corrector"],
-        pseudo=run["p_pseudo"], dtype=torch.float64,
+        sigmas=run["sigmas"], statistics=published(run["degenerated"]), max_order=run["order"],
+        corrector=run["use_corrector"], pseudo=run["p_pseudo"], dtype=torch.float64,
     )  # fmt: skip
     assert (made.x - golden("methods")[key]).abs().max() <= 1e-5
     assert made.nfe == run["evaluations"]
