@@ -53,6 +53,7 @@ EXECUTION = {
     "metrics.real_features", "samples", "offline",
     "metrics.names", "metrics.reference", "metrics.num_groups", "metrics.kid_subsets",
     "metrics.kid_subset_size", "metrics.protocol",
+    "metrics.converged.solver", "metrics.converged.num_steps", "metrics.converged.states",
     "seeds", "block_size", "device", "workers", "out",
 }  # fmt: skip
 CHANGED: dict[str, Any] = {
@@ -68,6 +69,7 @@ CHANGED: dict[str, Any] = {
     "solver.options": [["r", 0.4]], "schedule.options": [["by", 2]], "guidance.options": [["by", 2.5]],
     "correction.options": [["by", True]], "schedule.sigmas": [80.0, 1.0],
     "solver.denoise_to_zero": False, "solver.afs": True,
+    "metrics.converged.num_steps": 64, "metrics.converged.states": "float16",
     "offline": True, "device": "cuda", "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
 }  # fmt: skip
 

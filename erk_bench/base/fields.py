@@ -34,9 +34,9 @@ def extension(default: Any) -> Any:
     return field(default=default, metadata={"role": "extension"})
 
 
-def execution(default: Any = dataclasses.MISSING) -> Any:
-    """A field that does not change the samples."""
-    return field(default=default, metadata={"role": "execution"})
+def execution(default: Any = dataclasses.MISSING, *, later: bool = False) -> Any:
+    """A field that does not change the samples. later: `to_dict` leaves a default out, as before."""
+    return field(default=default, metadata={"role": "execution", "later": later})
 
 
 def identity_fields(value: Any) -> dict[str, Any]:
@@ -49,9 +49,17 @@ def identity_fields(value: Any) -> dict[str, Any]:
     }
 
 
-def to_dict(value: Any) -> dict[str, Any]:
-    """All fields of a spec, nested, as plain JSON values; `build` is the inverse."""
-    return {item.name: _plain(getattr(value, item.name), to_dict) for item in dataclasses.fields(value)}
+def to_dict(value: Any, *, every: bool = False) -> dict[str, Any]:
+    """All fields of a spec, nested, as plain JSON values; `build` is the inverse.
+
+    every: also the defaults of fields that came later.
+    """
+    nested = functools.partial(to_dict, every=every)
+    return {
+        item.name: _plain(getattr(value, item.name), nested)
+        for item in dataclasses.fields(value)
+        if every or not item.metadata.get("later") or getattr(value, item.name) != item.default
+    }
 
 
 def _plain(value: Any, nested: Any) -> Any:

@@ -227,5 +227,5 @@ def settings_text(spec: Spec) -> str:
     """All settings of a run as YAML, after its run_id; null where weights were never here."""
     known = isinstance(spec, SetSpec) or not spec.unknown_weights
     run_id = spec.run_id if known else None
-    text: str = yaml.safe_dump({"run_id": run_id, **to_dict(spec)}, sort_keys=False, width=110)
+    text: str = yaml.safe_dump({"run_id": run_id, **to_dict(spec, every=True)}, sort_keys=False, width=110)
     return text

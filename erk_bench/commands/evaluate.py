@@ -17,8 +17,10 @@ def evaluate(options: RunOptions, settings: list[str]) -> int:
     from erk_bench.commands.tracking import refuse_tracker
     from erk_bench.runs import launch
     from erk_bench.runs.blocks import blocks_of
-    from erk_bench.runs.generate import unfinished
+    from erk_bench.runs.device import assets_of
+    from erk_bench.runs.generate import to_sample, unfinished
     from erk_bench.runs.score import record_path, score
+    from erk_bench.runs.solver_errors import check_kept
     from erk_bench.runs.store import RunStore
     from erk_bench.studies.records import prepare
 
@@ -29,13 +31,16 @@ def evaluate(options: RunOptions, settings: list[str]) -> int:
     prepare([spec])
     store = RunStore.open(spec)
     left = unfinished(spec, features=True)
-    lacking = [block for block in left if not store.has_images(block)]
+    lacking = to_sample(spec, left)
     if lacking:
         total = len(blocks_of(spec.seed_range, spec.block_size))
+        states = all(map(store.has_images, lacking))
+        what = "final states of " if states else ""
         raise UserError(
-            f"{len(lacking)} of {total} blocks are missing (first: {lacking[0]}) in {store.folder}; run "
-            "'erk-bench generate' with the same settings first"
+            f"{what}{len(lacking)} of {total} blocks are missing (first: {lacking[0]}) in {store.folder}; "
+            "run 'erk-bench generate' with the same settings first"
         )
+    check_kept(spec, assets_of(spec))
     title = f"features of {spec.run_id}"
     if launch.compute([[spec]], features=True, title=title, left={spec.run_id: left}):
         if len(spec.seed_range) >= MANY:

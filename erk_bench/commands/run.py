@@ -88,7 +88,7 @@ def show_record(record: Record, path: Path) -> None:
 
 
 def remarks(record: Record) -> list[str]:
-    """What a reader of a set's figures must know, a line each."""
+    """What a reader of the figures must know, a line each."""
     from erk_bench.evaluation.image_files import SHOWN, visible
 
     found = []
@@ -100,6 +100,13 @@ def remarks(record: Record) -> list[str]:
         found.append(f"{copies} of {record.num_images} images are copies of others of the set")
     if record.images.get("reference"):
         found.append("this set is the reference itself: its distances say nothing")
+    if made := record.converged:
+        check = made["check"]
+        told = ", ".join(f"{value:.3g} ({name})" for name, value in check.items() if name in record.metrics)
+        found.append(
+            f"solver errors are distances to {made['solver']}, {made['num_steps']} steps; that differs from "
+            f"{check['num_steps']} steps by {told}"
+        )
     return found
 
 

@@ -151,18 +151,26 @@ DETECTORS: dict[str, Detector] = {
 }
 
 
+# What a run keeps of its samples beside what detectors give: solver errors are measured on it as well.
+STATE, PIXELS = "state", "pixels"
+KEPT: dict[str, Detector] = {
+    STATE: Detector("state", None, "", None, 0),
+    PIXELS: Detector("pixels", None, "", None, 0),
+}
+
+
 def is_own(name: str) -> bool:
     """Whether a detector (or a family of metrics) is code of a user's own, options included."""
     return is_address(split_options(name)[0])
 
 
 def detector_of(name: str) -> Detector:
-    """The row of a detector: a key of DETECTORS, or FILE.py:NAME[:option=value] of a user's own.
+    """The row of a detector: a key of DETECTORS or KEPT, or FILE.py:NAME[:option=value] of a user's own.
 
     Runs nobody's code. Raises UserError for a name that is neither.
     """
-    if name in DETECTORS:
-        return DETECTORS[name]
+    if name in DETECTORS or name in KEPT:
+        return DETECTORS.get(name) or KEPT[name]
     if is_own(name):
         return own_detector(name)
     raise unknown_name("detector", name, [*DETECTORS, "FILE.py:NAME"])
@@ -170,14 +178,17 @@ def detector_of(name: str) -> Detector:
 
 def reference_name(name: str) -> str:
     """What references call a detector; its key begins with it."""
-    return name if name in DETECTORS else own_name(name)
+    return name if name in DETECTORS or name in KEPT else own_name(name)
 
 
-def detector_key(name: str, assets: Assets) -> str:
+def detector_key(name: str, assets: Assets, states: str = "float32") -> str:
     """Name and hash of the weights, or of a user's own code; features of different keys never mix.
 
+    states: dtype of kept states, which their key names.
     Raises UserError while the weights were never here, so that nobody knows their hash.
     """
+    if name in KEPT:
+        return f"{name}-{states if name == STATE else 'uint8'}"
     row = detector_of(name)
     weights = None if row.weights is None else _sha256(row.weights, assets)
     return own_key(name, weights) if name not in DETECTORS else f"{name}-{(weights or '')[:8]}"

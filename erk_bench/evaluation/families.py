@@ -35,6 +35,7 @@ from erk_bench.evaluation.neighbours import precision_recall_without_groups
 from erk_bench.evaluation.prdc import adm_precision_recall, dgm_prdc, measured_neighbours, prdc
 from erk_bench.evaluation.reference_files import Real
 from erk_bench.evaluation.sliced import mind
+from erk_bench.evaluation.solver_error import solver_error
 from erk_bench.spec import MetricsSpec
 
 
@@ -147,4 +148,7 @@ FAMILIES: dict[str, Family] = {
         lack=adm_splits_lack,
         logits=True,
     ),
+    "solver_error": Family("solver error", solver_error, "mean", "converged", lower=True),
+    "solver_error_median": Family("solver error, median", solver_error, "median", "converged", lower=True),
+    "solver_error_q90": Family("solver error, 90%", solver_error, "tail", "converged", lower=True),
 }

@@ -79,15 +79,16 @@ def target_of(real: Real | None) -> FrechetTarget:
 
 
 Compute = Callable[[Extracted, Real | None, Tensor, MetricsSpec], dict[str, Measured]]
-Needs = Literal["statistics", "features", "nothing"]
+Needs = Literal["statistics", "features", "nothing", "converged"]
 
 
 @dataclass(frozen=True)
 class Family:
     """A row of FAMILIES: the result `part` of a function, whose `lower` values are better or not.
 
-    needs: of the real images; features give the statistics too. lack: what too few images lack (every family
-    needs two for each jackknife group). logits: whether the detector must give class logits.
+    needs: of the real images; features give the statistics too. One that needs the converged solution is
+    given each image's distance to it [N, 1] in the place of features. lack: what too few images lack (every
+    family needs two for each jackknife group). logits: whether the detector must give class logits.
     """
 
     title: str

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import short_name, split_options
 from erk_bench.evaluation.composites import COMPOSITES, Composite
-from erk_bench.evaluation.detectors import DETECTORS, detector_of, is_own, reference_name
+from erk_bench.evaluation.detectors import DETECTORS, KEPT, detector_of, is_own, reference_name
 from erk_bench.evaluation.families import FAMILIES
-from erk_bench.evaluation.measured import Compute, Extracted, Family, Measured, split_groups
+from erk_bench.evaluation.measured import Compute, Extracted, Family, Measured, Needs, split_groups
 from erk_bench.evaluation.needs import SHUFFLE_SEED, check_sizes
 from erk_bench.evaluation.own_family import family_key, own_family
 from erk_bench.evaluation.reference_files import Real
@@ -50,7 +51,14 @@ ALIASES: dict[str, Alias] = {
     "is": Alias("is@inception", "IS"),
     "cmmd": Alias("cmmd@clip336", "CMMD"),
     "sfid": Alias("fd@inception_spatial", "sFID"),
+    "solver_error": Alias("solver_error@state", "solver error"),
+    "solver_error_median": Alias("solver_error_median@state", "solver error, median"),
+    "solver_error_q90": Alias("solver_error_q90@state", "solver error, 90%"),
 }
+
+
+CONVERGED: Needs = "converged"
+SOLVER_ERRORS = [name for name, row in FAMILIES.items() if row.needs == CONVERGED]
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,12 @@ class Metrics(Mapping[str, Metric | Composite]):
         """A metric that is no composite."""
         family, detector = split_name(name)
         found, row = own_family(family) if is_own(family) else FAMILIES[family], detector_of(detector)
+        if detector in KEPT and found.needs != CONVERGED:
+            raise UserError(
+                f"metric '{name}' is on what a run keeps of its samples, on which only solver errors are "
+                f"measured ({', '.join(f'{key}@{detector}' for key in SOLVER_ERRORS)}); choose a detector: "
+                f"{', '.join(DETECTORS)}"
+            )
         if found.logits and not row.num_logits:
             with_logits = ", ".join(key for key, other in DETECTORS.items() if other.num_logits)
             raise UserError(
@@ -125,10 +139,11 @@ def singles(names: Sequence[str]) -> list[Metric]:
 def split_name(name: str) -> tuple[str, str]:
     """Family and detector of a metric's name, from the text alone. Raises UserError for an unknown name."""
     text = ALIASES[name].of if name in ALIASES else name
+    detectors = [*DETECTORS, *KEPT]
     places = [index for index, letter in enumerate(text) if letter == "@"]
     for place in places:  # the path of a user's file may have one, too
         family, detector = text[:place], text[place + 1 :]
-        if (family in FAMILIES or is_own(family)) and (detector in DETECTORS or is_own(detector)):
+        if (family in FAMILIES or is_own(family)) and (detector in detectors or is_own(detector)):
             return family, detector
     if not places and is_own(text):
         raise UserError(
@@ -137,13 +152,13 @@ def split_name(name: str) -> tuple[str, str]:
     family, _, detector = text.partition("@")
     near = [
         *METRICS,
-        *(f"{key}@{each}" for key in FAMILIES for each in DETECTORS),
+        *(f"{key}@{each}" for key in FAMILIES for each in detectors),
         *(f"{key}@{detector}" for key in FAMILIES if is_own(detector)),
         *(f"{family}@{each}" for each in DETECTORS if is_own(family)),
     ]
     told = (
         f"{', '.join(METRICS)}; or FAMILY@DETECTOR, of the families {', '.join(FAMILIES)} and the detectors "
-        f"{', '.join(DETECTORS)}, where either may be FILE.py:NAME"
+        f"{', '.join(detectors)}, where either may be FILE.py:NAME"
     )
     raise unknown_name("metric", name, near, told)
 
@@ -156,9 +171,15 @@ def check_metric(name: object, where: str) -> None:
         raise UserError(f"{where}: {error}") from error
 
 
-def detectors_of(names: Sequence[str]) -> list[str]:
-    """The detectors that the named metrics need, each once."""
-    found = list(dict.fromkeys(metric.detector for metric in singles(names)))
+def solver_errors(names: Sequence[str]) -> list[str]:
+    """Those of the named metrics that are distances to the converged solution."""
+    return [metric.name for metric in singles(names) if metric.family.needs == CONVERGED]
+
+
+def detectors_of(names: Sequence[str], *, distances: bool = True) -> list[str]:
+    """The detectors that the named metrics need, each once. distances: those of solver errors, too."""
+    wanted = [metric for metric in singles(names) if distances or metric.family.needs != CONVERGED]
+    found = list(dict.fromkeys(metric.detector for metric in wanted))
     called = {reference_name(detector): detector for detector in found}
     for detector in found:
         if called[reference_name(detector)] != detector:
@@ -224,22 +245,26 @@ def measure(
     images: Mapping[str, Extracted],
     real: Mapping[str, Real],
     *,
+    distances: Mapping[str, Tensor] | None = None,
     shuffled: bool = False,
 ) -> dict[str, Measured]:
     """All metrics of `spec`, from what each detector gave for the images and for the real ones.
 
+    distances: [N], by detector, of each image to its converged solution, where solver errors are asked.
     shuffled: images are in jackknife groups by chance (the same for sets of equal size), not with those
     beside them. Images that are sorted, by class for example, need that: their neighbours are alike.
     `real` may lack detectors of whose metrics none needs real images. Raises UserError where a metric needs
     more of the real images than there is, or their dimensions differ.
     """
+    far = {name: Extracted(values[:, None]) for name, values in (distances or {}).items()}
     families: dict[tuple[Compute, str], dict[str, Measured]] = {}
     measured: dict[str, Measured] = {}
     for metric in singles(spec.names):
         key = (metric.family.compute, metric.detector)
         if key not in families:
-            extracted = images[metric.detector]
-            target = None if metric.family.needs == "nothing" else real.get(metric.detector)
+            needs = metric.family.needs
+            extracted = (far if needs == CONVERGED else images)[metric.detector]
+            target = None if needs in ("nothing", CONVERGED) else real.get(metric.detector)
             if target is not None:
                 check_dimensions(metric.detector, extracted, target)
             groups = split_groups(len(extracted.features), spec.num_groups)

@@ -26,7 +26,7 @@ from erk_bench.evaluation.detectors import (
 )
 from erk_bench.evaluation.frechet import FeatureSums
 from erk_bench.evaluation.measured import Needs
-from erk_bench.evaluation.metrics import detectors_of, parts_of
+from erk_bench.evaluation.metrics import CONVERGED, detectors_of, parts_of
 from erk_bench.evaluation.real import Real
 from erk_bench.evaluation.reference_files import read_contents, read_facts
 from erk_bench.evaluation.reference_formats import Contents
@@ -180,6 +180,11 @@ def _add_features(
         found[name] = Real(stats, values)
 
 
+def wants_reference(spec: MetricsSpec) -> bool:
+    """Whether any metric is measured against real images; solver errors are not."""
+    return bool(detectors_of(spec.names, distances=False))
+
+
 def load_real(
     spec: MetricsSpec, assets: Assets, device: torch.device | str | None = None
 ) -> Mapping[str, Real]:
@@ -189,9 +194,13 @@ def load_real(
     where features of images inside the reference are extracted, and distances to it computed; None only
     counts them (meta tensors). Raises UserError where a metric would lack what it needs.
     """
-    detectors = tuple(detectors_of(spec.names))
+    if not wants_reference(spec):
+        return {}
+    detectors = tuple(detectors_of(spec.names, distances=False))
     needs: dict[str, set[Needs]] = {name: set() for name in detectors}
-    for metric in (metric for name in spec.names for metric in parts_of(name)):
+    asked = [(name, metric) for name in spec.names for metric in parts_of(name)]
+    asked = [(name, metric) for name, metric in asked if metric.family.needs != CONVERGED]
+    for _, metric in asked:
         needs[metric.detector].add(metric.family.needs)
     if spec.reference in REFERENCES:
         keys = tuple((name, detector_key(name, assets)) for name in detectors)
@@ -203,7 +212,7 @@ def load_real(
         for name, real in _of_reference(spec.real_features, needs, assets, device).items():
             # Never its statistics: it is another set of images.
             found[name] = Real(found[name].stats if name in found else None, real.features)
-    for name, metric in ((key, metric) for key in spec.names for metric in parts_of(key)):
+    for name, metric in asked:
         need = metric.family.needs
         real_set = found.get(metric.detector)
         has_any = metric.detector in (of_reference if need == "statistics" else found)
@@ -237,6 +246,8 @@ def check_resolution(
     spec: MetricsSpec, assets: Assets, resolution: int, maker: str = "the model makes"
 ) -> None:
     """Refuse a reference made from images of another size, where it says so. maker: who has the images."""
+    if not wants_reference(spec):
+        return
     for address in (spec.reference, spec.real_features):
         if address is None or address in REFERENCES:
             continue
@@ -257,7 +268,12 @@ def _resolution(path: Path) -> int | None:
 
 
 def reference_facts(spec: MetricsSpec, assets: Assets) -> dict[str, str]:
-    """Name and sha256 of the reference (of the pixels, for a shipped one) and of the real features."""
+    """Name and sha256 of the reference (of the pixels, for a shipped one) and of the real features.
+
+    Empty where no metric needs real images.
+    """
+    if not wants_reference(spec):
+        return {}
     if spec.reference in REFERENCES:
         facts = {"name": spec.reference, "sha256": _pixels_sha256(spec.reference)}
     else:

@@ -14,6 +14,7 @@ from erk_bench.evaluation.metrics import METRICS, Metric, detectors_of, parts_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
 from erk_bench.networks.sizes import architecture
+from erk_bench.runs.converged import check_converged, check_no_set
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import Shape, decoder_row, network_shape, shape_of
 from erk_bench.runs.numerics import check_numerics
@@ -30,6 +31,7 @@ def check_task(spec: Spec) -> None:
     else:
         check_out(spec.out)
         check_measuring(spec.metrics)
+        check_no_set(spec.metrics)
 
 
 def check_out(out: str) -> None:
@@ -70,6 +72,7 @@ def check_names(spec: RunSpec) -> None:
             f"solver '{spec.solver.name}' with batch_rule=true decides for a whole batch, and a sample of a "
             "run depends on its seed alone; set solver.batch_rule=false, or call erk_bench.sample"
         )
+    check_converged(spec)
 
 
 def check_networks(spec: RunSpec, assets: Assets) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.footprint import NOTHING, Footprint, Sketch, footprint
-from erk_bench.evaluation.detectors import PUBLISHED_DIM, detector_of, sketch_of
+from erk_bench.evaluation.detectors import KEPT, PIXELS, PUBLISHED_DIM, STATE, detector_of, sketch_of
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import denoiser_around, make_network
 from erk_bench.networks.decoders import Decoder
@@ -64,7 +64,7 @@ class Cost(NamedTuple):
     network_flops: float
     decoder_flops: float
     detector_flops: float
-    feature_bytes: int
+    feature_bytes: float
     image_bytes: float
 
     @property
@@ -104,7 +104,7 @@ def _decoder(spec: RunSpec, assets: Assets) -> Footprint | None:
 
 def detector_parts(spec: Spec) -> dict[str, Footprint | None]:
     """What the spec's detectors take for one image, by name; a view of another's pass takes nothing more."""
-    names = detectors_of(spec.metrics.names)
+    names = [name for name in detectors_of(spec.metrics.names) if name not in KEPT]
     return {name: _detector(name) for name in names if detector_of(name).view_of not in names}
 
 
@@ -120,14 +120,28 @@ def estimate(spec: RunSpec) -> Cost:
     if parts.network is not None and parts.guide is not None:
         networks = nfe * parts.network.flops + (nfe_guide * parts.guide.flops if nfe_guide else 0)
     detectors = [math.nan if each is None else each.flops for each in parts.detectors.values()]
-    rows = [detector_of(name) for name in detectors_of(spec.metrics.names)]
-    features = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
+    kept = detectors_of(spec.metrics.names)
+    rows = [detector_of(name) for name in kept if name not in KEPT]
+    features: float = sum(4 * ((row.dim or PUBLISHED_DIM) + row.num_logits) for row in rows)
     if parts.decoder is not None:
         main = network_architecture(spec.model.weights, assets)
         decoder = decoder_row(spec.model, shape_of(main), torch.device("cpu"))
         image_bytes = decoder.image_channels * (main.img_resolution * decoder.factor) ** 2
+    if STATE in kept:
+        features += math.nan if parts.network is None else _state_bytes(spec, assets)
+    if PIXELS in kept:
+        features += image_bytes
     decoding = math.nan if parts.decoder is None else parts.decoder.flops
+    if kept == [STATE] and spec.samples == "none":
+        decoding = 0.0
     return Cost(nfe, nfe_guide, networks, decoding, sum(detectors), features, image_bytes)
+
+
+def _state_bytes(spec: RunSpec, assets: Assets) -> int:
+    """Of a final state as it is kept."""
+    shape = shape_of(network_architecture(spec.model.weights, assets))
+    dtype = getattr(torch, spec.metrics.converged.states)
+    return shape.channels * shape.resolution**2 * int(dtype.itemsize)
 
 
 def for_cpus(spec: RunSpec) -> bool:

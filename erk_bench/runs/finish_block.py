@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import DamagedError, UserError
-from erk_bench.evaluation.detectors import detector_key, extract_all
+from erk_bench.evaluation.detectors import KEPT, PIXELS, STATE, detector_key, extract_all
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.runs.blocks import Block
 from erk_bench.runs.device import Place, memory_guard
@@ -29,7 +29,14 @@ from erk_bench.spec import RunSpec, SetSpec, Spec
 
 def detector_keys(spec: Spec, assets: Assets) -> dict[str, str]:
     """Name and key of the detectors that the spec's metrics need."""
-    return {name: detector_key(name, assets) for name in detectors_of(spec.metrics.names)}
+    states = spec.metrics.converged.states
+    return {name: detector_key(name, assets, states) for name in detectors_of(spec.metrics.names)}
+
+
+def wanted_keys(spec: Spec, assets: Assets, *, features: bool) -> dict[str, str]:
+    """Those that a command asks for: all, or without features the final states', which images do not give."""
+    keys = detector_keys(spec, assets) if features or STATE in detectors_of(spec.metrics.names) else {}
+    return keys if features else {name: key for name, key in keys.items() if name == STATE}
 
 
 def npz_path(spec: Spec) -> Path:
@@ -53,7 +60,7 @@ def is_kept(spec: Spec, files: RunStore | Listing, block: Block) -> bool:
 class Job(NamedTuple):
     """A block of a run. keys: name and key of the detectors whose features are asked for. files: what was
     there of the run a moment ago; the store itself tells what is there now. contested: other processes may
-    compute the block, too.
+    compute the block, too. images: they are asked for themselves.
     """
 
     spec: Spec
@@ -62,6 +69,7 @@ class Job(NamedTuple):
     keys: dict[str, str]
     files: Listing | RunStore
     contested: bool = False
+    images: bool = False
 
     @property
     def lacking(self) -> dict[str, str]:
@@ -78,7 +86,7 @@ class Job(NamedTuple):
         # In this order: a question about images is asked only where the answer matters.
         if self.lacking or not self.keeps:
             return not self.lacking
-        return not (wants_images(self.spec) or not self.keys or self.files.lost_images(self.block))
+        return not (wants_images(self.spec) or self.images or self.files.lost_images(self.block))
 
     def kept_images(self) -> ImageBlock | None:
         """The block's images, if they are there and whole; damaged ones are set aside and told."""
@@ -119,26 +127,34 @@ def finished(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
 
 
 def _finish(job: Job, kept: ImageBlock | None, place: Place) -> Callable[[], None]:
-    """One read of an image, kept or sampled, serves all detectors."""
+    """One read of an image, kept or sampled, serves all detectors.
+
+    Final states that are not there are sampled again; kept images stay as they are.
+    """
     if isinstance(job.spec, SetSpec):
         return _finish_set_block(job, job.spec, place)
     timing: Timing | None = None
     host: Callable[[], ImageBlock]
+    images: Tensor | None
+    states: Tensor | None = None
+    lacking = job.lacking
+    if kept is None or STATE in lacking:
+        wanted = kept is None and (job.keeps or any(name != STATE for name in lacking))
+        sampled = sample_block(job.spec, job.block.seeds, place, decoded=wanted)
+        images, host, counts = sampled.on_device, sampled.host, (sampled.nfe, sampled.nfe_guide)
+        states = sampled.states
+        timing = Timing(sampled.seconds, device_name(place.device)) if kept is None else None
     if kept is not None:
         found = kept
         images, host, counts = found.images, lambda: found, (found.nfe, found.nfe_guide)
-    else:
-        sampled = sample_block(job.spec, job.block.seeds, place)
-        images, host, counts = sampled.on_device, sampled.host, (sampled.nfe, sampled.nfe_guide)
-        timing = Timing(sampled.seconds, device_name(place.device))
-    features = _by_key(job, _features(job, job.lacking, images, place))
+    features = _by_key(job, _features(job, lacking, images, states, place))
     return _writer(job, host, counts, features, timing, place)
 
 
 def _finish_set_block(job: Job, spec: SetSpec, place: Place) -> Callable[[], None]:
     """The features of a block of a set, without those of its images that cannot be read."""
     found = read_block(spec, job.block, place.worker)
-    features = _by_key(job, _features(job, job.lacking, found.images, place))
+    features = _by_key(job, _features(job, job.lacking, found.images, None, place))
 
     def write() -> None:
         meta = {"nfe": 0, "nfe_guide": 0, "left_out": list(found.left_out)}
@@ -157,7 +173,9 @@ def _finished_tree(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
         tree.seconds / len(jobs), device_name(place.device), len(jobs), tree.evaluations / len(jobs)
     )
     wanted = {name: key for job in jobs for name, key in job.lacking.items()}
-    parts = [_features(first, wanted, part, place) for part in tree.images.split(first.spec.block_size)]
+    size = first.spec.block_size
+    several = zip(tree.images.split(size), tree.states.split(size), strict=True)
+    parts = [_features(first, wanted, *part, place) for part in several]
     extracted = {
         name: {item: torch.cat([part[name][item] for part in parts]) for item in parts[0][name]}
         for name in wanted
@@ -176,11 +194,19 @@ def _finished_tree(jobs: Sequence[Job], place: Place) -> Iterator[FinishedJob]:
 
 
 def _features(
-    job: Job, keys: Mapping[str, str], images: Tensor, place: Place
+    job: Job, keys: Mapping[str, str], images: Tensor | None, states: Tensor | None, place: Place
 ) -> dict[str, dict[str, Tensor]]:
-    """What detectors give, by their names. keys: of each."""
-    with memory_guard(job.spec), arithmetic(job.spec):
-        found = extract_all(keys, place.assets, place.device, images)
+    """What detectors give, and what is kept of the samples, by name. keys: of each."""
+    networks = {name: key for name, key in keys.items() if name not in KEPT}
+    found: dict[str, dict[str, Tensor]] = {}
+    if images is not None:
+        with memory_guard(job.spec), arithmetic(job.spec):
+            found = extract_all(networks, place.assets, place.device, images)
+        if PIXELS in keys:
+            found[PIXELS] = {"features": images.flatten(1).cpu()}
+    if STATE in keys and states is not None:
+        dtype = getattr(torch, job.spec.metrics.converged.states)
+        found[STATE] = {"features": states.flatten(1).to(dtype).cpu()}
     for name, tensors in found.items():
         if not all(value.isfinite().all() for value in tensors.values()):
             raise UserError(

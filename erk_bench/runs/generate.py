@@ -19,11 +19,19 @@ from typing import NamedTuple
 from erk_bench.base import stopping
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
+from erk_bench.evaluation.detectors import STATE
 from erk_bench.runs.blocks import Block, Worker, blocks_of
 from erk_bench.runs.checks import check_task
 from erk_bench.runs.claims import Claims
 from erk_bench.runs.device import Place, assets_of
-from erk_bench.runs.finish_block import Job, detector_keys, finished, is_kept, wants_images
+from erk_bench.runs.finish_block import (
+    Job,
+    detector_keys,
+    finished,
+    is_kept,
+    wanted_keys,
+    wants_images,
+)
 from erk_bench.runs.launches import LOCKS, working_on
 from erk_bench.runs.listing import Listing, Listings
 from erk_bench.runs.lock_probe import LockProbe
@@ -56,7 +64,7 @@ def unfinished(
     blocks = blocks_of(spec.seed_range, spec.block_size) if among is None else among
     if not blocks:
         return []
-    keys = list(detector_keys(spec, assets or assets_of(spec)).values()) if features else []
+    keys = list(wanted_keys(spec, assets or assets_of(spec), features=features).values())
     files = Listing(RunStore.open(spec), keys)
     images = wants_images(spec) or not features
     return [
@@ -65,6 +73,17 @@ def unfinished(
         if not all(files.has_features(key, block) for key in keys)
         or (images and not is_kept(spec, files, block))
         or (spec.samples != "none" and files.lost_images(block))
+    ]
+
+
+def to_sample(spec: Spec, among: Sequence[Block]) -> list[Block]:
+    """The blocks that only sampling completes: without images, or without a final state that is asked for."""
+    keys = detector_keys(spec, assets_of(spec))
+    files = Listing(RunStore.open(spec), list(keys.values()))
+    return [
+        block
+        for block in among
+        if not files.has_images(block) or (STATE in keys and not files.has_features(keys[STATE], block))
     ]
 
 
@@ -78,7 +97,7 @@ def set_aside_damaged(
     found: list[Path] = []
     damaged: dict[str, list[Block]] = {}
     for spec in specs:
-        keys = list(detector_keys(spec, assets).values()) if features else []
+        keys = list(wanted_keys(spec, assets, features=features).values())
         blocks = worker.owned(blocks_of(spec.seed_range, spec.block_size))
         paths = RunStore.open(spec).set_aside_damaged(blocks, keys)
         damaged[spec.run_id] = [Block(int(path.stem), spec.block_size) for path in paths]
@@ -122,7 +141,7 @@ def generate(
             if spec.run_id not in stores:
                 check_task(spec)
                 stores[spec.run_id] = RunStore.open(spec)
-                keys[spec.run_id] = detector_keys(spec, place.assets) if features else {}
+                keys[spec.run_id] = wanted_keys(spec, place.assets, features=features)
         for folder in dict.fromkeys(store.folder.parent for store in stores.values()):
             here = {run_id: store for run_id, store in stores.items() if store.folder.parent == folder}
             probe = stack.enter_context(working_on(list(here.values()), worker))
@@ -183,7 +202,7 @@ def generate(
                     continue
                 job = Job(
                     spec, stores[run_id], block, keys[run_id], there(run_id),
-                    contested=not claims[run_id].usable,
+                    contested=not claims[run_id].usable, images=not features,
                 )  # fmt: skip
                 if job.is_done:
                     continue

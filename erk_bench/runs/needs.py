@@ -5,8 +5,15 @@ from __future__ import annotations
 from erk_bench.base.assets import Assets
 from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import check_count, check_real, detectors_of
-from erk_bench.evaluation.reference import REFERENCES, check_resolution, load_real, named_files
+from erk_bench.evaluation.reference import (
+    REFERENCES,
+    check_resolution,
+    load_real,
+    named_files,
+    wants_reference,
+)
 from erk_bench.runs.checks import check_images, check_networks, check_set
+from erk_bench.runs.converged import check_converged
 from erk_bench.runs.device import check_draws
 from erk_bench.spec import MetricsSpec, RunSpec, Spec
 
@@ -17,7 +24,8 @@ def addresses_of(spec: Spec, *, features: bool = True) -> list[str]:
     if not features:
         return found
     files = [detector_of(name).weights for name in detectors_of(spec.metrics.names)]
-    for reference in (spec.metrics.reference, spec.metrics.real_features):
+    references = (spec.metrics.reference, spec.metrics.real_features)
+    for reference in references if wants_reference(spec.metrics) else ():
         if reference is not None and reference not in REFERENCES:
             files += named_files(reference).values()
     found += [file for file in files if file is not None]
@@ -37,6 +45,7 @@ def check_reference(spec: Spec, assets: Assets) -> None:
     """Refuse networks, metrics or a reference that do not fit together before any image is made."""
     if isinstance(spec, RunSpec):
         check_networks(spec, assets)
+        check_converged(spec, imported=True)
         resolution, maker = check_images(spec, assets), "the model makes"
     else:
         resolution, maker = check_set(spec), f"'{spec.images}' has"

@@ -29,6 +29,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
+LATER = ("images", "converged")  # fields that came later, which earlier records lack
+
+
 @dataclass(frozen=True)
 class MetricRecord:
     """A metric's value, its standard error, and the leave-one-group-out values.
@@ -54,7 +57,9 @@ class Record:
     name and hash of each, and of each metric of a user's own. environment: where and with what it ran; its
     entry "shared" has the number of runs that shared, and this one's part of the network evaluations (of
     single images). images: of a set, what was found in it: "unreadable" names what was left out, "duplicates"
-    counts copies of other images, "reference" is true where it is the reference itself.
+    counts copies of other images, "reference" is true where it is the reference itself. converged: where
+    solver errors were measured, the run that they are distances to, and under "check" the errors of one of
+    half as many steps.
     """
 
     run_id: str
@@ -72,6 +77,7 @@ class Record:
     format: str = FORMAT
     created: str = field(default="")
     images: dict[str, Any] = field(default_factory=dict)
+    converged: dict[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> Spec:
@@ -182,8 +188,9 @@ def write_record(path: Path, record: Record) -> None:
 def record_text(record: Record) -> str:
     """A record as the text of its file; a field that came later stands there only where it says something."""
     content = dataclasses.asdict(record)
-    if not content["images"]:
-        del content["images"]
+    for name in LATER:
+        if not content[name]:
+            del content[name]
     for metric in content["metrics"].values():
         if not metric["halves"]:
             del metric["halves"]
@@ -213,10 +220,11 @@ def read_record(path: Path) -> Record:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"'{path}' has format {found!r}; expected '{FORMAT}'")
     known = {item.name for item in dataclasses.fields(Record)}
-    if wrong := (set(content) ^ known) - {"images"}:
+    if wrong := (set(content) ^ known) - set(LATER):
         raise UserError(f"'{path}' has other fields than a record: {sorted(wrong)}")
-    if not isinstance(content.get("images", {}), dict):
-        raise UserError(f"'{path}' has damaged images; delete it and run the row again")
+    for name in LATER:
+        if not isinstance(content.get(name, {}), dict):
+            raise UserError(f"'{path}' has damaged {name}; delete it and run the row again")
     try:
         content["metrics"] = {
             name: MetricRecord(

@@ -26,13 +26,15 @@ from erk_bench.spec import CorrectionSpec, RunSpec, Spec
 
 
 class SampledBlock(NamedTuple):
-    """Images of a block where they were made; `host` waits for their copy in host memory.
+    """Images and final states [B, C, H, W] of a block where they were made; `host` waits for the images' copy
+    in host memory. Where nobody asked for images there are none.
 
     nfe, nfe_guide: counted calls of the networks. seconds: wall time of drawing and sampling, without
     decoding.
     """
 
-    on_device: Tensor
+    on_device: Tensor | None
+    states: Tensor
     host: Callable[[], ImageBlock]
     nfe: float
     nfe_guide: float
@@ -42,12 +44,14 @@ class SampledBlock(NamedTuple):
 class SampledTree(NamedTuple):
     """A block's images of several runs, each distinct one once.
 
-    images: uint8 [R, C, H, W] where they were made. rows: int64 on the CPU, the block's images of each run.
-    classes: int64 [B]. nfe, nfe_guide: of a separate run. seconds: of drawing and sampling. evaluations: of
-    single images by all networks, counted. errors: of each run, why its result is of no use, if it is not.
+    images: uint8 [R, C, H, W] where they were made; states: of each. rows: int64 on the CPU, the block's
+    images of each run. classes: int64 [B]. nfe, nfe_guide: of a separate run. seconds: of drawing and
+    sampling. evaluations: of single images by all networks, counted. errors: of each run, why its result is
+    of no use, if it is not.
     """
 
     images: Tensor
+    states: Tensor
     rows: list[Tensor]
     classes: Tensor
     nfe: float
@@ -62,9 +66,10 @@ class SampledTree(NamedTuple):
         return ImageBlock(images, self.classes, self.nfe, self.nfe_guide)
 
 
-def sample_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> SampledBlock:
+def sample_block(spec: RunSpec, seeds: Sequence[int], place: Place, *, decoded: bool = True) -> SampledBlock:
     """Draw, sample and decode the images of `seeds`; the same for whoever calls.
 
+    decoded: without, there are states and no images.
     Raises UserError naming the seeds whose result is not finite, or a batch that fits into the GPU's memory.
     """
     check_draws(spec)
@@ -79,12 +84,16 @@ def sample_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> SampledBl
         if error:
             raise error
         seconds = time.perf_counter() - start  # the check waited for the device
+        counts = (sampled.nfe, sampled.nfe_guide)
+        if not decoded:
+            return SampledBlock(None, sampled.x, _no_images, *counts, seconds)
         images = decoder(spec.model, shape_of(drawn.net), place.device, place.assets, numerics_of(spec))(
             sampled.x
         )
         copied = to_host(images)
-        counts = (sampled.nfe, sampled.nfe_guide)
-        return SampledBlock(images, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds)
+        return SampledBlock(
+            images, sampled.x, lambda: ImageBlock(copied(), drawn.classes, *counts), *counts, seconds
+        )  # fmt: skip
 
 
 def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], place: Place) -> SampledTree:
@@ -117,7 +126,7 @@ def sample_tree(specs: Sequence[RunSpec], seeds: Sequence[int], place: Place) ->
         states = sampled.states.nan_to_num()  # what is not finite is never shown
         images = torch.cat([decode(part) for part in states.split(spec.block_size)])
     return SampledTree(
-        images, rows, drawn.classes, sampled.nfe, sampled.nfe_guide, seconds,
+        images, states, rows, drawn.classes, sampled.nfe, sampled.nfe_guide, seconds,
         sampled.evaluations, errors,
     )  # fmt: skip
 
@@ -164,6 +173,10 @@ def draw_block(spec: RunSpec, seeds: Sequence[int], place: Place) -> Drawn:
     condition = None if classes is None else to_device(classes, device)
     numbers = torch.full((len(seeds),), -1) if classes is None else classes.cpu()
     return Drawn(net, guide, draws, to_device(noise, device), condition, numbers)
+
+
+def _no_images() -> ImageBlock:
+    raise AssertionError("nobody asked for images")
 
 
 def _finite(x: Tensor) -> Tensor:

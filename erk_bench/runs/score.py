@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import DamagedError, UserError
 from erk_bench.base.fields import to_dict
 from erk_bench.evaluation.detectors import detector_key
 from erk_bench.evaluation.measured import Extracted
-from erk_bench.evaluation.metrics import code_keys, detectors_of, key_names, measure
+from erk_bench.evaluation.metrics import code_keys, detectors_of, key_names, measure, solver_errors
 from erk_bench.evaluation.reference import load_real, reference_facts
 from erk_bench.runs.blocks import blocks_of
+from erk_bench.runs.converged import converged_runs
 from erk_bench.runs.device import Place, assets_of
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.records import MetricRecord, Record, environment, read_record, write_record
 from erk_bench.runs.set_block import with_findings
+from erk_bench.runs.solver_errors import distances_of
 from erk_bench.runs.store import RunStore, set_aside
 from erk_bench.runs.timings import Timing
 from erk_bench.spec import PROTOCOL, RunSpec, SetSpec, Spec
@@ -51,8 +54,14 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
             "run 'erk-bench run' again with the same arguments: finished blocks are kept"
         )
     keys = detector_keys(spec, place.assets)
-    kept = kept_features(spec, keys)
+    of_images = detectors_of(spec.metrics.names, distances=False)
+    kept = kept_features(spec, {name: keys[name] for name in of_images})
     counts, left_out = kept.counts, kept.left_out
+    distances: dict[str, Tensor] = {}
+    converged: dict[str, Any] = {}
+    if isinstance(spec, RunSpec) and solver_errors(spec.metrics.names):
+        distances, more, converged = distances_of(spec, place.assets)
+        counts += more
     if len(set(counts)) > 1 and not _adaptive(spec):
         raise UserError(f"blocks of {spec.run_id} differ in network evaluations: {sorted(set(counts))}")
     found: dict[str, Any] = {}
@@ -68,9 +77,9 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
     # A set without numbers is in the order of its names: class by class, where it has class folders.
     named = isinstance(spec, SetSpec) and not spec.numbers
     real = load_real(spec.metrics, place.assets, place.device)
-    measured = measure(spec.metrics, kept.extracted, real, shuffled=named)
+    measured = measure(spec.metrics, kept.extracted, real, distances=distances, shuffled=named)
     reference = reference_facts(spec.metrics, place.assets)
-    if isinstance(spec, SetSpec) and reference["sha256"] == spec.sha256:
+    if isinstance(spec, SetSpec) and reference.get("sha256") == spec.sha256:
         found["reference"] = True
     timings = store.timings()
     timed = {block.index: timings[block.index] for block in blocks if block.index in timings}
@@ -97,6 +106,7 @@ def score(spec: Spec, place: Place | None = None, *, complete: bool = False) -> 
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         images=found,
+        converged=converged,
     )
     _keep(record_path(spec), record, spec, place.assets)
     return record
@@ -222,11 +232,19 @@ def _measured_alike(record: Record, spec: Spec, assets: Assets) -> bool:
     """Whether a record, whichever metrics it has, was measured as the spec asks."""
     measured = record.source.metrics
     shared = [name for name in spec.metrics.names if name in record.metrics]
-    keys = {*(detector_key(name, assets) for name in detectors_of(shared)), *code_keys(shared)}
+    states = spec.metrics.converged.states
+    keys = {*(detector_key(name, assets, states) for name in detectors_of(shared)), *code_keys(shared)}
+    facts = reference_facts(spec.metrics, assets)
+    converged = measured.converged  # which counts only where solver errors are shared
+    if isinstance(spec, RunSpec) and solver_errors(shared):
+        converged = spec.metrics.converged
+        if record.converged.get("run_id") != converged_runs(spec).solution.run_id:
+            return False
     return (
-        dataclasses.replace(measured, names=spec.metrics.names) == spec.metrics
+        dataclasses.replace(measured, names=spec.metrics.names)
+        == dataclasses.replace(spec.metrics, converged=converged)
         and keys <= set(record.detectors)
-        and record.reference == reference_facts(spec.metrics, assets)
+        and (not record.reference or not facts or record.reference == facts)
         and record.protocol == PROTOCOL
     )
 
@@ -234,9 +252,19 @@ def _measured_alike(record: Record, spec: Spec, assets: Assets) -> bool:
 def _with_metrics(record: Record, names: Sequence[str]) -> Record:
     """The same record with some of its metrics, and the detectors that they need."""
     needed = key_names(names)
+    errors = solver_errors(names)
+    check = record.converged.get("check", {})
+    others = set(solver_errors(tuple(record.metrics))) - set(errors)
+    asked = {**record.spec["metrics"], "names": list(names)}
+    if not errors:
+        asked.pop("converged", None)
     return dataclasses.replace(
         record,
-        spec={**record.spec, "metrics": {**record.spec["metrics"], "names": list(names)}},
+        reference=record.reference if detectors_of(names, distances=False) else {},
+        converged={**record.converged, "check": {key: check[key] for key in check if key not in others}}
+        if errors
+        else {},
+        spec={**record.spec, "metrics": asked},
         metrics={name: record.metrics[name] for name in names},
         detectors=tuple(key for key in record.detectors if key.rpartition("-")[0] in needed),
     )
@@ -248,7 +276,13 @@ def _keep(path: Path, record: Record, spec: Spec, assets: Assets) -> None:
     if earlier is not None and _measured_alike(earlier, spec, assets):
         metrics = {**earlier.metrics, **record.metrics}
         detectors = tuple(dict.fromkeys((*earlier.detectors, *record.detectors)))
-        record = _with_metrics(
-            dataclasses.replace(record, metrics=metrics, detectors=detectors), tuple(metrics)
+        checks = {**earlier.converged.get("check", {}), **record.converged.get("check", {})}
+        merged = dataclasses.replace(
+            record,
+            metrics=metrics,
+            detectors=detectors,
+            reference=record.reference or earlier.reference,
+            converged={**earlier.converged, **record.converged, "check": checks} if checks else {},
         )
+        record = _with_metrics(merged, tuple(metrics))
     write_record(path, record)

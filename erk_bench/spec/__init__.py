@@ -6,7 +6,7 @@ where, how fast or what to measure); the helper that declares a field makes it c
 
 from erk_bench.spec.identity import PROTOCOL, digest_of
 from erk_bench.spec.image_set import SetSpec
-from erk_bench.spec.metrics import MetricsSpec
+from erk_bench.spec.metrics import ConvergedSpec, MetricsSpec
 from erk_bench.spec.parts import (
     ACTS_AT_ONE,
     ALONE_AT_ONE,
@@ -31,6 +31,7 @@ __all__ = [
     "MAX_SEEDS",
     "PROTOCOL",
     "SAMPLES",
+    "ConvergedSpec",
     "CorrectionSpec",
     "GuidanceSpec",
     "MetricsSpec",

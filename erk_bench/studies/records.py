@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +17,13 @@ from erk_bench.base.progress import progress_bar
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import Block, blocks_of
+from erk_bench.runs.converged import converged_of
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.export import finish_samples
-from erk_bench.runs.generate import unfinished
+from erk_bench.runs.generate import to_sample, unfinished
 from erk_bench.runs.needs import check_enough, check_reference, fetch
 from erk_bench.runs.records import Record, read_record
 from erk_bench.runs.score import finished_record, score
-from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies.score_ahead import ScoreAhead, scoring_place
 
@@ -65,8 +65,22 @@ def compute_records(
     if not todo and not launch.reports():
         return None
     if todo:
+        first = converged_of(todo)
+        left_first = {spec.run_id: unfinished(spec, assets, features=True) for spec in first}
         if not sampling:
-            _check_sampled(todo, left)
+            _check_sampled(
+                [(spec, left_first[spec.run_id]) for spec in first]
+                + [(spec, left[spec.run_id]) for spec in todo]
+            )
+        if first:  # rows share them, and scoring reads them
+            launch.compute(
+                [[spec] for spec in first],
+                features=True,
+                title=f"converged solutions for {title}",
+                watch=tracker.advance,
+                expect=tracker.expect,
+                left=left_first,
+            )
         with ScoreAhead(todo) as ahead:
             complete = launch.compute(
                 lacking,
@@ -89,11 +103,11 @@ def compute_records(
     return {run_id: record for run_id, record in done.items() if record is not None}
 
 
-def _check_sampled(specs: Sequence[Spec], left: Mapping[str, Sequence[Block]]) -> None:
+def _check_sampled(runs: Sequence[tuple[Spec, Sequence[Block]]]) -> None:
+    """runs: each with the blocks that are not finished."""
     missing = []
-    for spec in specs:
-        store = RunStore.open(spec)
-        blocks = [block for block in left[spec.run_id] if not store.has_images(block)]
+    for spec, unfinished_blocks in runs:
+        blocks = to_sample(spec, unfinished_blocks)
         if blocks:
             missing.append((spec, blocks))
     if missing:

@@ -26,6 +26,7 @@ from erk_bench.evaluation.reference_files import Real, write_reference
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs import launch
 from erk_bench.runs.checks import check_measuring, check_out, check_set
+from erk_bench.runs.converged import check_no_set
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.finish_block import detector_keys
 from erk_bench.runs.needs import fetch_detectors
@@ -94,17 +95,17 @@ def measuring(
     if protocol:
         names, settings = followed(protocol, names, settings)
     names = names or [DEFAULT_METRICS.get(reference, "fid")]
-    return Measuring(
-        metrics=MetricsSpec(
-            names=tuple(dict.fromkeys(names)),
-            reference=reference,
-            real_features=real_features,
-            num_groups=num_groups,
-            protocol=protocol,
-            **settings,
-        ),
-        **reading,
+    found = MetricsSpec(
+        names=tuple(dict.fromkeys(names)),
+        reference=reference,
+        real_features=real_features,
+        num_groups=num_groups,
+        protocol=protocol,
+        kid_subsets=settings["kid_subsets"],
+        kid_subset_size=settings["kid_subset_size"],
     )
+    check_no_set(found)
+    return Measuring(metrics=found, **reading)
 
 
 def score(

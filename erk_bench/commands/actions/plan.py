@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from erk_bench.reporting.table_views import DASH
 from erk_bench.runs import cost as planning
 from erk_bench.runs import launch
 from erk_bench.runs.blocks import blocks_of
+from erk_bench.runs.converged import converged_of
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.needs import addresses_of
@@ -66,12 +68,22 @@ def plan(options: PlanOptions, overrides: list[str]) -> int:
         return 0
     specs = [shifted(spec, index) for index in range(sets) for spec in specs]
     return show_plan(
-        specs,
+        [*_solutions(specs), *specs],
         Rates(options.throughput or 0.0, options.throughput_rest or 0.0),
         shared=bool(options.grid),
         workers=options.simulate or (),
         memory=options.memory,
     )
+
+
+def _solutions(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """What the runs' solver errors need beside them."""
+
+    def sampled(spec: RunSpec) -> RunSpec:
+        return dataclasses.replace(spec, metrics=specs[0].metrics, samples="none")
+
+    planned = {sampled(spec) for spec in specs}
+    return [run for run in converged_of(specs) if sampled(run) not in planned]
 
 
 def show_plan(
@@ -93,7 +105,7 @@ def show_plan(
         "images on disk",
     ):  # fmt: skip
         table.add_column(header, justify="left" if header == "run" else "right")
-    total, features, pixels = Operations(), 0, 0.0
+    total, features, pixels = Operations(), 0.0, 0.0
     rows: list[list[Operations]] = []  # of each run's blocks
     unknown = list(dict.fromkeys(path for spec in specs for path in spec.own_code))
     for spec in specs:

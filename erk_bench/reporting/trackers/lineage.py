@@ -54,7 +54,7 @@ def _address(path: str) -> str | None:
 
 def reference(record: Record) -> Artifact:
     """The statistics (and features) of real images that the samples were measured against."""
-    name = record.reference["name"]
+    name = record.reference.get("name", "none")
     return _artifact(
         "reference-statistics",
         name if ":" in name else Path(name).name,
