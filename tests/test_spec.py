@@ -69,7 +69,8 @@ CHANGED: dict[str, Any] = {
     "solver.options": [["r", 0.4]], "schedule.options": [["by", 2]], "guidance.options": [["by", 2.5]],
     "correction.options": [["by", True]], "schedule.sigmas": [80.0, 1.0],
     "solver.denoise_to_zero": False, "solver.afs": True,
-    "metrics.converged.num_steps": 64, "metrics.converged.states": "float16",
+    "metrics.converged.num_steps": 64, "metrics.converged.solver": "euler",
+    "metrics.converged.states": "float16",
     "offline": True, "device": "cuda", "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
 }  # fmt: skip
 
@@ -111,7 +112,7 @@ def leaves(kind: type, prefix: str = "") -> Iterator[str]:
 
 def changed(name: str) -> RunSpec:
     """The spec of `content` with one field changed."""
-    spec = to_dict(build(RunSpec, content(vae=True)))
+    spec = to_dict(build(RunSpec, content(vae=True)), every=True)
     *parents, last = name.split(".")
     place = spec
     for parent in parents:
@@ -173,8 +174,20 @@ def test_run_id_is_readable_and_pinned() -> None:
 
 def test_round_trip() -> None:
     spec = build(RunSpec, content())
-    assert build(RunSpec, to_dict(spec)) == spec
+    assert build(RunSpec, to_dict(spec)) == spec == build(RunSpec, to_dict(spec, every=True))
     assert "path" not in identity_fields(spec)["model"]["weights"]
+
+
+def test_settings_that_came_later_leave_records_as_they_were() -> None:
+    """Where they have their default; all settings of a run are shown with it."""
+    spec = build(RunSpec, content())
+    assert "converged" not in to_dict(spec)["metrics"]
+    assert to_dict(spec, every=True)["metrics"]["converged"] == {
+        "solver": "heun", "num_steps": 256, "states": "float32",
+    }  # fmt: skip
+    other = content()
+    other["metrics"]["converged"] = {"num_steps": 64}
+    assert to_dict(build(RunSpec, other))["metrics"]["converged"]["num_steps"] == 64
 
 
 def put(path: str, value: Any) -> dict[str, Any]:

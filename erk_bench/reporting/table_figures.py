@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -41,9 +42,9 @@ PAPER_SHEET = 6  # images a row that fit a column of a paper
 
 def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
     """The headline metric against steps, one panel a guidance, one line a series, with error bars."""
-    rows, given = _parted(view)
+    rows, given = parted(view)
     if not rows:
-        return _given_figure(view, style)
+        return given_figure(view, style)
     guidances = list(dict.fromkeys(row.guidance for row in rows))
     names = series_names(rows, lambda row: row.steps or 0)
     look = looks(names)
@@ -58,7 +59,7 @@ def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
                 points = [row for other, row in here if other == name]
                 # Rows of one step count have no line through them.
                 several = len({row.steps for row in points}) < len(points)
-                handles[name] = _bars(
+                handles[name] = bars(
                     axis,
                     [row.steps or 0 for row in points],
                     points,
@@ -67,11 +68,11 @@ def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
                     style,
                     line=not several,
                 )
-            handles |= _levels(axis, given)
-            _axes(axis, [row for _, row in here], "steps", 3.0, style)
-            _panel_title(axis, guidance, len(guidances), 3.6, style)
+            handles |= given_levels(axis, given)
+            number_axes(axis, [row for _, row in here], "steps", 3.0, style)
+            panel_title(axis, guidance, len(guidances), 3.6, style)
         for line in made.axes:
-            line[0].set_ylabel(_better(view, style))
+            line[0].set_ylabel(better(view, style))
         place_legend(made, list(handles.values()), style)
         set_title(made.figure, view.title, style, made.beside)
     return made.figure
@@ -84,9 +85,9 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
     Dashed lines are corrected rows; bars are standard errors; the gray band is the Pareto front, of rows that
     none of the same or lower cost beats. Below, the rows from 8 evaluations on beside each other.
     """
-    sampled, given = _parted(view)
+    sampled, given = parted(view)
     if not sampled:
-        return _given_figure(view, style)
+        return given_figure(view, style)
     guidances = list(dict.fromkeys(row.guidance for row in sampled))
     names = series_names(sampled, lambda row: row.cost)
     solvers = {name: row.solver.partition(",")[0] or name for name, row in zip(names, sampled, strict=True)}
@@ -111,49 +112,49 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
             first, column = (0, index) if style.width is None else (index * (1 + below), 0)
             over = made.axes[first][column]
             handles |= _overview(over, view, of[guidance], look, screen - 0.7, style)
-            levels = _levels(over, given)
-            _panel_title(over, guidance, len(guidances), screen - 0.5, style)
-            over.set_ylabel(_better(view, style))
+            levels = given_levels(over, given)
+            panel_title(over, guidance, len(guidances), screen - 0.5, style)
+            over.set_ylabel(better(view, style))
             if below:
                 axis = made.axes[first + 1][column]
                 _side_by_side(axis, view, crowded[guidance], look, style)
-                axis.set_ylabel(_better(view, style))
+                axis.set_ylabel(better(view, style))
         shown = [handles[name] for name in ("Pareto front", *look)]
         place_legend(made, [*shown, *levels.values()], style)
         set_title(made.figure, view.title, style, made.beside)
     return made.figure
 
 
-def _parted(view: TableView) -> tuple[list[TableRow], list[TableRow]]:
+def parted(view: TableView) -> tuple[list[TableRow], list[TableRow]]:
     """Rows that were sampled, and sets of images, which have neither steps nor cost."""
     rows = list(view.rows)
     return [row for row in rows if row.steps is not None], [row for row in rows if row.steps is None]
 
 
-def _levels(axis: Axes, given: Sequence[TableRow]) -> dict[str, object]:
+def given_levels(axis: Axes, given: Sequence[TableRow]) -> dict[str, object]:
     """A line across for each set of images; returns what the legend shows of it."""
     found: dict[str, object] = {}
     for number, row in enumerate(given):
-        color, (value, error) = COLORS[-1 - number % len(COLORS)], _headline(row)
+        color, (value, error) = COLORS[-1 - number % len(COLORS)], headline(row)
         axis.axhspan(value - error, value + error, color=color, alpha=0.15, linewidth=0)
         found[row.method] = axis.axhline(value, color=color, linestyle=":", label=literal(row.method))
     return found
 
 
-def _given_figure(view: TableView, style: Style) -> Figure:
+def given_figure(view: TableView, style: Style) -> Figure:
     """The headline metric of sets of images, one below the other."""
     height = 1.0 + 0.3 * len(view.rows)
     with typeset(style):
         made = panels(1, 1, (5.0 if style.width is None else 0.0, height), [], style)
         axis, places = made.axes[0][0], range(len(view.rows))[::-1]
-        values = [_headline(row) for row in view.rows]
+        values = [headline(row) for row in view.rows]
         axis.errorbar(
             [value for value, _ in values], places, xerr=[error for _, error in values], fmt="o",
             color=COLORS[1], markersize=style.marker, capsize=0.45 * style.marker, elinewidth=0.8,
         )  # fmt: skip
         axis.set_yticks(list(places), [literal(row.method) for row in view.rows])
         axis.set_ylim(-0.6, len(view.rows) - 0.4)
-        axis.set_xlabel(_better(view, style))
+        axis.set_xlabel(better(view, style))
         axis.grid(alpha=0.3, axis="x")
         set_title(made.figure, view.title, style, made.beside)
     return made.figure
@@ -170,7 +171,7 @@ def _overview(
     """All rows over their cost, `width` inches wide; returns what the legend shows of each series."""
     front = pareto_front([row for _, row in pairs], view.lower)
     (band,) = axis.plot(
-        [row.cost for row in front], [_headline(row)[0] for row in front],
+        [row.cost for row in front], [headline(row)[0] for row in front],
         color="0.85", linewidth=1.8 * style.marker, solid_capstyle="round", zorder=0,
     )  # fmt: skip
     handles: dict[str, object] = {"Pareto front": band}
@@ -180,8 +181,8 @@ def _overview(
         several = len({row.cost for row in points}) < len(points)  # of one cost: no line through them
         beside = 1 + DODGE * (number - len(names) / 2)
         at = [row.cost * beside for row in points]
-        handles[name] = _bars(axis, at, points, look[name], name, style, line=not several)
-    _axes(axis, [row for _, row in pairs], "network evaluations an image (NFE)", width, style)
+        handles[name] = bars(axis, at, points, look[name], name, style, line=not several)
+    number_axes(axis, [row for _, row in pairs], "network evaluations an image (NFE)", width, style)
     return handles
 
 
@@ -200,20 +201,20 @@ def _side_by_side(
         here.sort(key=lambda pair: names.index(pair[0]))
         for slot, (name, row) in enumerate(here):
             x = position + 0.86 * ((slot + 0.5) / len(here) - 0.5)
-            _bars(axis, [x], [row], look[name], name, style, line=False)
+            bars(axis, [x], [row], look[name], name, style, line=False)
             if row in front:
-                axis.plot(x, _headline(row)[0], "o", color="0.85", markersize=2.6 * style.marker, zorder=0)
+                axis.plot(x, headline(row)[0], "o", color="0.85", markersize=2.6 * style.marker, zorder=0)
         if position:
             axis.axvline(position - 0.5, color="0.8", linewidth=0.8)
     axis.set_xlim(-0.5, len(costs) - 0.5)
     axis.set_xticks(range(len(costs)), [str(cost) for cost in costs])
-    _value_axis(axis, [_headline(row)[0] for _, row in pairs])
+    _value_axis(axis, [headline(row)[0] for _, row in pairs])
     axis.set_xlabel(f"NFE, from {costs[0]} on, side by side")
     axis.tick_params(labelsize=style.size)
     axis.grid(alpha=0.3, axis="y")
 
 
-def _bars(
+def bars(
     axis: Axes,
     x: Sequence[float],
     rows: Sequence[TableRow],
@@ -224,13 +225,13 @@ def _bars(
     line: bool,
 ) -> ErrorbarContainer:
     return axis.errorbar(
-        x, [_headline(row)[0] for row in rows], yerr=[_headline(row)[1] for row in rows],
+        x, [headline(row)[0] for row in rows], yerr=[headline(row)[1] for row in rows],
         color=look.color, marker=look.marker, linestyle=look.line if line else "none", label=literal(name),
         markersize=style.marker, capsize=0.45 * style.marker, elinewidth=0.8,
     )  # fmt: skip
 
 
-def _axes(axis: Axes, rows: Sequence[TableRow], xlabel: str, wide: float, style: Style) -> None:
+def number_axes(axis: Axes, rows: Sequence[TableRow], xlabel: str, wide: float, style: Style) -> None:
     """A logarithmic abscissa with its values as plain numbers, `wide` inches; values logarithmic where they
     can be."""
     every = sorted({(row.steps or 0) if xlabel == "steps" else round(row.cost) for row in rows})
@@ -238,7 +239,7 @@ def _axes(axis: Axes, rows: Sequence[TableRow], xlabel: str, wide: float, style:
     ticks = thinned(every, wide if style.width is None else style.width - 0.7, style)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
-    _value_axis(axis, [_headline(row)[0] for row in rows], wide=1.0)
+    _value_axis(axis, [headline(row)[0] for row in rows], wide=1.0)
     axis.tick_params(labelsize=style.size)
     axis.grid(alpha=0.3)
 
@@ -257,13 +258,13 @@ def logarithmic(axis: Axes) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
 
 
-def _panel_title(axis: Axes, guidance: str, count: int, width: float, style: Style) -> None:
+def panel_title(axis: Axes, guidance: str, count: int, width: float, style: Style) -> None:
     """On paper a single panel has no title."""
     if style.titled or count > 1:
         set_panel_title(axis, guidance, width if style.width is None else style.width - 0.6, style)
 
 
-def _better(view: TableView, style: Style) -> str:
+def better(view: TableView, style: Style) -> str:
     title = next(iter(view.rows[0].metrics.values()))[0]
     text = f"{title} ({'lower' if view.lower else 'higher'} is better)"
     return literal(wrapped(text, 3.2 if style.width is None else 1.6, style.size))
@@ -272,13 +273,13 @@ def _better(view: TableView, style: Style) -> str:
 def pareto_front(rows: Sequence[TableRow], lower: bool = True) -> list[TableRow]:
     """The rows that no other of the same or lower cost beats in the headline metric, by cost."""
     front: list[TableRow] = []
-    for row in sorted(rows, key=lambda row: (row.cost, _headline(row)[0] if lower else -_headline(row)[0])):
-        if not front or (_headline(row)[0] < _headline(front[-1])[0]) == lower:
+    for row in sorted(rows, key=lambda row: (row.cost, headline(row)[0] if lower else -headline(row)[0])):
+        if not front or (headline(row)[0] < headline(front[-1])[0]) == lower:
             front.append(row)
     return front
 
 
-def _headline(row: TableRow) -> Estimate:
+def headline(row: TableRow) -> Estimate:
     return next(iter(row.metrics.values()))[1]
 
 
@@ -330,7 +331,8 @@ def sample_sheet(
 
 def draw(view: TableView, name: str, style: Style = SCREEN) -> Figure:
     """The picture of a table that its file names."""
-    figure: Figure = globals()[FIGURES[name]](view, style)
+    module, _, function = FIGURES[name].partition(":")
+    figure: Figure = getattr(importlib.import_module(module), function)(view, style)
     return figure
 
 

@@ -15,8 +15,12 @@ from erk_bench.reporting.columns import FILES_ONLY, Column, fitting, markdown_ta
 Estimate = tuple[float, float]
 
 DASH = "–"
-# Pictures of a table as table files name them: the function of figures.py, whose import takes long.
-FIGURES = {"steps": "steps_figure", "nfe": "nfe_figure"}
+# Pictures of a table as table files name them: module:function, whose import takes long.
+FIGURES = {
+    "steps": "erk_bench.reporting.table_figures:steps_figure",
+    "nfe": "erk_bench.reporting.table_figures:nfe_figure",
+    "convergence": "erk_bench.reporting.convergence_figures:convergence_figure",
+}
 
 
 class PublishedValue(NamedTuple):
@@ -28,6 +32,13 @@ class PublishedValue(NamedTuple):
     value: float
     gap: float
     within: bool | None
+
+
+class Floor(NamedTuple):
+    """A level near which an error does not tell of the solver; from `clear` on it does."""
+
+    level: float
+    clear: float
 
 
 class SetSummary(NamedTuple):
@@ -47,7 +58,8 @@ class TableRow:
     reproduction: how far the headline is from the reference record, empty without one; off: farther than
     tolerated. published: by metric name. sets: spread and minimum by metric name, where there are several
     seed sets; the estimates are means then. solver: its title and options, those of a corrected row too.
-    steps: None for a set of images, of which nobody knows what it cost.
+    steps: None for a set of images, of which nobody knows what it cost. order: of the solver over a whole
+    run, None where it is not known. floors: of solver errors, by what they are.
     """
 
     steps: int | None
@@ -67,6 +79,8 @@ class TableRow:
     solver: str = ""
     baseline: str = ""
     labelled: bool = False
+    order: int | None = None
+    floors: Mapping[str, Floor] = field(default_factory=dict)
 
     @property
     def cost(self) -> float:

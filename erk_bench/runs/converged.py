@@ -18,6 +18,7 @@ from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.evaluation.metrics import solver_errors
 from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.equation import Equation
+from erk_bench.sampling.guided import begin_step
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import CorrectionSpec, GuidanceSpec, MetricsSpec, RunSpec, ScheduleSpec, SolverSpec, Spec
 
@@ -99,7 +100,8 @@ def check_converged(spec: RunSpec, *, imported: bool = False) -> None:
             f"the run begins at noise level {run.levels[0]:g}, its converged solution at schedule.sigma_max, "
             f"{solution.levels[0]:g}; set schedule.sigma_max={run.levels[0]:g}, or {leave}"
         )
-    if (imported or spec.guidance.path is None) and not _same_denoiser(run, solution):
+    tried = spec.guidance.active and (imported or spec.guidance.path is None)
+    if tried and not _same_denoiser(run, solution):
         why = "earlier evaluations" if run.keeps_state else "the other levels of the run"
         raise UserError(
             f"guidance '{spec.guidance.name}' has no converged solution: what it does at a noise level "
@@ -129,7 +131,11 @@ def _same_denoiser(run: Equation, other: Equation) -> bool:
         denoiser = row.make(
             main, guide, equation.weight, equation.interval, equation.levels, **equation.guidance.options
         )
-        return {sigma: denoiser(x * sigma, sigma, None) for sigma in levels}
+        found = {}
+        for sigma in levels:
+            begin_step(denoiser, sum(level > sigma for level in equation.levels))
+            found[sigma] = denoiser(x * sigma, sigma, None)
+        return found
 
     levels = [equation.levels[place] for equation in (run, other) for place in (0, 1, -2, -1)]
     with torch.inference_mode():

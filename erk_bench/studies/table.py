@@ -13,6 +13,7 @@ from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies import published
 from erk_bench.studies.baselines import Line, baselines
+from erk_bench.studies.convergence import floors, of_solution, order_of
 from erk_bench.studies.table_file import Published, RowSpec, TableFile
 from erk_bench.studies.table_notes import at_equal_cost, facts, minima, sources, unpaired
 from erk_bench.studies.verdicts import check_comparable, mean_difference, overhead, reproduction, verdict
@@ -63,6 +64,7 @@ def build_view(
         shown.append(row)
     notes = [note for note in dict.fromkeys(warnings) if note]
     notes += sources(lines, called)
+    notes += of_solution([record for several in records for record in several], headline)
     notes += unpaired([(line, against[line.spec.digest]) for line in lines], called)
     notes += minima(table, [line.row for line in lines], shown, records[0][0].num_images)
     if len({line.run.solver.name for line in runs if line.run}) > 1:
@@ -136,6 +138,8 @@ def _shown(
         off=off or any(value.within is False for value in beside.values()),
         published=beside,
         sets={name: measured[name].summary for name in names} if len(line.records) > 1 else {},
+        order=order_of(run) if run else None,
+        floors=floors(first, headline),
     )
 
 

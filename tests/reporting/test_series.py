@@ -136,5 +136,5 @@ def test_24_series(kind: str) -> None:
     assert len(found) == 24
     assert len({(color, marker) for _, color, marker in found}) == 24
     legend = draw(view, kind).legends[0]
-    shown = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+    shown = [text.get_text().replace("\n", " ").partition(": slope")[0] for text in legend.get_texts()]
     assert [text for text in shown if text != "Pareto front"] == names

@@ -30,6 +30,7 @@ SAME = (
     ("schedule.sigma_min=0.01",),
     ("schedule.sigmas=[80,10,1,0.1,0]",),
     ("guidance=cfg", "guidance.weight=1"),
+    ("guidance=apg", "guidance.weight=1", "guidance.momentum=-0.5"),
 )
 # Of each the solution is another.
 OTHER = (
@@ -39,6 +40,10 @@ OTHER = (
     ("guidance=apg", "guidance.weight=2", "guidance.momentum=0"),
     ("guidance=apg", "guidance.weight=2", "guidance.momentum=0", "guidance.eta=0.5"),
     ("guidance=autoguidance", "guidance.weight=2"),
+    ("guidance=power_law", "guidance.weight=2"),
+    ("guidance=fdg", "guidance.weight=2"),
+    ("guidance=cfg_zero_star", "guidance.weight=2"),
+    ("guidance=cfg_oec", "guidance.weight=2", "guidance.tau=-1"),
     ("schedule.sigma_max=40",),
     ("dtype=float64",),
     ("class_label=3",),
@@ -98,7 +103,11 @@ def test_these_have_a_solution(settings: tuple[str, ...]) -> None:
     (("solver.s_churn=10",), "s_churn is 10"),
     (("guidance=cfgpp", "guidance.weight=0.6"), "depends on the other levels of the run"),
     (("guidance=cfgpp", "guidance.weight=1"), "depends on the other levels of the run"),
+    (("guidance=fitted_cfg", "guidance.weight=2"), "depends on the other levels of the run"),
+    (("guidance=cfg_zero_star", "guidance.weight=2", "guidance.zero_steps=2"), "depends on the other levels"),
     (("guidance=apg", "guidance.weight=2", "guidance.momentum=-0.5"), "depends on earlier evaluations"),
+    (("guidance=cfg_oec", "guidance.weight=2"), "depends on earlier evaluations"),
+    (("guidance=higs", "guidance.weight=1"), "depends on earlier evaluations"),
     (("metrics.converged.solver=hoin",), "did you mean 'heun'"),
     (("metrics.converged.num_steps=3",), "must be 4 to 10000"),
     (("metrics.converged.states=bfloat16",), "Known: float32, float16"),
