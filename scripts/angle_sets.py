@@ -2,8 +2,10 @@
 
 Each set of digits is drawn by every method from the same noise. FD-digits is the mean over the sets; a
 difference is the mean over the sets of the pairs, with the standard error of that mean. The table is printed,
-and written to --to. --network: another denoiser in place of the shipped one.
-Usage: python scripts/angle_sets.py [--sets 8] [--images 1000] [--first 20000] [--network FILE] [--to FILE]
+and written to --to. --network: another denoiser in place of the shipped one. --sigma-max: the noise level
+that sampling starts at.
+Usage: python scripts/angle_sets.py [--sets 8] [--images 1000] [--first 20000] [--sigma-max 80]
+       [--network FILE] [--to results/bench/angle-sets.md]
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--first", type=int, default=20_000)
     parser.add_argument("--network", default="digits")
+    parser.add_argument("--sigma-max", type=float, default=80.0)
     parser.add_argument("--to", type=Path)
     given = parser.parse_args()
     assets = Assets.from_environment()
@@ -73,7 +76,9 @@ def main() -> None:
             start = given.first + number * given.images
             noise, labels = erk_bench.draw(range(start, start + given.images), net)
             for name, options in METHODS.items():
-                x = erk_bench.sample(net, noise, labels, num_steps=count + 1, **options, **guided)
+                x = erk_bench.sample(
+                    net, noise, labels, num_steps=count + 1, sigma_max=given.sigma_max, **options, **guided
+                )
                 features = extract(decode(x))["features"]
                 found[name].append(target.distance(FeatureSums.of(features).stats()))
         cells = [f"{statistics.fmean(values):.4f}" for values in found.values()]

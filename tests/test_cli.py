@@ -187,13 +187,14 @@ def test_few_evaluations_are_compared_at_equal_cost() -> None:
     in_angle = [spec for spec in specs if spec.schedule.name == "angle"]
     fixed = [spec for spec in specs if spec.solver.name != "heun_adaptive" and spec not in in_angle]
     for nfe in (4, 6, 8, 10, 12, 16):
-        levels = [spec.solver.name for spec in in_angle if count_evaluations(spec) == (nfe, 0)]
-        assert levels == ["angle", "angle", "deis", "unipc", "ipndm"]
+        levels = [spec for spec in in_angle if count_evaluations(spec) == (nfe, 0)]
+        assert [spec.solver.name for spec in levels] == ["angle", "angle", "angle", "deis", "unipc", "ipndm"]
+        assert [bool(spec.correction.w_stiff) for spec in levels] == [False, False, True, False, False, False]
         here = [spec for spec in fixed if count_evaluations(spec) == (nfe, 0)]
         plain = [spec.solver.name for spec in here if not spec.correction.w_stiff]
         assert sorted(plain) == TABLE4_SOLVERS
         assert [spec.solver.name for spec in here if spec.correction.w_stiff] == ["heun", "dpm2", "deis"]
-    assert len(fixed) == 72 and len(specs) == 75 + 30
+    assert len(fixed) == 72 and len(specs) == 75 + 36
 
 
 def test_table_4_counts_evaluations_as_published() -> None:
