@@ -2,9 +2,9 @@
 
 Each set of digits is drawn by every method from the same noise. FD-digits is the mean over the sets; a
 difference is the mean over the sets of the pairs, with the standard error of that mean. The table is printed,
-and written to --to. --network: another denoiser in place of the shipped one. --sigma-max: the noise level
-that sampling starts at.
-Usage: python scripts/angle_sets.py [--sets 8] [--images 1000] [--first 20000] [--sigma-max 80]
+and written to --to. --methods: rivals, or options of the angle. --network: another denoiser in place of the
+shipped one.
+Usage: python scripts/angle_sets.py [--methods rivals] [--sets 8] [--images 1000] [--first 20000] [--most 8]
        [--network FILE] [--to results/bench/angle-sets.md]
 """
 
@@ -27,12 +27,23 @@ from erk_bench.evaluation.detectors import DIGITS_WEIGHTS, load_digits_detector
 from erk_bench.evaluation.frechet import FeatureSums, FrechetTarget
 
 GUIDE = "package:digits/weights/unconditional.safetensors"
-METHODS: dict[str, dict[str, Any]] = {
-    "DEIS": {"solver": "deis"},
-    "UniPC, angle levels": {"solver": "unipc", "schedule": "angle"},
-    "iPNDM, angle levels": {"solver": "ipndm", "schedule": "angle"},
-    "Angle": {"solver": "angle"},
-    "Angle, trigonometric, corrector": {"solver": "angle", "basis": "trigonometric", "corrector": True},
+BEST = {"solver": "angle", "basis": "trigonometric", "corrector": True}
+# By --methods; the first of each is the one that others are compared with.
+METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    "rivals": {
+        "DEIS": {"solver": "deis"},
+        "UniPC, angle levels": {"solver": "unipc", "schedule": "angle"},
+        "iPNDM, angle levels": {"solver": "ipndm", "schedule": "angle"},
+        "Angle": {"solver": "angle"},
+        "Angle, trigonometric, corrector": BEST,
+    },
+    "options": {
+        "Angle": {"solver": "angle"},
+        "trigonometric": {"solver": "angle", "basis": "trigonometric"},
+        "trigonometric, corrector": BEST,
+        "the same, ERK-Guid (0.5, 0)": {**BEST, "w_stiff": 0.5, "w_con": 0.0},
+        "the same, sigma_max 10": {**BEST, "sigma_max": 10.0},
+    },
 }
 # Guidance weight (1: none) and evaluations of each network.
 PLACES = ((1.0, 4), (1.25, 4), (1.0, 6), (1.25, 6), (1.0, 8))
@@ -50,7 +61,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--first", type=int, default=20_000)
     parser.add_argument("--network", default="digits")
-    parser.add_argument("--sigma-max", type=float, default=80.0)
+    parser.add_argument("--methods", choices=METHODS, default="rivals")
+    parser.add_argument("--most", type=int, default=8, help="evaluations, at most")
     parser.add_argument("--to", type=Path)
     given = parser.parse_args()
     assets = Assets.from_environment()
@@ -59,8 +71,9 @@ def main() -> None:
     target = FrechetTarget(FeatureSums.of(extract(load_digits().images)["features"]).stats())
 
     last = given.first + given.sets * given.images - 1
-    base, *others = METHODS
-    columns = ["guidance", "evaluations", *METHODS, *(f"{name} - {base}" for name in others)]
+    methods = METHODS[given.methods]
+    base, *others = methods
+    columns = ["guidance", "evaluations", *methods, *(f"{name} - {base}" for name in others)]
     lines = [
         f"Made by `python {' '.join(sys.argv)}`.\n",
         f"FD-digits of {given.sets} sets of {given.images:,} images (seeds {given.first}-{last}) and what "
@@ -69,16 +82,14 @@ def main() -> None:
         "|---" * len(columns) + "|",
     ]
     print("\n".join(lines), flush=True)
-    for weight, count in PLACES:
-        found: dict[str, list[float]] = {name: [] for name in METHODS}
+    for weight, count in (place for place in PLACES if place[1] <= given.most):
+        found: dict[str, list[float]] = {name: [] for name in methods}
         guided: dict[str, Any] = {"guide": guide, "guidance": weight} if weight != 1 else {}
         for number in range(given.sets):
             start = given.first + number * given.images
             noise, labels = erk_bench.draw(range(start, start + given.images), net)
-            for name, options in METHODS.items():
-                x = erk_bench.sample(
-                    net, noise, labels, num_steps=count + 1, sigma_max=given.sigma_max, **options, **guided
-                )
+            for name, options in methods.items():
+                x = erk_bench.sample(net, noise, labels, num_steps=count + 1, **options, **guided)
                 features = extract(decode(x))["features"]
                 found[name].append(target.distance(FeatureSums.of(features).stats()))
         cells = [f"{statistics.fmean(values):.4f}" for values in found.values()]

@@ -111,9 +111,9 @@ def spectral(
     history: Sequence[Step],
     *,
     within: bool = False,
-    trigonometric: bool = True,
 ) -> Step:
-    """An angle of its own for every principal component of the digits; exact for their Gaussian."""
+    """An angle of its own for every principal component of the digits, by sine and cosine; exact for their
+    Gaussian."""
     mean, directions, widths = spectrum(within=within)
     node = Node(x, slope(x, sigma), sigma)
 
@@ -127,17 +127,13 @@ def spectral(
     theta, y, now = parts(node)
     end = torch.atan(sigma_next / widths)
     if not history:
-        weight = (theta.cos() - end.cos()) / theta.sin() if trigonometric else end - theta
-        y = y - weight * now
+        y = y - (theta.cos() - end.cos()) / theta.sin() * now
     else:
         other, _, last = parts(history[-1].node)
-        h, before = end - theta, theta - other
-        if trigonometric:
-            # Integrals of sin(angle - other) and sin(theta - angle), over sin(theta - other).
-            first = (before.cos() - (end - other).cos()) / before.sin()
-            second = ((theta - end).cos() - 1) / before.sin()
-        else:
-            first, second = h * (1 + h / before / 2), -h * h / before / 2
+        # Integrals of sin(angle - other) and sin(theta - angle), over sin(theta - other).
+        before = theta - other
+        first = (before.cos() - (end - other).cos()) / before.sin()
+        second = ((theta - end).cos() - 1) / before.sin()
         y = y - first * now - second * last
     z = y * (sigma_next**2 + widths**2).sqrt()
     return Step((z @ directions.T + mean).reshape(x.shape), node, None, sigma - sigma_next, None)

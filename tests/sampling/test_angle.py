@@ -13,6 +13,7 @@ from erk_bench import sample
 from erk_bench.base.errors import UserError
 from erk_bench.sampling.angle import angle_step
 from erk_bench.sampling.schedules import angle
+from erk_bench.sampling.shared import sample_grid
 from erk_bench.sampling.steps import Node, Step
 from tests.sampling.test_solvers import noise
 
@@ -155,6 +156,20 @@ def test_the_pair_is_the_last_evaluation_carried_along_the_angle() -> None:
     for found, wanted in zip(scaled(step.partner), scaled(last), strict=True):
         assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
     assert angle_step(lambda x, sigma: 0.3 * x, noise(), 0.8, 0.2, []).partner is None
+
+
+def test_cells_of_a_grid_equal_their_own_runs() -> None:
+    """Corrected steps too, whose past reaches back over branches."""
+
+    def net(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.where(x > 0, gaussian(x, sigma, 1.0), gaussian(x, sigma, 0.1))
+
+    cells = [(0.0, 0.5), (0.5, 0.0), (0.5, 0.4), (1.0, 0.4)]
+    options = {"solver": "angle", "num_steps": 7, "max_order": 3, "corrector": True, "dtype": torch.float64}
+    found = sample_grid(net, noise(), cells=cells, **options)
+    for (w_stiff, w_con), x in zip(cells, found.x, strict=True):
+        assert torch.equal(x, sample(net, noise(), w_stiff=w_stiff, w_con=w_con, **options))
+    assert len(found.states) > len(noise())
 
 
 @pytest.mark.parametrize(("rho", "sigma_data"), [(1.0, 0.5), (1.5, 0.5), (1.0, 2.0)])
