@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import sys
@@ -30,7 +31,7 @@ from erk_bench.sampling.native import (
     rules_of,
     shares_between,
 )
-from erk_bench.sampling.options import Part, choose
+from erk_bench.sampling.options import Instance, Part, choose
 from erk_bench.sampling.schedules import SCHEDULES, Levels, Schedule, check_levels, sigmas
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.sampling.steps import Solver, StepFunction
@@ -229,9 +230,15 @@ class Equation:
     def count_evaluations(self, *, guided: bool, rules: NativeRules = DEFAULT_RULES) -> tuple[float, float]:
         """Evaluations of the main and the guiding network for one image, counted on a stand-in.
 
-        It has one channel, and pixels enough for what guidances do with an image. rules: in native
-        coordinates, those of the model.
+        It has one channel, and pixels enough for what guidances do with an image. What was measured of a
+        model's states does not fit it, and is left out. rules: in native coordinates, those of the model.
         """
+        row = self.solver.row
+        measured = {name for name in self.solver.options if isinstance(row.options.get(name), Instance)}
+        if measured:
+            options = {key: value for key, value in self.solver.options.items() if key not in measured}
+            plain = dataclasses.replace(self, solver=self.solver._replace(options=options))
+            return plain.count_evaluations(guided=guided, rules=rules)
         stand_in = StandIn(rules)
         problem = self.problem(stand_in, stand_in if guided else None)
         start = torch.full((1, 1, 64, 64), problem.run.levels[0], dtype=self.dtype)
