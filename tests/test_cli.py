@@ -46,7 +46,10 @@ CHOICES = [(group, choice) for group, choices in groups().items() for choice in 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_config_composes(group: str, choice: str) -> None:
+    """The files have the defaults of the code: none of a part's own options is set."""
     spec = run_spec([f"{group}={choice}"], fetch=False)
+    if group in ("solver", "schedule", "guidance", "correction"):
+        assert getattr(spec, group).options == ()
     if group in ("model", "solver", "schedule", "guidance", "correction"):
         assert getattr(spec, group).name == choice
 
@@ -100,6 +103,9 @@ def test_a_guidance_may_take_the_network_of_autoguidance() -> None:
     autoguidance = run_spec(["guidance=autoguidance", "guidance.weight=1.5"]).guidance.guide
     assert autoguidance and of[("guidance.role=weaker",)] == autoguidance.sha256
     assert of[()] == of[("guidance.role=unconditional",)] != autoguidance.sha256
+    own = f"guidance={config_folder().parent / 'examples/my_guidance.py'}:bell"
+    found = run_spec([own, "guidance.weight=2", "guidance.role=weaker"]).guidance.guide
+    assert found and found.sha256 == autoguidance.sha256
     with pytest.raises(UserError, match="unknown guidance.role 'weak'; did you mean 'weaker'"):
         run_spec([*settings, "guidance.role=weak"])
 
@@ -150,7 +156,7 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
 
 @pytest.mark.results
 @pytest.mark.parametrize(
-    "name", ["digits", "digits-table4", "digits-corrections", "digits-angle", "digits-rivals"]
+    "name", ["digits", "digits-table4", "digits-corrections", "digits-angle", "digits-guidance"]
 )
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""

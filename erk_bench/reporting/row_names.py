@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from erk_bench.base.fields import identity_fields
 from erk_bench.sampling.guidance import GUIDANCES
+from erk_bench.sampling.guided import EVERYWHERE
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 
@@ -54,12 +55,14 @@ def row_names(specs: Sequence[RunSpec]) -> list[RowName]:
 
 
 def guidance_name(spec: RunSpec) -> str:
-    """'CFG 1.25', with the guidance's own options."""
+    """'CFG 1.25', with the guidance's own options, and the interval of sigmas where it has one."""
     if not spec.guidance.active:
         return "no guidance"
     row = GUIDANCES.get(spec.guidance.name)
     options = "".join(f", {name} {_shown(value)}" for name, value in spec.guidance.all_options.items())
-    return f"{(row and row.title) or spec.guidance.name} {spec.guidance.weight:g}{options}"
+    low, high = spec.guidance.interval
+    where = f" in ({low:g}, {high:g}]" if (low, high) != EVERYWHERE else ""
+    return f"{(row and row.title) or spec.guidance.name} {spec.guidance.weight:g}{options}{where}"
 
 
 def _shown(value: object) -> str:

@@ -20,6 +20,7 @@ FIGURES = {
     "steps": "erk_bench.reporting.table_figures:steps_figure",
     "nfe": "erk_bench.reporting.table_figures:nfe_figure",
     "convergence": "erk_bench.reporting.convergence_figures:convergence_figure",
+    "none": "",
 }
 
 

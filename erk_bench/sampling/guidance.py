@@ -131,7 +131,7 @@ GUIDANCES: dict[str, Guidance] = {
     "tcfg": Guidance("unconditional", tcfg, title="TCFG"),
     "fdg": Guidance(
         "unconditional", fdg, off_at_one=False, title="FDG",
-        options={"coarse": Several(Numbers(), 1, 5), "parallel": Several(Numbers(), 0, 6)},
+        options={"coarse": Several(Numbers(), 0, 5), "parallel": Several(Numbers(), 0, 6)},
     ),
     "cfg_oec": Guidance(
         "unconditional", cfg_oec, memory=GuidanceMemory("tau", -1.0), title="CFG-OEC",

@@ -15,7 +15,7 @@ from erk_bench.studies import published
 from erk_bench.studies.baselines import Line, baselines
 from erk_bench.studies.convergence import floors, of_solution, order_of
 from erk_bench.studies.table_file import Published, RowSpec, TableFile
-from erk_bench.studies.table_notes import at_equal_cost, facts, minima, sources, unpaired
+from erk_bench.studies.table_notes import at_equal_cost, bests, facts, minima, sources, unpaired
 from erk_bench.studies.verdicts import check_comparable, mean_difference, overhead, reproduction, verdict
 
 T = TypeVar("T")
@@ -59,14 +59,14 @@ def build_view(
             beside = _beside(line, table.published)
         row = _shown(table, line, called[line.spec.digest], base, beside, references)
         if base and table.names_baselines:
-            steps = f", {base.run.schedule.num_steps} steps" if base.run else ""
-            row = replace(row, baseline=f"{called[base.spec.digest].method}{steps}")
+            row = replace(row, baseline=_baseline_name(called[base.spec.digest], base.run, row.guidance))
         shown.append(row)
     notes = [note for note in dict.fromkeys(warnings) if note]
     notes += sources(lines, called)
     notes += of_solution([record for several in records for record in several], headline)
     notes += unpaired([(line, against[line.spec.digest]) for line in lines], called)
     notes += minima(table, [line.row for line in lines], shown, records[0][0].num_images)
+    notes += bests(table, [line.row for line in lines], shown)
     if len({line.run.solver.name for line in runs if line.run}) > 1:
         ran = [(line.run, line.records, row) for line, row in zip(lines, shown, strict=True) if line.run]
         notes += at_equal_cost(ran, headline)
@@ -98,6 +98,14 @@ def _names(lines: Sequence[Line]) -> list[RowName]:
         else RowName(line.row.label, name.solver if run.correction.w_stiff else line.row.label)
         for line, run, name in zip(lines, runs, row_names(runs), strict=True)
     ]
+
+
+def _baseline_name(called: RowName, run: RunSpec | None, guidance: str) -> str:
+    """What the row compared with is called, beside one of that guidance."""
+    if run is None:
+        return called.method
+    other = "" if guidance_name(run) == guidance else f", {guidance_name(run)}"
+    return f"{called.method}, {run.schedule.num_steps} steps{other}"
 
 
 def _set_name(line: Line) -> RowName:

@@ -107,7 +107,7 @@ class TableFile:
     reference records; tolerance: standard errors that a row may be off its reference. fetch: whether `fetch
     TRACK` gets its networks. figure: how it is drawn. sheet_nfe: evaluations of the rows whose images are
     shown, None for all. baseline: what rows are compared with: the number or label of a row, or a rule; None
-    for the rule 'solver'.
+    for the rule 'solver'. best: whether the best row of each group is told below the table.
     """
 
     name: str
@@ -124,6 +124,7 @@ class TableFile:
     figure: str = "steps"
     sheet_nfe: float | None = None
     baseline: str | int | None = None
+    best: bool = False
 
     def __post_init__(self) -> None:
         check_file_name("its name", self.name)

@@ -82,6 +82,24 @@ def minima(
     return notes
 
 
+def bests(table: TableFile, rows: Sequence[RowSpec], shown: Sequence[TableRow]) -> list[str]:
+    """The best row of each whole group by the headline, where the table asks for it."""
+    notes = []
+    told = "lowest" if METRICS[table.headline].lower else "highest"
+    groups = dict.fromkeys(row.group for row in rows if row.group is not None)
+    for name in groups if table.best else ():
+        group = [line for row, line in zip(rows, shown, strict=True) if row.group == name]
+        if len(group) < max(2, sum(row.group == name for row in table.rows)):
+            continue
+        best = (min if told == "lowest" else max)(group, key=lambda row: row.metrics[table.headline][1][0])
+        title, estimate = best.metrics[table.headline]
+        row = best.guidance if len({line.method for line in group}) == 1 else best.method
+        notes.append(f"{told} {title} of the {len(group)} rows of {name}: {rounded(estimate)} ({row})")
+    if notes:
+        notes.append(f"the {told} of several rows flatters itself")
+    return notes
+
+
 def at_equal_cost(lines: Sequence[tuple[RunSpec, Sequence[Record], TableRow]], headline: str) -> list[str]:
     """For each guidance and number of evaluations, the best corrected row against the best plain one.
 

@@ -227,8 +227,5 @@ def test_networks_are_traced_whole(name: str) -> None:
     compiled = CompiledDenoiser(net, "eager")
     with torch.inference_mode():
         assert far(compiled(noise, torch.tensor(2.0), labels), net(noise, torch.tensor(2.0), labels)) < 1e-6
-        if name != "dit_a":
-            found = compiled.native_slope(noise, torch.tensor(0.5), labels)
-            assert far(found, net.native_slope(noise, torch.tensor(0.5), labels)) < 1e-6
-    assert compiled.guided_channels == net.guided_channels and compiled.native_rules == net.native_rules
+    assert compiled.guided_channels == net.guided_channels
     torch._dynamo.reset()

@@ -22,6 +22,7 @@ from erk_bench.sampling.guided_parts import apg
 from erk_bench.sampling.guided_weights import cfgpp, fitted_cfg
 from erk_bench.sampling.loop import Run, integrate
 from erk_bench.sampling.sample import sample_counted
+from erk_bench.sampling.shared import sample_grid
 from erk_bench.sampling.solvers import euler_step
 from erk_bench.spec import ACTS_AT_ONE, ALONE_AT_ONE
 from tests.sampling.test_solvers import gaussian, noise
@@ -381,6 +382,19 @@ def test_zero_steps_move_as_a_zero_prediction_does(space: str, solver: str) -> N
         assert (found.nfe, found.nfe_guide) == (rest.nfe, rest.nfe_guide)
 
 
+def test_cells_of_a_grid_know_their_step() -> None:
+    """Branches of a grid take turns; each evaluation knows in which step it is."""
+    cells = [(0.0, 0.0), (0.5, 0.0), (1.0, 0.5)]
+    given: dict[str, Any] = {
+        "guide": uneven(2.0), "guidance": 1.7, "guidance_method": "cfg_zero_star", "num_steps": 5,
+        "guidance_options": {"zero_steps": 2}, "dtype": torch.float64,
+    }  # fmt: skip
+    together = sample_grid(uneven(0.7), noise(), cells=cells, branch_limit=2, **given)
+    for cell, found in zip(cells, together.x, strict=True):
+        alone = sample(uneven(0.7), noise(), w_stiff=cell[0], w_con=cell[1], **given)
+        assert torch.allclose(found, alone, rtol=1e-10)
+
+
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 12), (20, 12), (9, 16), (5, 31)])
 @pytest.mark.parametrize("num_levels", [1, 2])
 def test_a_pyramid_holds_its_image(height: int, width: int, num_levels: int) -> None:
@@ -437,9 +451,8 @@ def checked(name: str, weight: float, options: dict[str, Any]) -> None:
         ("power_law", 1.5, {"units": "noise"}, "Known: denoised, slope, score"),
         ("cfg_zero_star", 1.5, {"zero_steps": -1}, "it must be 0 to 10000"),
         ("cfg_oec", 1.5, {"tau": 2.0}, "it must be -1 to 1"),
-        ("fdg", 1.5, {"coarse": 1.2}, "it must be a list of 1 to 5 numbers, each a finite number"),
-        ("fdg", 1.5, {"coarse": []}, "it must be a list of 1 to 5 numbers"),
-        ("fdg", 1.5, {"coarse": ["1.2"]}, "it must be a list of 1 to 5 numbers"),
+        ("fdg", 1.5, {"coarse": 1.2}, "it must be a list of 0 to 5 numbers, each a finite number"),
+        ("fdg", 1.5, {"coarse": ["1.2"]}, "it must be a list of 0 to 5 numbers"),
         ("higs", 1.5, {"cutoff": -2.0}, "it must be -1 or more"),
         ("mambo_g", 1.5, {"alpha": -1.0}, "it must be 0 or more"),
     ],

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from erk_bench.base.errors import UserError
 from erk_bench.base.fields import to_dict
+from erk_bench.commands.actions import table as table_action
 from erk_bench.commands.actions.table import shifted
 from erk_bench.commands.compose import run_spec
 from erk_bench.reporting.latex import latex
+from erk_bench.reporting.styles import SCREEN
 from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.table_views import markdown
 from erk_bench.runs.records import MetricRecord, Record
@@ -130,6 +133,36 @@ def test_single_run_beside_a_published_minimum_is_noted() -> None:
     view = build_view(table, table.rows, [records(5.1)], {})
     assert len(view.notes) == 1 and "0.85 standard deviations higher" in view.notes[0]
     assert f"Note: {view.notes[0]}." in markdown(view)
+
+
+def test_the_best_of_each_group_is_told_where_the_table_asks() -> None:
+    rows = (row(group="both"), row(group="both"))
+    table = dataclasses.replace(table_of(*rows), best=True)
+    plain = records(5.0)[0]
+    guided = run_spec(["guidance=cfg", "guidance.weight=2", f"seeds={plain.seeds}", "schedule.num_steps=8"])
+    other = dataclasses.replace(records(4.0)[0], spec=to_dict(guided))
+    view = build_view(table, rows, [[plain], [other]], {})
+    assert view.notes == (
+        "lowest FD-digits of the 2 rows of both: 4.00 ± 0.10 (CFG 2)",
+        "the lowest of several rows flatters itself",
+    )
+    assert build_view(table, rows[:1], [[plain]], {}).notes == ()
+    assert build_view(table_of(*rows), rows, [[plain], [other]], {}).notes == ()
+
+
+def test_a_baseline_of_another_guidance_is_named_with_it() -> None:
+    rows = (row(group="a"), dataclasses.replace(row(group="b"), baseline=0))
+    plain = records(5.0)[0]
+    guided = run_spec(["guidance=cfg", "guidance.weight=2", f"seeds={plain.seeds}", "schedule.num_steps=8"])
+    other = dataclasses.replace(records(4.0)[0], spec=to_dict(guided))
+    view = build_view(table_of(*rows), rows, [[plain], [other]], {})
+    assert [each.baseline for each in view.rows] == ["", "Heun, 8 steps, no guidance"]
+
+
+def test_a_table_may_have_no_picture(tmp_path: Path) -> None:
+    table = dataclasses.replace(table_of(row(5.0)), figure="none")
+    table_action._write(table, build_view(table, table.rows, [records(5.0)], {}), tmp_path, SCREEN)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["made.csv", "made.md", "made.tex"]
 
 
 def test_a_published_value_may_have_a_source_of_its_own() -> None:
