@@ -35,7 +35,8 @@ IDENTITY = {
 EXTENSIONS = {
     "model.weights.own_code", "model.weights.options", "model.weights.checkpoint.sha256",
     "guidance.guide.own_code", "guidance.guide.options", "guidance.guide.checkpoint.sha256",
-    "guidance.null_class", "model.decoder_sha256",
+    "guidance.null_class", "model.decoder_sha256", "model.weights.family", "guidance.guide.family",
+    "coordinates", "native.interval_ends", "native.decides", "native.last_step",
     "model.vae.sha256", "model.vae_config.sha256", "compile", "numerics", "solver.options",
     "solver.denoise_to_zero", "solver.statistics.sha256",
     "schedule.sigmas", "schedule.options", "schedule.sha256", "guidance.options", "guidance.sha256",

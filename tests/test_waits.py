@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from erk_bench.runs.generate import generate
 from erk_bench.runs.score import score
 from erk_bench.runs.store import RunStore
 from erk_bench.sampling.corrections import CORRECTIONS
+from erk_bench.sampling.dpm_solver_v3 import ModelStatistics
 from erk_bench.sampling.guidance import GUIDANCES
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.sampling.schedules import SCHEDULES
@@ -85,6 +87,21 @@ def test_steps_do_not_wait(solver: str, correction: str, dtype: torch.dtype, pre
     strength = 0.0 if correction == "none" else 0.5
     options = {"correction": correction, "w_stiff": strength, "w_con": 0.01, "dtype": dtype}
     assert both(pretend_gpu, solver=solver, **options) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "rx", "base": "heun", "denoise_to_zero": True},
+        {"solver": "stork", "form": "flow", "denoise_to_zero": True},
+        {"solver": "stork", "published": True},
+        {"solver": "sdm", "blend": "cosine"},
+        {"solver": "dpm_solver_v3", "statistics": ModelStatistics.uniform(*(np.ones((9, 2, 4, 4)),) * 3)},
+    ],
+    ids=lambda options: "-".join(map(str, list(options.values())[:2])).split("(")[0],
+)
+def test_options_of_solvers_do_not_wait(options: dict[str, Any], pretend_gpu: PretendGpu) -> None:
+    assert both(pretend_gpu, **options) == []
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

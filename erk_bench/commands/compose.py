@@ -199,7 +199,9 @@ def of_preset(overrides: Sequence[str]) -> list[str]:
     found += [f"{group}={choice}" for group, choice in chosen.items()]
     given |= chosen
     solver = SOLVERS.get(_solver_name(given.get("solver", "")))
-    if solver and "schedule" not in given and solver.schedule != "polynomial":
+    if given.get("coordinates") == "native" and "schedule" not in given:
+        found.append("schedule=flow")
+    elif solver and "schedule" not in given and solver.schedule != "polynomial":
         found.append(f"schedule={solver.schedule}")
         if solver.rho != SCHEDULES[solver.schedule].rho and "schedule.rho" not in given:
             found.append(f"schedule.rho={solver.rho}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from erk_bench.networks.denoiser import EDMPreconditioned, check_classes
+from erk_bench.networks.families import ModelRules
 from erk_bench.networks.flow import FlowDenoiser
 
 
@@ -27,11 +28,22 @@ class CompiledDenoiser:
         self.num_classes = net.num_classes
         self.guided_channels: int | None = getattr(net, "guided_channels", None)
         self._call = torch.compile(net, backend=backend, fullgraph=True)
+        self.native_rules: ModelRules | None = getattr(net, "native_rules", None)
+        if isinstance(net, FlowDenoiser):
+            self._slope = torch.compile(net.native_slope, backend=backend, fullgraph=True)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        return self._checked(self._call, x, sigma, condition)
+
+    def native_slope(self, x_t: Tensor, share: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """As that of the network."""
+        return self._checked(self._slope, x_t, share, condition)
+
+    def _checked(
+        self, call: Callable[..., Tensor], x: Tensor, sigma: Tensor | float, condition: Tensor | None
+    ) -> Tensor:
         check_classes(condition, self.num_classes)
         for tensor in (x, sigma, condition):
             if isinstance(tensor, Tensor) and tensor.ndim:
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        denoised: Tensor = self._call(x, sigma, condition)
-        return denoised
+        return call(x, sigma, condition)

@@ -10,6 +10,17 @@ from erk_bench.networks.paths import LinearPath
 PLAIN: frozenset[str] = frozenset()
 
 
+class ModelRules(NamedTuple):
+    """How a model's program samples, for sampling/native."""
+
+    data_time: int
+    noise_scale: float
+    discrete: bool
+    interval_ends: str
+    by_step: bool
+    euler_last: bool
+
+
 class FlowFamily(NamedTuple):
     """A row of FAMILIES.
 
@@ -19,8 +30,7 @@ class FlowFamily(NamedTuple):
     keep_variances: whether the network's own output includes learned variances.
     interval_ends: which ends of an interval of guidance, in the model's own time, belong to it.
     by_step: whether the time at which a step starts decides on guidance, not that of each evaluation.
-    euler_last: whether the last step is Euler's, not the solver's. double_grid: whether times are computed in
-    float64, not float32.
+    euler_last: whether the last step is Euler's, not the solver's.
     """
 
     title: str
@@ -32,7 +42,17 @@ class FlowFamily(NamedTuple):
     interval_ends: str = "[]"
     by_step: bool = False
     euler_last: bool = False
-    double_grid: bool = False
+
+    def rules(self, noise_scale: float) -> ModelRules:
+        """How its program samples with a network whose noise has this standard deviation."""
+        return ModelRules(
+            self.path.data_time if self.path else 0,
+            noise_scale,
+            self.path is None,
+            self.interval_ends,
+            self.by_step,
+            self.euler_last,
+        )
 
     def path_of(self, noise_scale: float) -> LinearPath:
         """The path of a network whose noise has this standard deviation."""
@@ -44,11 +64,11 @@ _LIGHTNING = frozenset({"qk_norm", "rms_norm", "swiglu", "rope", "no_shift"})
 _JIT = frozenset({"qk_norm", "rms_norm", "swiglu", "rope", "bottleneck", "in_context"})
 
 FAMILIES: dict[str, FlowFamily] = {
-    "dit": FlowFamily("DiT", None, guided_channels=3, keep_variances=True, euler_last=True, double_grid=True),
+    "dit": FlowFamily("DiT", None, guided_channels=3, keep_variances=True, euler_last=True),
     "sit": FlowFamily("SiT", LinearPath(), guided_channels=3),
     "repa": FlowFamily(
         "REPA", LinearPath(data_time=0), features=frozenset({"qk_norm", "projectors"}),
-        by_step=True, euler_last=True, double_grid=True,
+        by_step=True, euler_last=True,
     ),
     "lightningdit": FlowFamily("LightningDiT", LinearPath(), guided_channels=3, features=_LIGHTNING),
     "jit": FlowFamily(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from erk_bench.base.errors import UserError
 from erk_bench.base.transfers import number_on
 from erk_bench.networks.denoiser import check_classes, class_numbers
-from erk_bench.networks.families import FAMILIES, FlowFamily
+from erk_bench.networks.families import FAMILIES, FlowFamily, ModelRules
 from erk_bench.networks.paths import DiscretePath, LinearPath, ddpm_sigmas
 from erk_bench.networks.transformer import DiffusionTransformer
 
@@ -67,6 +67,19 @@ class FlowDenoiser(nn.Module):
         x_t, t = self.path.to_native(x, level)
         output = self.native(x_t, t, condition)
         return self.path.denoised(x, level, output).to(x.dtype)
+
+    @property
+    def native_rules(self) -> ModelRules:
+        """How its program samples."""
+        return self.family.rules(self.network.noise_scale)
+
+    def native_slope(self, x_t: Tensor, share: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """dx_t/du, from data to noise, at a share u of noise in x_t: a number, or one for each sample."""
+        path = self._linear
+        assert path is not None
+        level = number_on(share, torch.float64, x_t.device).reshape(-1, 1, 1, 1)
+        output = self.native(x_t, path.time_of(level), condition)
+        return path.slope(x_t, level.to(x_t.dtype), output)
 
     def native(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """The network's output for the state's channels at its own (x_t, t), in the dtype of x_t.

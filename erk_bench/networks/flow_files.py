@@ -32,6 +32,7 @@ WITNESSES = {
     "rope": "feat_rope.freqs_cos",
     "projectors": "projectors.0.0.weight",
 }
+KEY = "key"  # which weights of a file
 # What may be said of a network: what its file tells is compared, the rest is taken.
 FACTS = (
     "num_heads", "img_resolution", "img_channels", "num_classes", "patch_size", "hidden_size", "depth",

@@ -17,11 +17,13 @@ from erk_bench.evaluation.detectors import KEPT, PIXELS, PUBLISHED_DIM, STATE, d
 from erk_bench.evaluation.metrics import detectors_of
 from erk_bench.networks.checkpoint import denoiser_around, make_network
 from erk_bench.networks.decoders import Decoder
+from erk_bench.networks.families import FAMILIES
 from erk_bench.networks.sizes import Architecture
 from erk_bench.runs.device import Place, assets_of, memory_guard
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.loaded import Shape, decoder_row, network_architecture, shape_of
 from erk_bench.runs.numerics import arithmetic, numerics_of
+from erk_bench.sampling.native import DEFAULT_RULES
 from erk_bench.spec import RunSpec, Spec
 
 CALIBRATION_S = 20.0  # a GPU's clock and autotuning settle in less
@@ -31,7 +33,9 @@ CPU_FLOPS = 5e9  # of one evaluation: larger networks are for GPUs, and timing t
 
 def count_evaluations(spec: RunSpec) -> tuple[float, float]:
     """Evaluations of the main and of the guiding network for one image, counted on a one-pixel stand-in."""
-    return equation_of(spec).count_evaluations(guided=spec.guided)
+    family = spec.model.weights.family
+    rules = FAMILIES[family].rules(1.0) if family else DEFAULT_RULES
+    return equation_of(spec).count_evaluations(guided=spec.guided, rules=rules)
 
 
 def work_of(spec: Spec) -> float:

@@ -17,6 +17,7 @@ from erk_bench.sampling.equation import (
     solver_part,
 )
 from erk_bench.sampling.loop import Churn
+from erk_bench.sampling.native import NativeChoices
 from erk_bench.spec import RunSpec
 
 
@@ -49,6 +50,8 @@ def equation_of(spec: RunSpec, *, imported: bool = True) -> Equation:
         guidance=guidance_part(_choice("guidance", guidance, imported), guidance.all_options, guidance.name),
         weight=guidance.weight,
         interval=guidance.interval,
+        coordinates=spec.coordinates,
+        native=NativeChoices(spec.native.interval_ends, spec.native.decides, spec.native.last_step),
         correction=correction_part(
             _choice("correction", correction, imported), dict(correction.options), correction.name
         ),

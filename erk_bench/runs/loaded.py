@@ -10,10 +10,11 @@ import torch
 
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
-from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
+from erk_bench.networks.checkpoint import Checkpoint, build_denoiser, read_checkpoint
 from erk_bench.networks.compiled import CompiledDenoiser
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels
 from erk_bench.networks.denoiser import Denoiser
+from erk_bench.networks.flow_files import KEY, known_facts
 from erk_bench.networks.own_decoder import own_decoder
 from erk_bench.networks.own_network import load_own
 from erk_bench.networks.sizes import Architecture, architecture
@@ -27,7 +28,7 @@ def network_architecture(weights: WeightsSpec, assets: Assets) -> Architecture:
     Raises UserError where neither is known.
     """
     if assets.is_here(weights.path):
-        return _architecture_of(assets.locate(weights.path))
+        return _read(weights, assets.locate(weights.path)).architecture
     if weights.architecture is None:
         raise UserError(
             f"'{weights.path}' is not here and its architecture is not given; run 'erk-bench fetch' first"
@@ -35,9 +36,15 @@ def network_architecture(weights: WeightsSpec, assets: Assets) -> Architecture:
     return architecture(weights.architecture)
 
 
-@functools.lru_cache(maxsize=16)
-def _architecture_of(path: Path) -> Architecture:
-    return read_checkpoint(path).architecture
+def _read(weights: WeightsSpec, path: Path) -> Checkpoint:
+    """The checkpoint in the file of a network's weights."""
+    if not isinstance(weights, NetworkSpec) or not weights.family:
+        return read_checkpoint(path)
+    told = dict(weights.options)
+    key = None if KEY not in told else str(told.pop(KEY))
+    return read_checkpoint(
+        path, weights.family, known_facts({"architecture": weights.architecture, **told}), key
+    )
 
 
 class Shape(NamedTuple):
@@ -87,7 +94,7 @@ def network(
         options = dict(weights.options)
         return load_own(weights.path, weights.sha256, device, checkpoint=file, options=options)
     path = checked_file(weights, assets)
-    net = build_denoiser(read_checkpoint(path), device, getattr(torch, network_dtype))
+    net = build_denoiser(_read(weights, path), device, getattr(torch, network_dtype))
     if published_attention:
         net.network.use_published_attention()
     return CompiledDenoiser(net) if compiled else net

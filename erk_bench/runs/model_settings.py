@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from erk_bench.base.addresses import is_address
-from erk_bench.base.errors import UserError
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import code_sha256, short_name
 from erk_bench.networks.decoders import BY_CHANNELS
+from erk_bench.networks.families import FAMILIES
+from erk_bench.networks.flow_files import FACTS, KEY
 from erk_bench.networks.own_decoder import check_declared
 from erk_bench.networks.own_network import CHECKPOINT, declared_options
 from erk_bench.spec import ModelSpec
@@ -49,6 +51,8 @@ def network_settings(given: object, where: str, hashed: Hashed) -> dict[str, Any
     """The settings of a NetworkSpec: a file of weights, or code with its options and checkpoint."""
     content = {"path": given} if isinstance(given, str) else given
     if not isinstance(content, Mapping) or not is_address(str(content.get("path"))):
+        if isinstance(content, Mapping) and content.get("family"):
+            return _of_family(content, where, hashed)
         return hashed(content, where)
     address, checkpoint = str(content["path"]), content.get(CHECKPOINT)
     setting = f"{where}.path"
@@ -72,6 +76,16 @@ def network_settings(given: object, where: str, hashed: Hashed) -> dict[str, Any
         file = {"path": checkpoint} if isinstance(checkpoint, str) else checkpoint
         found[CHECKPOINT] = hashed(file, f"{where}.{CHECKPOINT}")
     return found
+
+
+def _of_family(content: Mapping[str, Any], where: str, hashed: Hashed) -> dict[str, Any]:
+    """The settings of a file of a diffusion transformer's weights; what is known of it are options."""
+    if content["family"] not in FAMILIES:
+        raise unknown_name(f"{where}.family", str(content["family"]), FAMILIES)
+    told = {name: content[name] for name in (*FACTS, KEY) if content.get(name) is not None}
+    rest = {name: value for name, value in content.items() if name not in (*FACTS, KEY, "family")}
+    options = [[name, value] for name, value in sorted(told.items())]
+    return {**hashed(rest, where), "family": content["family"], "options": options}
 
 
 def guide_settings(given: object, role: str, hashed: Hashed) -> dict[str, Any]:

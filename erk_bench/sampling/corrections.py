@@ -37,7 +37,8 @@ class Correction(NamedTuple):
     it as it is. options: what its own options may be. needs_pair: whether it reads the pair of a solver's
     embedded scheme. needs_euler: whether it compares the step with Euler's, so that the solver must have
     both. gated: whether it acts only where the estimated stiffness exceeds w_con, and is the plain step
-    elsewhere, so that trajectories of other strengths and gates can be shared up to there.
+    elsewhere, so that trajectories of other strengths and gates can be shared up to there. of_edm: whether
+    its formula holds in x and sigma alone, not in a model's own coordinates.
     """
 
     make: Callable[..., Correct]
@@ -45,6 +46,7 @@ class Correction(NamedTuple):
     needs_pair: bool = True
     needs_euler: bool = False
     gated: bool = True
+    of_edm: bool = False
 
     @property
     def function(self) -> Callable[..., Correct]:
@@ -221,7 +223,7 @@ CORRECTIONS: dict[str, Correction] = {
     "none": Correction(lambda w_stiff, w_con: no_correction, needs_pair=False),
     "erk_guid": Correction(erk_guid),
     "erk_alpha": Correction(erk_alpha),
-    "erk_gauss": Correction(erk_gauss, needs_euler=True),
+    "erk_gauss": Correction(erk_gauss, needs_euler=True, of_edm=True),
     "erk_dx": Correction(erk_dx, needs_euler=True),
     "erk_proj": Correction(erk_proj, needs_euler=True),
 }

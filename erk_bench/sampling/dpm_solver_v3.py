@@ -73,7 +73,7 @@ class ModelStatistics:
                 f"the statistics were measured from sigma {high:g} to {low:g}, and the noise levels go from "
                 f"{levels[0]:g} to {levels[-1]:g}; measure them for these, or choose levels inside"
             )
-        if self.l.ndim > 1 and x[0].numel() > 1 and self.l.shape[1:] != x.shape[1:]:  # 1: a count's stand-in
+        if self.l.ndim > 1 and self.l.shape[1:] != x.shape[1:]:
             raise UserError(
                 f"the statistics are of states {list(self.l.shape[1:])}, and the model's are "
                 f"{list(x.shape[1:])}; measure them for this model"

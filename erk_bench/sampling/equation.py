@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +18,20 @@ from erk_bench.sampling.corrections import CORRECTIONS, W_CON, Correct, Correcti
 from erk_bench.sampling.guidance import GUIDANCES, Guidance, combining
 from erk_bench.sampling.guided import EVERYWHERE, Denoiser, Interval, under_null_class
 from erk_bench.sampling.loop import Churn, CountedDenoiser, Run, integrate
-from erk_bench.sampling.options import Part, choose
+from erk_bench.sampling.native import (
+    DEFAULT_RULES,
+    LEAST_SHARE,
+    DecidedByStep,
+    NativeChoices,
+    NativeDenoiser,
+    NativeRules,
+    NativeRun,
+    StandIn,
+    flow_shares,
+    rules_of,
+    shares_between,
+)
+from erk_bench.sampling.options import Instance, Part, choose
 from erk_bench.sampling.schedules import SCHEDULES, Levels, Schedule, check_levels, sigmas
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.sampling.steps import Solver, StepFunction
@@ -58,12 +73,16 @@ def correction_part(
 
 
 class Problem(NamedTuple):
-    """An equation with its networks: the guided denoiser, the run's steps, and the counted networks."""
+    """An equation with its networks: the guided denoiser, the run's steps, and the counted networks.
+
+    start: what unit noise is multiplied by.
+    """
 
     denoiser: Denoiser
     run: Run
     main: CountedDenoiser
     guiding: CountedDenoiser | None
+    start: float
 
     def evaluations(self, batch: int) -> tuple[float, float]:
         """Calls of the main and the guiding network; means over the batch where samples differ."""
@@ -83,8 +102,10 @@ class Equation:
     denoise_to_zero: a last step to zero after the last level; None is as the solver is published. afs:
     analytical first step. schedule: None is the solver's own. num_steps: noise levels from sigma_max to
     sigma_min. rho: of the schedule; None is the published one. levels_given: explicit noise levels instead
-    of a schedule's. weight, interval: of the guidance, which acts for sigma in (low, high]. w_stiff, w_con:
-    strength and gate of the correction; strength 0 is the plain solver. churn: stochastic sampling. dtype: of
+    of a schedule's. coordinates: "edm", x and sigma, or "native", a model's own (see sampling/native): its
+    schedule is `flow` unless another is given. native: what is asked for there. weight, interval: of the
+    guidance, which acts for sigma in (low, high], or between the model's own times. w_stiff, w_con: strength
+    and gate of the correction; strength 0 is the plain solver. churn: stochastic sampling. dtype: of
     the state, in which the levels are computed too.
     Raises UserError where built of what does not fit together.
     """
@@ -101,6 +122,8 @@ class Equation:
     guidance: Part[Guidance] = guidance_part("cfg")
     weight: float = 1.0
     interval: Interval = EVERYWHERE
+    coordinates: str = "edm"
+    native: NativeChoices = NativeChoices()
     correction: Part[Correction] = correction_part("erk_guid")
     w_stiff: float = 0.0
     w_con: float = W_CON
@@ -109,6 +132,11 @@ class Equation:
 
     def __post_init__(self) -> None:
         row, name = self.solver.row, self.solver.name
+        self.native.check(self.coordinates)
+        if self.coordinates == "native" and (self.afs or self.churn.s_churn):
+            raise UserError(
+                "afs and s_churn belong to x and sigma; leave them out, or leave out coordinates=native"
+            )
         self.guidance.row.check_weight(self.guidance.name, self.weight)
         if row.adaptive and self.keeps_state:
             raise UserError(
@@ -131,6 +159,14 @@ class Equation:
     def check_corrected(self, correction: Part[Correction]) -> None:
         """Refuse a correction on a solver that does not have what it reads. Raises UserError."""
         row, name = self.solver.row, self.solver.name
+        if correction.row.of_edm and self.coordinates == "native":
+            fitting = ", ".join(
+                name for name, row in CORRECTIONS.items() if not row.of_edm and name != "none"
+            )
+            raise UserError(
+                f"the formula of correction '{correction.name}' holds in x and sigma, not with "
+                f"coordinates=native; use another: {fitting}"
+            )
         if correction.row.needs_pair and not row.paired:
             paired = ", ".join(name for name, row in SOLVERS.items() if row.paired)
             raise UserError(
@@ -151,7 +187,9 @@ class Equation:
 
     @functools.cached_property
     def levels(self) -> tuple[float, ...]:
-        """The noise levels above zero, falling, as floats rounded to dtype."""
+        """The noise levels above zero, falling, as floats rounded to dtype; shares of noise where in_flow."""
+        if self.in_flow:
+            return self._flow_levels(1)
         if self.levels_given is not None:
             return tuple(check_levels(self.levels_given))
         row = self.solver.row
@@ -160,33 +198,86 @@ class Equation:
         return tuple(sigmas(own.bound(), self.num_steps, self.sigma_min, self.sigma_max, rho, self.dtype))
 
     @property
+    def in_flow(self) -> bool:
+        """Whether the levels are shares of noise, uniform in a model's own time."""
+        chosen = self.schedule is None or self.schedule.name == "flow"
+        return self.coordinates == "native" and self.levels_given is None and chosen
+
+    def _flow_levels(self, data_time: int) -> tuple[float, ...]:
+        if self.num_steps < 2:
+            raise UserError(f"num_steps is {self.num_steps}; a schedule needs at least 2 steps")
+        options = self.schedule.options if self.schedule else {}
+        return tuple(flow_shares(self.num_steps, self.dtype, data_time, **options))
+
+    @property
     def run(self) -> Run:
         """The steps: a step function, how much past it reads, and the noise levels."""
+        return self._run(self.levels)
+
+    def _run(self, levels: tuple[float, ...], *, to_zero: bool = False, knows_zero: bool = False) -> Run:
+        """to_zero: where nothing else is asked for. knows_zero: the slope at zero noise is known."""
         row = self.solver.row
-        to_zero = row.to_zero if self.denoise_to_zero is None else self.denoise_to_zero
-        known = (*self.levels, 0.0) if to_zero and row.through_zero else self.levels
-        step = self.solver.bound(known)
-        return Run(step, row.history, self.levels, to_zero, self.afs, row.through_zero)
+        to_zero = to_zero or row.to_zero if self.denoise_to_zero is None else self.denoise_to_zero
+        known = (*levels, 0.0) if to_zero and row.through_zero else levels
+        step, least = self.solver.bound(known), LEAST_SHARE if knows_zero else 0.0
+        return Run(step, row.history, levels, to_zero, self.afs, row.through_zero or knows_zero, least)
 
     @property
     def shares(self) -> bool:
         """Whether trajectories of other strengths and gates can be shared with this one's."""
         return self.correction.row.gated and not self.keeps_state and not self.churn.s_churn
 
-    def count_evaluations(self, *, guided: bool) -> tuple[float, float]:
+    def count_evaluations(self, *, guided: bool, rules: NativeRules = DEFAULT_RULES) -> tuple[float, float]:
         """Evaluations of the main and the guiding network for one image, counted on a stand-in.
 
-        It has one channel, and pixels enough for what guidances do with an image.
+        It has one channel, and pixels enough for what guidances do with an image. What was measured of a
+        model's states does not fit it, and is left out. rules: in native coordinates, those of the model.
         """
-
-        def stand_in(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
-            return x * 0.5
-
+        row = self.solver.row
+        measured = {name for name in self.solver.options if isinstance(row.options.get(name), Instance)}
+        if measured:
+            options = {key: value for key, value in self.solver.options.items() if key not in measured}
+            plain = dataclasses.replace(self, solver=self.solver._replace(options=options))
+            return plain.count_evaluations(guided=guided, rules=rules)
+        stand_in = StandIn(rules)
         problem = self.problem(stand_in, stand_in if guided else None)
         start = torch.full((1, 1, 64, 64), problem.run.levels[0], dtype=self.dtype)
         with torch.inference_mode():
             integrate(problem.denoiser, start, problem.run, None, self.correct(), self.churn)
         return problem.evaluations(1)
+
+    def _native(self, rules: NativeRules) -> NativeRun:
+        """How the equation is solved in the coordinates of a model with these rules."""
+        if rules.discrete:
+            if self.in_flow:
+                raise UserError(
+                    "coordinates=native of this network are noise levels of its own; set schedule=ddpm "
+                    "(and num_steps=50, say)"
+                )
+            first = self.levels[0]
+            return NativeRun(True, self.levels, math.hypot(1, first), self.interval, False, False)
+        if self.in_flow:
+            levels = self._flow_levels(rules.data_time)
+        else:
+            levels = tuple(sigma / (rules.noise_scale + sigma) for sigma in self.levels)
+        asked, row = self.native, self.solver.row
+        if asked.last_step == "solver" and not (row.knows_zero or row.through_zero):
+            fitting = ", ".join(name for name, row in SOLVERS.items() if row.knows_zero)
+            raise UserError(
+                f"solver '{self.solver.name}' makes no last step to zero noise; set last_step=euler, or "
+                f"take one of these solvers: {fitting}"
+            )
+        euler_last = rules.euler_last if not asked.last_step else asked.last_step == "euler"
+        by_step = rules.by_step if not asked.decides else asked.decides == "step"
+        ends = asked.interval_ends or rules.interval_ends
+        return NativeRun(
+            False,
+            levels,
+            rules.noise_scale * levels[0],
+            shares_between(self.interval, rules, ends, self.dtype),
+            by_step,
+            row.knows_zero and not euler_last,
+        )
 
     def correct(self, *, estimate: bool = False) -> Correct:
         """What happens to each step. estimate: the free estimates are made at strength 0 too."""
@@ -207,11 +298,25 @@ class Equation:
                 f"guidance is {self.weight:g} with guidance_method '{self.guidance.name}' but there is no "
                 "guide; pass guide=NET or guidance_method='cfg' with guidance=1"
             )
+        native = None
+        if self.coordinates == "native":
+            native = self._native(rules_of(net))
+            same = guide is net
+            net = net if native.discrete else NativeDenoiser(net)
+            if guide is not None:
+                guide = net if same else guide if native.discrete else NativeDenoiser(guide)
         main = CountedDenoiser(net)
         guiding = None
         if guide is not None:
             guiding = CountedDenoiser(under_null_class(net) if guide is net else guide)
-        denoiser = row.make(
-            main, guiding or main, self.weight, self.interval, self.levels, **self.guidance.options
-        )
-        return Problem(denoiser, self.run, main, guiding)
+        run, interval = self.run, self.interval
+        start, by_step = run.levels[0], False
+        if native is not None:
+            start, by_step = native.start, native.by_step
+            run = self._run(native.levels, to_zero=True, knows_zero=native.knows_zero)
+            interval = native.interval
+        within = (-math.inf, math.inf) if by_step else interval
+        denoiser = row.make(main, guiding or main, self.weight, within, run.levels, **self.guidance.options)
+        if by_step:
+            denoiser = DecidedByStep(main, denoiser, interval, run.levels)
+        return Problem(denoiser, run, main, guiding, start)

@@ -63,6 +63,7 @@ class Run(NamedTuple):
     to_zero: a last step from the last level to zero, by Euler's method, which gives the denoised image there.
     afs: the first evaluation is replaced by x / sqrt(1 + sigma^2), almost the slope for data of unit variance
     (analytical first step, arXiv 2210.05475). through_zero: the step function makes the step to zero too.
+    least: a slope is divided by no lower level (see sampling/native).
     """
 
     step: StepFunction
@@ -71,6 +72,7 @@ class Run(NamedTuple):
     to_zero: bool = True
     afs: bool = False
     through_zero: bool = False
+    least: float = 0.0
 
     def steps(self) -> list[tuple[float, float]]:
         """Sigma before and after each step."""
@@ -84,8 +86,9 @@ class Run(NamedTuple):
                 return x / math.sqrt(1 + sigma**2)
             own = condition if condition is None or rows is None else condition[rows]
             denoised = denoiser(x, sigma, own)
-            by = sigma.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(sigma, Tensor) else sigma
-            return (x - denoised) / by
+            if isinstance(sigma, Tensor):
+                return (x - denoised) / sigma.reshape(-1, *[1] * (x.ndim - 1)).clamp(min=self.least)
+            return (x - denoised) / max(sigma, self.least)
 
         return slope
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from erk_bench.base.errors import unknown_name
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.sampling.corrections import W_CON, Correction
 from erk_bench.sampling.equation import (
     Equation,
@@ -24,7 +24,8 @@ from erk_bench.sampling.equation import (
 from erk_bench.sampling.guidance import Guidance
 from erk_bench.sampling.guided import EVERYWHERE, count_classes
 from erk_bench.sampling.loop import Churn, Trace, integrate
-from erk_bench.sampling.options import defaults_of
+from erk_bench.sampling.native import NativeChoices
+from erk_bench.sampling.options import Part, defaults_of
 from erk_bench.sampling.schedules import Levels, Schedule
 from erk_bench.sampling.seeds import SeededDraws, initial
 from erk_bench.sampling.steps import Solver, StepFunction
@@ -85,6 +86,11 @@ def equation_from(
     guidance_method: str | Guidance | Callable[..., Tensor] = "cfg",
     guidance_options: Mapping[str, Any] | None = None,
     guidance_interval: tuple[float, float] = EVERYWHERE,
+    coordinates: str = "edm",
+    schedule_options: Mapping[str, Any] | None = None,
+    interval_ends: str = "",
+    decides: str = "",
+    last_step: str = "",
     s_churn: float = 0.0,
     s_min: float = 0.0,
     s_max: float = math.inf,
@@ -101,7 +107,7 @@ def equation_from(
         solver=solver_part(solver, solver_options),
         denoise_to_zero=denoise_to_zero,
         afs=afs,
-        schedule=None if schedule is None else schedule_part(schedule),
+        schedule=_schedule(schedule, schedule_options, coordinates),
         num_steps=num_steps,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
@@ -110,12 +116,25 @@ def equation_from(
         guidance=guidance_part(guidance_method, guidance_options),
         weight=guidance,
         interval=guidance_interval,
+        coordinates=coordinates,
+        native=NativeChoices(interval_ends, decides, last_step),
         correction=correction_part(correction, correction_options),
         w_stiff=w_stiff,
         w_con=w_con,
         churn=Churn(s_churn, s_min, s_max, s_noise),
         dtype=dtype,
     )
+
+
+def _schedule(
+    choice: str | Schedule | Levels | None, options: Mapping[str, Any] | None, coordinates: str
+) -> Part[Schedule] | None:
+    """The schedule with its options; None is the solver's own, which has none but in native coordinates."""
+    if choice is None and options:
+        if coordinates != "native":
+            raise UserError("schedule_options belong to a schedule; give schedule=NAME too")
+        choice = "flow"
+    return None if choice is None else schedule_part(choice, options)
 
 
 def sample_counted(
@@ -153,13 +172,18 @@ def sample_counted(
     every step.
 
     Further options:
-    schedule, rho: key of SCHEDULES, or a function, and its exponent; None is what the solver is published
-    with. sigmas: explicit noise levels instead.
+    schedule, rho, schedule_options: key of SCHEDULES, or a function, its exponent and its options; None is
+    what the solver is published with. sigmas: explicit noise levels instead.
     denoise_to_zero: a last step to zero after sigma_min; None is as the solver is published. afs: analytical
     first step, which saves an evaluation.
     correction, correction_options: key of CORRECTIONS, or a function, used where w_stiff is not 0.
     guidance_method, guidance_options, guidance_interval: key of GUIDANCES, or a function, its options, and
     the sigmas (low, high] in which it acts.
+    coordinates: "edm", x and sigma, or "native", a flow model's own state and time (see sampling/native.py):
+    num_steps steps from pure noise to data, on the schedule `flow` with its options shift or timestep_shift;
+    DiT's are its own noise levels, schedule="ddpm". guidance_interval is then in the model's own time.
+    interval_ends ("[]", "()", "[)", "(]"), decides ("evaluation" or "step": whose time is compared with the
+    interval), last_step ("solver" or "euler"): in native coordinates; "" is as the model's program does.
     s_churn, s_min, s_max, s_noise: stochastic sampling (arXiv 2206.00364, algorithm 2).
 
     Raises UserError for values that do not fit together; an unknown name fails with the valid ones listed.
@@ -186,7 +210,7 @@ def solve(
     problem = equation.problem(net, guide)
     x = integrate(
         problem.denoiser,
-        noise.to(equation.dtype) * problem.run.levels[0],
+        noise.to(equation.dtype) * problem.start,
         problem.run,
         condition,
         # The estimates are free: a trace sees them at strength 0 too, where the step is left as it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -18,11 +19,16 @@ Levels = Callable[..., Tensor | Sequence[float]]
 
 
 class Schedule(NamedTuple):
-    """A row of SCHEDULES. rho: the exponent that it is commonly used with. options: what its own may be."""
+    """A row of SCHEDULES.
+
+    rho: the exponent that it is commonly used with. options: what its own may be. own_ends: whether its first
+    and last level are its own, whatever sigma_min and sigma_max are.
+    """
 
     levels: Levels
     rho: float = 7.0
     options: Mapping[str, Allowed] = {}
+    own_ends: bool = False
 
     @property
     def function(self) -> Levels:
@@ -109,6 +115,63 @@ def angle(
     return (sigma_data * (ramp**rho).tan()).to(dtype)
 
 
+def flow(
+    num_steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+    dtype: torch.dtype,
+    *,
+    shift: float = 1.0,
+    timestep_shift: float = 1.0,
+) -> Tensor:
+    """num_steps sigmas, uniform in the time u = sigma / (1 + sigma) of flow matching before its shift.
+
+    The shift u' = a u / (1 + (a - 1) u), a = shift / timestep_shift, leaves the ends where they are. shift
+    counts time from data to noise (Stable Diffusion 3), timestep_shift from noise to data (LightningDiT). rho
+    is not used. In a model's own coordinates the times are sampling/native's, from pure noise on.
+    """
+    a = shift / timestep_shift
+    high, low = (sigma / (a + sigma) for sigma in (sigma_max, sigma_min))
+    u = torch.linspace(high, low, num_steps, dtype=torch.float64)
+    return (a * u / (1 - u)).to(dtype)
+
+
+DDPM_STEPS = 1000
+
+
+def ddpm(
+    num_steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+    dtype: torch.dtype,
+    *,
+    spacing: str = "stride",
+) -> Tensor:
+    """num_steps of the 1,000 noise levels of DDPM's linear betas (arXiv 2006.11239), as DiT samples.
+
+    spacing: "stride" takes every k-th from the lowest on (its "ddim50": 0, 20, ..., 980), "even" spreads them
+    over all with rounding (its "250"). sigma_min, sigma_max and rho are not used.
+    """
+    if num_steps > DDPM_STEPS:
+        raise UserError(f"num_steps is {num_steps}; schedule 'ddpm' has {DDPM_STEPS} noise levels")
+    if spacing == "stride":
+        fitting = (k for k in range(1, DDPM_STEPS) if len(range(0, DDPM_STEPS, k)) == num_steps)
+        stride = next(fitting, None)
+        if stride is None:
+            raise UserError(
+                f"no stride makes {num_steps} of {DDPM_STEPS} noise levels; take another num_steps of "
+                "schedule 'ddpm' (10, 20, 50, 100, 250, ...), or its option spacing=even"
+            )
+        numbers = list(range(0, DDPM_STEPS, stride))
+    else:
+        step = (DDPM_STEPS - 1) / (num_steps - 1)
+        numbers = [round(each) for each in itertools.accumulate([0.0, *[step] * (num_steps - 1)])]
+    kept = (1 - torch.linspace(1e-4, 0.02, DDPM_STEPS, dtype=torch.float64)).cumprod(0)
+    return ((1 - kept) / kept).sqrt()[numbers].flip(0).to(dtype)
+
+
 def sigmas(
     levels: Levels,
     num_steps: int,
@@ -149,5 +212,10 @@ SCHEDULES: dict[str, Schedule] = {
     "polynomial": Schedule(polynomial),
     "logsnr": Schedule(logsnr),  # has no exponent
     "time_uniform": Schedule(time_uniform, rho=2.0),
+    "flow": Schedule(
+        flow,
+        options={"shift": Numbers(0, math.inf, open=True), "timestep_shift": Numbers(0, math.inf, open=True)},
+    ),
+    "ddpm": Schedule(ddpm, options={"spacing": ("stride", "even")}, own_ends=True),
     "angle": Schedule(angle, rho=1.0, options={"sigma_data": Numbers(0, math.inf, open=True)}),
 }

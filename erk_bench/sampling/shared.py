@@ -127,7 +127,7 @@ def solve_grid(
         raise UserError(f"branch_limit is {branch_limit}; it must be 1 or more")
     problem = equation.problem(net, guide)
     states, index = integrate_grid(
-        problem.denoiser, noise.to(equation.dtype) * problem.run.levels[0], problem.run, condition,
+        problem.denoiser, noise.to(equation.dtype) * problem.start, problem.run, condition,
         [Strength(*cell) for cell in cells], branch_limit,
         functools.partial(equation.correction.row.make, **equation.correction.options),
     )  # fmt: skip

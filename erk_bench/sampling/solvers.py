@@ -47,6 +47,24 @@ def heun_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history:
     return Step(x_next, node, history[-1].ahead if history else None, h, ahead)
 
 
+def midpoint_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step]) -> Step:
+    """The midpoint method: the slope in the middle of the step, reached by half a step of Euler's."""
+    h = sigma - sigma_next
+    node = Node(x, slope(x, sigma), sigma)
+    return Step(x - h * slope(x - h / 2 * node.slope, sigma - h / 2), node, None, h, None)
+
+
+def rk4_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step]) -> Step:
+    """Kutta's 3/8 rule of order 4, which torchdiffeq calls rk4."""
+    h = sigma - sigma_next
+    node = Node(x, slope(x, sigma), sigma)
+    first = node.slope
+    second = slope(x - h / 3 * first, sigma - h / 3)
+    third = slope(x - h * (second - first / 3), sigma - 2 * h / 3)
+    fourth = slope(x - h * (first - second + third), sigma_next)
+    return Step(x - h * (first + 3 * (second + third) + fourth) / 8, node, None, h, None)
+
+
 def dpm2_step(
     slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: Sequence[Step], *, r: float = 0.5
 ) -> Step:
@@ -68,10 +86,16 @@ _BOOL = (True, False)
 _UNBOUNDED = {"thresholding": False}
 
 SOLVERS: dict[str, Solver] = {
-    "euler": Solver(euler_step, title="Euler", order=1, to_zero=True),
+    "euler": Solver(euler_step, title="Euler", order=1, to_zero=True, knows_zero=True),
     "heun": Solver(
         heun_step, title="Heun", order=2, evaluations=2, history=1, paired=True, to_zero=True,
-        contains_euler=True,
+        contains_euler=True, knows_zero=True,
+    ),
+    "midpoint": Solver(
+        midpoint_step, title="midpoint", order=2, evaluations=2, to_zero=True, knows_zero=True
+    ),
+    "rk4": Solver(
+        rk4_step, title="RK4 (3/8)", order=4, global_order=4, evaluations=4, to_zero=True, knows_zero=True
     ),
     "dpm2": Solver(
         dpm2_step, title="DPM-Solver-2", order=2, evaluations=2, paired=True,

@@ -88,8 +88,9 @@ class Solver(NamedTuple):
     levels; to_zero: whether it is published with a last step to zero. through_zero: whether its function
     makes that step too, and then finds 0 at the end of `levels`; else it is Euler's. min_steps: fewest noise
     levels above zero. adaptive: whether each sample chooses its own steps, and so its own number of
-    evaluations. contains_euler: whether a step's `ahead` is Euler's solution. title: as tables call it, where
-    that is not its name.
+    evaluations. contains_euler: whether a step's `ahead` is Euler's solution. knows_zero: whether its
+    function steps to zero too where the slope is known there, as in a flow model's own coordinates. title: as
+    tables call it, where that is not its name.
     """
 
     step: StepFunction
@@ -107,6 +108,7 @@ class Solver(NamedTuple):
     min_steps: int = 2
     adaptive: bool = False
     contains_euler: bool = False
+    knows_zero: bool = False
     title: str = ""
 
     @property

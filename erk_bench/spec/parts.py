@@ -42,10 +42,12 @@ class NetworkSpec(WeightsSpec):
     """A network: its file of weights, or code that gives it.
 
     own_code: the path is FILE.py:NAME of a user's own, and sha256 is of that file; options, checkpoint: what
-    its function is given.
+    its function is given. family: of a file of a diffusion transformer's weights (key of networks.FAMILIES);
+    options: what is known of it.
     """
 
     own_code: bool = extension(False)
+    family: str = extension("")
     options: Options = extension(())
     checkpoint: WeightsSpec | None = extension(None)
 
@@ -127,6 +129,20 @@ class ScheduleSpec:
             "need 0 < sigma_min < sigma_max",
         )
         check(0.5 <= self.rho <= 100, f"schedule.rho is {self.rho}; it must be 0.5 to 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeSpec:
+    """What is done otherwise than a flow model's own program does; "" is as it does (sampling/native.py).
+
+    interval_ends: which ends belong to the guidance's interval: "[]", "()", "[)" or "(]". decides: whose time
+    is compared with it, that of each "evaluation" or that at which a "step" starts. last_step: made by the
+    "solver" or by Euler's method, "euler".
+    """
+
+    interval_ends: str = extension("")
+    decides: str = extension("")
+    last_step: str = extension("")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from erk_bench.spec.parts import (
     CorrectionSpec,
     GuidanceSpec,
     ModelSpec,
+    NativeSpec,
     NetworkSpec,
     OptionValue,
     ScheduleSpec,
@@ -43,6 +44,7 @@ class RunSpec(Work):
     """One run: everything that decides its samples, and how to compute and measure them.
 
     seeds: "FIRST-LAST", both included. dtype: of the sampler's state. network_dtype: of the raw network.
+    coordinates: what the solver steps in: "edm", x and sigma, or "native", a flow model's own; native: how.
     draw_device: whose generators draw noise and labels (CPU and CUDA numbers differ); cuda_emulated computes
     an NVIDIA GPU's on the CPU. class_label: null draws the label from the seed. compile: torch.compile the
     networks (CUDA). numerics: precision and kernels on a GPU (key of NUMERICS). block_size: seeds a file, and
@@ -60,6 +62,8 @@ class RunSpec(Work):
     network_dtype: str = identity("float32")
     draw_device: str = identity("cpu")
     class_label: int | None = identity(None)
+    coordinates: str = extension("edm")
+    native: NativeSpec = extension(NativeSpec())
     compile: bool = extension(False)
     numerics: str = extension("strict")
     metrics: MetricsSpec = execution()
@@ -124,6 +128,7 @@ class RunSpec(Work):
         """What the run is, readable and not quite unique."""
         parts = [self.model.name, f"{self.solver.name}{self.schedule.num_steps}"]
         parts += [f"{name}{value}" for name, value in self.solver.options]
+        parts += [self.coordinates] if self.coordinates != "edm" else []
         if self.guidance.active:
             parts.append(f"{self.guidance.name}{self.guidance.weight:g}")
             parts += [f"{name}{_short(value)}" for name, value in self.guidance.all_options.items()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from erk_bench.networks.denoiser import Denoiser
 from erk_bench.runs.device import Place, memory_guard
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.numerics import arithmetic
@@ -76,8 +77,8 @@ def _sdm(spec: RunSpec, equation: Equation, drawn: list[Drawn], method: Sdm) -> 
     condition = None
     if first.condition is not None:
         condition = torch.cat([each.condition for each in drawn if each.condition is not None])
-    net = _in_parts(first.net, spec.block_size)
-    guide = first.guide and (net if first.guide is first.net else _in_parts(first.guide, spec.block_size))
+    net = _InParts(first.net, spec.block_size)
+    guide = first.guide and (net if first.guide is first.net else _InParts(first.guide, spec.block_size))
     path = sdm_path(
         equation, net, torch.cat([each.noise for each in drawn]), condition, guide=guide,
         tolerance=method.tolerance, snap=method.snap,
@@ -85,11 +86,17 @@ def _sdm(spec: RunSpec, equation: Equation, drawn: list[Drawn], method: Sdm) -> 
     return resampled(path.levels, path.bounds, spec.schedule.num_steps, method.q)
 
 
-def _in_parts(net: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
+class _InParts:
     """The same denoiser, with at most `size` images a call."""
 
-    def denoiser(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
-        conditions = [None] * len(x) if condition is None else condition.split(size)
-        return torch.cat([net(a, sigma, c) for a, c in zip(x.split(size), conditions, strict=False)])
+    def __init__(self, net: Denoiser, size: int) -> None:
+        self._net = net
+        self._size = size
 
-    return denoiser
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._net, name)  # its number of classes, its guided channels
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+        parts = x.split(self._size)
+        conditions = [None] * len(parts) if condition is None else condition.split(self._size)
+        return torch.cat([self._net(a, sigma, c) for a, c in zip(parts, conditions, strict=True)])

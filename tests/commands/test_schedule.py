@@ -23,6 +23,7 @@ SMALL = ["teacher=8", "schedule.num_steps=5", SEEDS, "workers=1"]
         (["method=sdm", "eta_max=0.05"], ["solver=euler"]),
         ([], ["guidance=cfg", "guidance.weight=1.5", "block_size=3"]),
         (["method=sdm", "eta_min=50", "eta_max=50"], ["guidance=cfg", "guidance.weight=1.5", "block_size=3"]),
+        (["method=sdm", "eta_min=50", "eta_max=50"], ["guidance=cfg", "model.unconditional=same"]),
     ],
 )
 def test_levels_for_any_run(

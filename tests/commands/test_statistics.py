@@ -13,6 +13,7 @@ from torch import Tensor
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
 from erk_bench.commands.compose import run_spec
+from erk_bench.runs.cost import count_evaluations
 from erk_bench.runs.device import Place
 from erk_bench.runs.equation import equation_of
 from erk_bench.studies import model_statistics
@@ -39,6 +40,7 @@ def test_a_run_with_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str
     other.write_bytes(file.read_bytes())
     copied = run_spec(["solver=dpm_solver_v3", f"solver.statistics={other}", "schedule.num_steps=4"])
     assert copied.digest == spec.digest != plain.digest
+    assert count_evaluations(spec) == count_evaluations(plain) == (3, 0)
     other.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(UserError):
         equation_of(copied)

@@ -227,5 +227,8 @@ def test_networks_are_traced_whole(name: str) -> None:
     compiled = CompiledDenoiser(net, "eager")
     with torch.inference_mode():
         assert far(compiled(noise, torch.tensor(2.0), labels), net(noise, torch.tensor(2.0), labels)) < 1e-6
-    assert compiled.guided_channels == net.guided_channels
+        if name != "dit_a":
+            found = compiled.native_slope(noise, torch.tensor(0.5), labels)
+            assert far(found, net.native_slope(noise, torch.tensor(0.5), labels)) < 1e-6
+    assert compiled.guided_channels == net.guided_channels and compiled.native_rules == net.native_rules
     torch._dynamo.reset()

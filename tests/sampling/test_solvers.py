@@ -83,6 +83,10 @@ def slope_of(x: Tensor, sigma: float | Tensor, rows: Tensor | None = None) -> Te
     return x * level / (WIDTHS**2 + level**2)
 
 
+# The leading term of the midpoint method's error vanishes where data are Gaussian, of whatever width.
+BETTER_HERE = {"midpoint": 1}
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_order_of_a_step(case: Case) -> None:
     """With an exact past at unequal steps, the error of a step falls as h^(order + 1)."""
@@ -94,7 +98,8 @@ def test_order_of_a_step(case: Case) -> None:
         made = step(slope_of, exact(2.0).x, 2.0, levels[4], past[-row.history :] if row.history else [])
         errors.append((made.x_next - exact(levels[4]).x).abs().max().item())
     orders = [math.log2(a / b) - 1 for a, b in pairwise(errors)]
-    assert case.order - 0.3 < orders[-1] < case.order + 0.5, orders
+    order = case.order + BETTER_HERE.get(case.name, 0)
+    assert order - 0.3 < orders[-1] < order + 0.5, orders
 
 
 FIXED = [name for name, row in SOLVERS.items() if not row.adaptive]
@@ -104,7 +109,7 @@ FIXED = [name for name, row in SOLVERS.items() if not row.adaptive]
 def test_order_of_a_run(name: str) -> None:
     """Halving smoothly varying steps divides the error of a whole run by at least 2^order."""
     row, errors = SOLVERS[name], []
-    order = row.expected_order
+    order = row.expected_order + BETTER_HERE.get(name, 0)
     for num_steps in (161, 321, 641):
         x = sample(
             gaussian, noise(), solver=name, num_steps=num_steps, sigma_min=0.1, sigma_max=4.0,
@@ -225,8 +230,9 @@ def test_samples_of_a_batch_are_independent(name: str, w_stiff: float) -> None:
 def test_schedule_ends_and_order(name: str) -> None:
     levels = sigmas(SCHEDULES[name].levels, 18, 0.002, 80.0, 7.0, torch.float64)
     assert len(levels) == 18
-    assert levels[0] == pytest.approx(80.0, rel=1e-12)
-    assert levels[-1] == pytest.approx(0.002, rel=1e-9)
+    if not SCHEDULES[name].own_ends:
+        assert levels[0] == pytest.approx(80.0, rel=1e-12)
+        assert levels[-1] == pytest.approx(0.002, rel=1e-9)
     assert all(a > b for a, b in pairwise(levels))
 
 

@@ -136,7 +136,7 @@ def observe(
         return correct(step)
 
     with torch.no_grad():
-        integrate(problem.denoiser, noise * problem.run.levels[0], problem.run, labels, observed)
+        integrate(problem.denoiser, noise * problem.start, problem.run, labels, observed)
     if not rows:
         raise UserError(f"no step of these {index} has a pair to estimate from; use more steps")
     columns = {name: torch.cat([row[name].flatten().double().cpu() for row in rows]) for name in rows[0]}
