@@ -133,6 +133,8 @@ class Equation:
     def __post_init__(self) -> None:
         row, name = self.solver.row, self.solver.name
         self.native.check(self.coordinates)
+        if self._measured:
+            self.refuse_native(f"solver '{name}' with statistics")
         if self.coordinates == "native" and (self.afs or self.churn.s_churn):
             raise UserError(
                 "afs and s_churn belong to x and sigma; leave them out, or leave out coordinates=native"
@@ -155,6 +157,17 @@ class Equation:
                     f"correction '{self.correction.name}' with w_stiff {self.w_stiff:g} needs deterministic "
                     f"sampling, but s_churn is {self.churn.s_churn:g}; set one of them to 0"
                 )
+
+    def refuse_native(self, what: str) -> None:
+        """Refuse coordinates=native for what holds in x and sigma. Raises UserError."""
+        if self.coordinates == "native":
+            raise UserError(f"{what} holds in x and sigma; leave out coordinates=native")
+
+    @property
+    def _measured(self) -> set[str]:
+        """The solver's options that were measured of a model's states."""
+        allowed = self.solver.row.options
+        return {name for name in self.solver.options if isinstance(allowed.get(name), Instance)}
 
     def check_corrected(self, correction: Part[Correction]) -> None:
         """Refuse a correction on a solver that does not have what it reads. Raises UserError."""
@@ -233,10 +246,8 @@ class Equation:
         It has one channel, and pixels enough for what guidances do with an image. What was measured of a
         model's states does not fit it, and is left out. rules: in native coordinates, those of the model.
         """
-        row = self.solver.row
-        measured = {name for name in self.solver.options if isinstance(row.options.get(name), Instance)}
-        if measured:
-            options = {key: value for key, value in self.solver.options.items() if key not in measured}
+        if self._measured:
+            options = {key: self.solver.options[key] for key in self.solver.options.keys() - self._measured}
             plain = dataclasses.replace(self, solver=self.solver._replace(options=options))
             return plain.count_evaluations(guided=guided, rules=rules)
         stand_in = StandIn(rules)

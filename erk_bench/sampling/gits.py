@@ -71,6 +71,7 @@ def gits_cost(
     "l1", "l2": the distance to x_i, by the sum of absolute differences or Euclid's;
     "dev": its distance to the line from x_0 to the teacher's last point, less that of x_i (maybe below zero).
     """
+    equation.refuse_native("choosing noise levels")
     problem = equation.problem(net, guide)
     slope = problem.run.slope(problem.denoiser, condition)
     levels = equation.levels

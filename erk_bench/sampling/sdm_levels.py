@@ -85,6 +85,7 @@ def sdm_path(
     fourth; else it is halved, at most twice. S of the last good trial (or of the last one) then gives the
     step: 0.95 sqrt(2 tolerance / S), not shorter than that trial. snap: down to a level of the grid.
     """
+    equation.refuse_native("choosing noise levels")
     problem = equation.problem(net, guide)
     slope = problem.run.slope(problem.denoiser, condition)
     grid, lowest = equation.levels, equation.levels[-1]

@@ -71,6 +71,10 @@ def test_a_tables_row_names_levels(tmp_path: Path) -> None:
         (["images=4", "method=sdm", "solver=deis"], "method=sdm moves by solver=euler or heun"),
         (["images=4", "schedule.num_steps=9", "teacher=8"], "9 noise levels cannot be picked"),
         (["images=4", "method=git"], "did you mean 'gits'"),
+        (
+            ["images=4", "coordinates=native"],
+            "what 'erk-bench schedule' measures holds in x and sigma; leave",
+        ),
     ],
 )
 def test_refusals(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ def test_a_run_with_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str
     copied = run_spec(["solver=dpm_solver_v3", f"solver.statistics={other}", "schedule.num_steps=4"])
     assert copied.digest == spec.digest != plain.digest
     assert count_evaluations(spec) == count_evaluations(plain) == (3, 0)
+    with pytest.raises(UserError, match="with statistics holds in x and sigma; leave out coordinates=native"):
+        equation_of(dataclasses.replace(spec, coordinates="native"))
     other.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(UserError):
         equation_of(copied)

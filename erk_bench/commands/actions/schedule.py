@@ -18,6 +18,7 @@ from erk_bench.commands.schedule import ScheduleOptions
 from erk_bench.commands.tracking import refuse_tracker
 from erk_bench.runs import launch
 from erk_bench.runs.device import Place, check_draws
+from erk_bench.runs.equation import equation_of
 from erk_bench.runs.needs import fetch
 from erk_bench.sampling.gits import check_gits
 from erk_bench.sampling.sdm_levels import Tolerance
@@ -54,15 +55,7 @@ def schedule(options: ScheduleOptions, settings: list[str]) -> int:
 
 def _check(spec: RunSpec, options: ScheduleOptions) -> None:
     """Refuse what cannot be before anything is fetched."""
-    if launch.world_size() > 1:
-        raise UserError(
-            f"schedule works in one process, and WORLD_SIZE is {launch.world_size()}; start it without "
-            "torchrun"
-        )
-    if options.images > len(spec.seed_range):
-        raise UserError(
-            f"images is {options.images}, and seeds={spec.seeds} are {len(spec.seed_range)}; give more seeds"
-        )
+    check_trajectories(spec, options.images, "schedule")
     if spec.schedule.sigmas:
         raise UserError("schedule chooses noise levels itself; leave out schedule.sigmas")
     if options.method == "sdm" and spec.solver.name not in ("euler", "heun"):
@@ -71,6 +64,20 @@ def _check(spec: RunSpec, options: ScheduleOptions) -> None:
             "of the two here, and any solver for the levels"
         )
     check_gits(spec.schedule.num_steps, options.teacher)
+
+
+def check_trajectories(spec: RunSpec, images: int, command: str) -> None:
+    """Refuse what no command can measure on `images` trajectories of a run in this one process."""
+    if launch.world_size() > 1:
+        raise UserError(
+            f"{command} works in one process, and WORLD_SIZE is {launch.world_size()}; start it without "
+            "torchrun"
+        )
+    if images > len(spec.seed_range):
+        raise UserError(
+            f"images is {images}, and seeds={spec.seeds} are {len(spec.seed_range)}; give more seeds"
+        )
+    equation_of(spec, imported=False).refuse_native(f"what 'erk-bench {command}' measures")
     check_draws(spec)
 
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from erk_bench.base.errors import UserError
+from erk_bench.commands.actions.schedule import check_trajectories
 from erk_bench.commands.compose import run_spec
 from erk_bench.commands.statistics import StatisticsOptions
 from erk_bench.commands.tracking import refuse_tracker
 from erk_bench.runs import launch
-from erk_bench.runs.device import Place, check_draws
+from erk_bench.runs.device import Place
 from erk_bench.runs.equation import equation_of
 from erk_bench.runs.needs import fetch
 from erk_bench.runs.statistics_file import write_statistics
@@ -52,19 +53,10 @@ def statistics(options: StatisticsOptions, settings: list[str]) -> int:
 
 def _check(spec: RunSpec, options: StatisticsOptions) -> None:
     """Refuse what cannot be before anything is fetched."""
-    if launch.world_size() > 1:
-        raise UserError(
-            f"statistics works in one process, and WORLD_SIZE is {launch.world_size()}; start it without "
-            "torchrun"
-        )
-    if options.images > len(spec.seed_range):
-        raise UserError(
-            f"images is {options.images}, and seeds={spec.seeds} are {len(spec.seed_range)}; give more seeds"
-        )
+    check_trajectories(spec, options.images, "statistics")
     equation = equation_of(spec, imported=False)
     if equation.keeps_state:
         raise UserError(
             f"guidance '{spec.guidance.name}' depends on earlier evaluations and has no Jacobian; "
             f"set guidance.{equation.guidance.row.forgetting}"
         )
-    check_draws(spec)
