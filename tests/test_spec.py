@@ -36,6 +36,7 @@ EXTENSIONS = {
     "model.weights.own_code", "model.weights.options", "model.weights.checkpoint.sha256",
     "guidance.guide.own_code", "guidance.guide.options", "guidance.guide.checkpoint.sha256",
     "guidance.null_class", "model.decoder_sha256", "model.weights.family", "guidance.guide.family",
+    "model.latent_mean", "model.latent_std",
     "coordinates", "native.interval_ends", "native.decides", "native.last_step",
     "model.vae.sha256", "model.vae_config.sha256", "compile", "numerics", "solver.options",
     "solver.denoise_to_zero", "solver.statistics.sha256",
@@ -72,6 +73,7 @@ CHANGED: dict[str, Any] = {
     "solver.denoise_to_zero": False, "solver.afs": True,
     "metrics.converged.num_steps": 64, "metrics.converged.solver": "euler",
     "metrics.converged.states": "float16",
+    "model.latent_mean": [0.5], "model.latent_std": [2.0, 3.0],
     "offline": True, "device": "cuda", "solver.s_churn": 1.5, "correction.w_stiff": 0.25,
 }  # fmt: skip
 

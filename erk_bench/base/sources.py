@@ -22,5 +22,10 @@ SOURCES: dict[str, Source] = {
         "https://github.com/toshas/torch-fidelity/releases/download", "Apache-2.0 (Inception weights)"
     ),
     "pytorch": Source("https://download.pytorch.org/models", "BSD-3-Clause (VGG-16 weights)"),
+    "dit": Source("https://dl.fbaipublicfiles.com/DiT/models", "CC BY-NC 4.0"),
+    # These projects hand files out behind links that change (see docs/models.md): set a mirror, or the path.
+    "sit": Source("https://github.com/willisma/SiT/releases/download", "MIT"),
+    "repa": Source("https://github.com/sihyun-yu/REPA/releases/download", "MIT"),
+    "jit": Source("https://github.com/LTH14/JiT/releases/download", "MIT"),
     "dinov2": Source("https://dl.fbaipublicfiles.com/dinov2", "Apache-2.0"),
 }

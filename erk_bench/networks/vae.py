@@ -1,4 +1,5 @@
-"""Sampler latents to images through the Stable-Diffusion autoencoder, as EDM2 (arXiv 2312.02696) uses it.
+"""Sampler latents to images through the Stable-Diffusion autoencoder, as EDM2 (arXiv 2312.02696) uses it, or
+as DiT and its kin do.
 
 EDM2 hands images of range [0, 1] to the autoencoder, where Stable Diffusion has [-1, 1]; so the decoder's
 output is clipped to [0, 1] as it is. EDM2 decodes in float32, in batches of 8.
@@ -64,18 +65,22 @@ def load_vae(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
     batch: int = 8,
+    *,
+    to_uint8: Callable[[Tensor], Tensor] | None = None,
 ) -> Decode:
     """Decoder of latents [B, 4, h, w] to uint8 images [B, 3, 8h, 8w]; 8 is the published factor.
 
     config, weights: `config.json` and `diffusion_pytorch_model.safetensors` of stabilityai/sd-vae-ft-mse,
     with old or new names of attention layers. dtype: of weights and arithmetic; EDM2 uses float32. batch:
-    decode at most so many images at once. Raises UserError for other files; decode raises it for other
-    latents and for outputs that are not finite.
+    decode at most so many images at once. to_uint8: makes bytes of the decoder's output; the latents are then
+    the autoencoder's own, and None is EDM2's way with both. Raises UserError for other files; decode raises
+    it for other latents and for outputs that are not finite.
     """
     if batch < 1 or not dtype.is_floating_point:
         raise UserError(f"cannot decode in batches of {batch} in {dtype}; give batch >= 1 and a float dtype")
     network = _build(config, weights, dtype).to(device)
-    to_vae_latents = LatentScaling(device)
+    to_vae_latents = LatentScaling(device) if to_uint8 is None else Tensor.float
+    to_bytes = to_uint8 or vae_to_uint8
 
     @torch.inference_mode()
     def decode(latents: Tensor) -> Tensor:
@@ -87,7 +92,7 @@ def load_vae(
         images, finite = list[Tensor](), list[Tensor]()
         for part in latents.to(device).split(batch):
             y = network.decode(to_vae_latents(part).to(dtype), return_dict=False)[0]
-            images.append(vae_to_uint8(y))
+            images.append(to_bytes(y))
             finite.append(torch.isfinite(y).all())
         if not torch.stack(finite).all():  # they would become black pixels without a word
             raise UserError(f"the VAE's output in {dtype} is not finite; check the latents or use float32")

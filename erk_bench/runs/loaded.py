@@ -12,7 +12,7 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.networks.checkpoint import Checkpoint, build_denoiser, read_checkpoint
 from erk_bench.networks.compiled import CompiledDenoiser
-from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels
+from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels, scaled
 from erk_bench.networks.denoiser import Denoiser
 from erk_bench.networks.flow_files import KEY, known_facts
 from erk_bench.networks.own_decoder import own_decoder
@@ -105,7 +105,17 @@ def decoder_row(model: ModelSpec, shape: Shape, device: torch.device) -> Decoder
     """The row of the model's decoder, for states of this shape."""
     if model.decoder_path is not None:
         return own_decoder(model.decoder_path, model.decoder_sha256, shape[:2], device)
-    return by_channels(shape.channels) if model.decoder == BY_CHANNELS else DECODERS[model.decoder]
+    row = by_channels(shape.channels) if model.decoder == BY_CHANNELS else DECODERS[model.decoder]
+    if row.missing:
+        raise UserError(f"model '{model.name}' needs decoder '{model.decoder}': {row.missing}")
+    for name in ("latent_mean", "latent_std"):
+        count = len(getattr(model, name))
+        if count not in (0, 1, row.channels):
+            raise UserError(
+                f"model.{name} has {count} numbers; decoder '{model.decoder}' takes {row.channels} channels: "
+                "give one number for each, or one for all"
+            )
+    return row
 
 
 @functools.lru_cache(maxsize=2)
@@ -113,6 +123,15 @@ def decoder(
     model: ModelSpec, shape: Shape, device: torch.device, assets: Assets, numerics: Numerics = STRICT
 ) -> Decode:
     """The model's way from final state to uint8 images, kept for the next block."""
+    decode = _plain_decoder(model, shape, device, assets, numerics)
+    if model.latent_mean or model.latent_std:
+        return scaled(decode, model.latent_mean, model.latent_std)
+    return decode
+
+
+def _plain_decoder(
+    model: ModelSpec, shape: Shape, device: torch.device, assets: Assets, numerics: Numerics
+) -> Decode:
     row = decoder_row(model, shape, device)
     if row.decode is not None:
         return row.decode

@@ -57,7 +57,8 @@ class ModelSpec:
     """The main network and how its final state becomes a uint8 image (key of DECODERS).
 
     vae, vae_config: weights and config.json of the decoder, for latent models. decoder_path, decoder_sha256:
-    FILE.py:NAME of a decoder of a user's own, and the hash of its file.
+    FILE.py:NAME of a decoder of a user's own, and the hash of its file. latent_mean, latent_std: the decoder
+    is given x * std + mean, one number for each channel or one for all; () leaves x as it is.
     """
 
     name: str = identity()
@@ -67,9 +68,14 @@ class ModelSpec:
     decoder_sha256: str = extension("")
     vae: WeightsSpec | None = extension(None)
     vae_config: WeightsSpec | None = extension(None)
+    latent_mean: tuple[float, ...] = extension(())
+    latent_std: tuple[float, ...] = extension(())
 
     def __post_init__(self) -> None:
         check_file_name("model.name", self.name)
+        for name in ("latent_mean", "latent_std"):
+            values = getattr(self, name)
+            check(all(map(math.isfinite, values)), f"model.{name} is {list(values)}; give finite numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
