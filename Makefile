@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table grid test test-slow test-slurm check views figures bench gpu-check dashboard lock clean
+.PHONY: help setup reproduce-table grid test test-slow test-slurm check views report figures bench gpu-check dashboard lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -54,6 +54,9 @@ views: $(READY) ## draw the committed tables and figures again from the committe
 	$(BIN)/erk-bench table table=digits-guidance from=results/records/digits-guidance to=results/tables
 	$(BIN)/python scripts/guidance_scale.py
 	$(BIN)/erk-bench grid grid=digits from=results/records/grid-digits to=results/grids
+
+report: $(READY) ## a site of the committed results, with samples drawn anew: results/report/index.html
+	$(BIN)/erk-bench report results/records samples=8 to=results/report $(ARGS)
 
 figures: $(READY) ## draw the paper's Figures 1 to 3 and Proposition 1 on an exact 2D mixture (a minute)
 	$(BIN)/python scripts/make_figures.py $(ARGS)

@@ -19,6 +19,8 @@ KEPT = (
 )  # fmt: skip
 KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "COV_")
 
+IN_CI = bool(os.environ.get("CI"))  # read before tests see an environment of their own
+
 # Audit events of Python that name files, and how many of their arguments do.
 _FILES = {
     "open": 1, "os.listdir": 1, "os.scandir": 1, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1,

@@ -19,7 +19,8 @@ Advance = Callable[[int, int], None]
 class _Meter:
     """Counts images, and estimates the remaining time from the work, which differs from image to image."""
 
-    def __init__(self, num_images: int, work: int) -> None:
+    def __init__(self, num_images: int, work: int, unit: str) -> None:
+        self.unit = unit
         self.num_images = num_images
         self.work = work
         self.images_done = 0
@@ -33,16 +34,18 @@ class _Meter:
         left = max(self.work - self.work_done, 0) * spent / max(self.work_done, 1)
         total = max(self.num_images, self.images_done)  # a worker may do others' images too
         return (
-            f"{self.images_done}/{total} images, {self.images_done / spent:.1f} images/s, "
+            f"{self.images_done}/{total} {self.unit}, {self.images_done / spent:.1f} {self.unit}/s, "
             f"{int(left // 60)}:{int(left % 60):02d} left"
         )
 
 
 @contextmanager
-def progress_bar(title: str, num_images: int, work: int, *, shown: bool) -> Iterator[Advance]:
-    """Yields the function to call after every block; writes to standard error."""
+def progress_bar(
+    title: str, num_images: int, work: int, *, shown: bool, unit: str = "images"
+) -> Iterator[Advance]:
+    """Yields the function to call after every block; writes to standard error. unit: what is counted."""
     console = Console(stderr=True)
-    meter = _Meter(num_images, work)
+    meter = _Meter(num_images, work, unit)
     if not shown:
         yield lambda images, work: None
     elif console.is_terminal:

@@ -19,6 +19,7 @@ from erk_bench.commands import (
     qualitative,
     records,
     reference,
+    report,
     run,
     schedule,
     score,
@@ -34,6 +35,6 @@ COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
         run, generate, evaluate, score, fid, compare, table, grid, search, schedule, statistics, records,
-        analyze, plan, task, fetch, reference, export, qualitative, convert, train_digits, doctor,
+        report, analyze, plan, task, fetch, reference, export, qualitative, convert, train_digits, doctor,
     )
 }  # fmt: skip

@@ -107,11 +107,12 @@ def _check_alike(entry: NamedRecord, other: NamedRecord, known: dict[str, AnyMet
             "one of them again with the other's metrics.names"
         )
     for what, here, there, next_step in (
-        ("protocol", _protocol(mine), _protocol(theirs), "score one of them again by the other's protocol"),
+        ("protocol", protocol_of(mine), protocol_of(theirs),
+         "score one of them again by the other's protocol"),
         ("protocol of sampling", str(mine.protocol), str(theirs.protocol), "make the older one anew"),
         *_references(mine, theirs, shared),
         *(
-            (f"detector of {name}", _detectors(mine, name), _detectors(theirs, name),
+            (f"detector of {name}", detectors_of_metric(mine, name), detectors_of_metric(theirs, name),
              "measure both with the same weights, or choose others with metrics=NAME,...")
             for name in shared
         ),
@@ -123,7 +124,7 @@ def _check_alike(entry: NamedRecord, other: NamedRecord, known: dict[str, AnyMet
             )
 
 
-def _protocol(record: Record) -> str:
+def protocol_of(record: Record) -> str:
     """By which protocol of the field its metrics were measured."""
     return str(record.spec["metrics"].get("protocol") or "our own")
 
@@ -140,7 +141,13 @@ def _references(mine: Record, theirs: Record, shared: Sequence[str]) -> Iterator
             yield what, here, there, "measure both against one"
 
 
-def _detectors(record: Record, name: str) -> str:
+def of_any_size(name: str) -> bool:
+    """Whether a metric's expected value does not depend on the number of images."""
+    return all(split_name(part.name)[0] in OF_ANY_SIZE for part in singles([name]))
+
+
+def detectors_of_metric(record: Record, name: str) -> str:
+    """The detectors of a metric, with the hash of their weights."""
     needed = key_names([name])
     return ", ".join(sorted(key for key in record.detectors if key.rpartition("-")[0] in needed)) or "unknown"
 
@@ -152,8 +159,7 @@ def _row(
     mine, theirs = entry.record, base.record
     difference = difference_of(mine, theirs, name)
     same_size = abs(mine.num_images - theirs.num_images) <= SAME_SIZE * theirs.num_images
-    of_any_size = all(split_name(part.name)[0] in OF_ANY_SIZE for part in singles([name]))
-    comparable = same_size or of_any_size
+    comparable = same_size or of_any_size(name)
     p = p_value(difference) if comparable else math.nan
     given = "" if comparable else OTHER_SIZE
     return ComparisonRow(
