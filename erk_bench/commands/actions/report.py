@@ -18,7 +18,7 @@ from erk_bench.commands.compose_words import words_of
 from erk_bench.commands.report import ReportOptions
 from erk_bench.reporting.site.build import check_installed, write_site
 from erk_bench.reporting.site.content import (
-    Place,
+    ShownIn,
     SiteContent,
     SiteRecord,
     methods_of,
@@ -68,16 +68,16 @@ def site_content(found: Records, *, samples: int | None = None) -> SiteContent:
     records = _site_records(found)
     collections = _collections(records)
     studies = studies_of(collections)
-    places: dict[str, list[Place]] = {}
+    places: dict[str, list[ShownIn]] = {}
     commands: dict[str, list[str]] = {}
     for table in studies.tables:
         for number, page in enumerate(table.ids):
             places.setdefault(page, []).append(
-                Place(f"tables/{table.page}.html", table.view.title, f"row {number}")
+                ShownIn(f"tables/{table.page}.html", table.view.title, f"row {number}")
             )
     for grid in studies.grids:
         for page in grid.ids.values():
-            places.setdefault(page, []).append(Place(f"grids/{grid.page}.html", grid.view.title, "a cell"))
+            places.setdefault(page, []).append(ShownIn(f"grids/{grid.page}.html", grid.view.title, "a cell"))
     for page, lines in studies.commands:
         commands.setdefault(page, []).append(lines)
     strips = strips_of(records, samples)

@@ -28,7 +28,7 @@ class Strip(NamedTuple):
     size: tuple[int, int]
 
 
-class Place(NamedTuple):
+class ShownIn(NamedTuple):
     """A page of the site that shows a record. row: as what, 'row 3'."""
 
     href: str
@@ -54,7 +54,7 @@ class SiteRecord:
     facts: Mapping[str, str]
     commands: tuple[str, ...] = ()
     strip: Strip | None = None
-    places: tuple[Place, ...] = ()
+    places: tuple[ShownIn, ...] = ()
 
     @property
     def run(self) -> RunSpec | None:
