@@ -50,6 +50,7 @@ views: $(READY) ## draw the committed tables and figures again from the committe
 	$(BIN)/erk-bench table table=digits-table4 from=results/records/digits-table4 to=results/tables
 	$(BIN)/erk-bench table table=digits-angle from=results/records/digits-angle to=results/tables
 	$(BIN)/erk-bench table table=digits-rivals from=results/records/digits-rivals to=results/tables
+	$(BIN)/erk-bench table table=rivals-convergence from=results/records/rivals-convergence to=results/tables
 	$(BIN)/erk-bench table table=digits-corrections from=results/records/digits-corrections to=results/tables
 	$(BIN)/erk-bench table table=digits-guidance from=results/records/digits-guidance to=results/tables
 	$(BIN)/python scripts/guidance_scale.py
