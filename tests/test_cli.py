@@ -158,7 +158,7 @@ def test_plain_solvers_of_the_digits_table_are_best_on_other_seeds() -> None:
 @pytest.mark.parametrize(
     "name",
     ["digits", "digits-table4", "digits-corrections", "digits-angle", "digits-rivals", "digits-guidance",
-     "rivals-convergence"],
+     "rivals-convergence", "convergence"],
 )  # fmt: skip
 def test_digits_table_rows_have_committed_records(name: str) -> None:
     """The run_id of each published row is pinned by its record: a change of samples must be recorded anew."""

@@ -104,8 +104,8 @@ def remarks(record: Record) -> list[str]:
         check = made["check"]
         told = ", ".join(f"{value:.3g} ({name})" for name, value in check.items() if name in record.metrics)
         found.append(
-            f"solver errors are distances to {made['solver']}, {made['num_steps']} steps; that differs from "
-            f"{check['num_steps']} steps by {told}"
+            f"solver errors are distances to the solution by {record.solution}; {check['num_steps']} steps "
+            f"are {told} away from it"
         )
     return found
 

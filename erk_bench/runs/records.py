@@ -110,6 +110,12 @@ class Record:
         return source.name if isinstance(source, SetSpec) else source.slug
 
     @property
+    def solution(self) -> str:
+        """What its solver errors are distances to; "" where none were measured."""
+        made = self.converged
+        return f"{made['solver']}, {made['num_steps']} steps" if made else ""
+
+    @property
     def seconds_per_1000(self) -> float | None:
         """Median seconds of one worker for 1000 images, or None without timings."""
         if not self.seconds_per_block:

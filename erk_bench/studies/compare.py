@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.evaluation.composites import Composite
-from erk_bench.evaluation.metrics import METRICS, Metric, key_names, singles, split_name
+from erk_bench.evaluation.metrics import METRICS, Metric, key_names, singles, solver_errors, split_name
 from erk_bench.reporting.comparison_views import EQUAL, OTHER_SIZE, ComparisonRow, ComparisonView
 from erk_bench.runs.records import MetricRecord, Record
 from erk_bench.studies.comparison_names import NamedRecord, names_of
@@ -27,6 +27,7 @@ from erk_bench.studies.verdicts import (
 # Families whose expected value does not depend on the number of images (that of real ones is the same).
 OF_ANY_SIZE = (
     "kid", "fd_infinity", "fd_infinity_cf", "precision", "precision_adm", "precision_prdc", "density",
+    "solver_error", "solver_error_median", "solver_error_q90",
 )  # fmt: skip
 SAME_SIZE = 0.005  # relative difference of two numbers of images that changes no value by a standard error
 
@@ -111,6 +112,7 @@ def _check_alike(entry: NamedRecord, other: NamedRecord, known: dict[str, AnyMet
          "score one of them again by the other's protocol"),
         ("protocol of sampling", str(mine.protocol), str(theirs.protocol), "make the older one anew"),
         *_references(mine, theirs, shared),
+        *_solutions(mine, theirs, shared),
         *(
             (f"detector of {name}", detectors_of_metric(mine, name), detectors_of_metric(theirs, name),
              "measure both with the same weights, or choose others with metrics=NAME,...")
@@ -139,6 +141,13 @@ def _references(mine: Record, theirs: Record, shared: Sequence[str]) -> Iterator
         if all(sha256 in each for each in facts) and facts[0][sha256] != facts[1][sha256]:
             here, there = (f"'{each.get(name)}' ({each[sha256][:12]})" for each in facts)
             yield what, here, there, "measure both against one"
+
+
+def _solutions(mine: Record, theirs: Record, shared: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+    """What solver errors are distances to, of both."""
+    if solver_errors(shared):
+        here, there = (each.solution or "none" for each in (mine, theirs))
+        yield "converged solution", here, there, "measure both with one metrics.converged"
 
 
 def of_any_size(name: str) -> bool:

@@ -10,14 +10,13 @@ from erk_bench.runs.records import Record
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 
+CLEAR = 3.0  # times what two solutions differ, from where on an error tells of the solver
+
 
 def order_of(spec: RunSpec) -> int | None:
     """The order of its solver over a whole run, None where that is not known."""
     row = SOLVERS.get(spec.solver.name) if spec.solver.path is None else None
     return row.expected_order or None if row else None
-
-
-CLEAR = 3.0  # times what two solutions differ, from where on an error tells of the solver
 
 
 def floors(record: Record, metric: str) -> dict[str, Floor]:
@@ -40,8 +39,8 @@ def of_solution(records: Sequence[Record], metric: str) -> list[str]:
     if not solver_errors([metric]):
         return []
     found = {
-        f"solver errors are distances to {made['solver']} of {made['num_steps']} steps; that of "
-        f"{made['check']['num_steps']} steps is {made['check'][metric]:.2g} away ({made['run_id']})": None
-        for made in (record.converged for record in records)
+        f"solver errors are distances to the solution by {record.solution} ({made['run_id']}); "
+        f"{made['check']['num_steps']} steps are {made['check'][metric]:.2g} away from it": None
+        for record, made in ((record, record.converged) for record in records)
     }
     return list(found)

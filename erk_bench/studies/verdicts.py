@@ -174,12 +174,6 @@ def _by_protocol(record: Record) -> str:
     return str(record.spec["metrics"].get("protocol") or "our own")
 
 
-def _converged(record: Record) -> str:
-    """Solver and steps of what solver errors are distances to."""
-    found = record.converged
-    return f"{found['solver']}, {found['num_steps']} steps" if found else "none"
-
-
 def check_comparable(headline: str, records: Sequence[Record]) -> None:
     """Refuse to show records side by side that were measured differently."""
     first = records[0]
@@ -193,7 +187,7 @@ def check_comparable(headline: str, records: Sequence[Record]) -> None:
             ("metrics", set(record.metrics), set(first.metrics)),
             ("detectors", set(record.detectors), set(first.detectors)),
             ("reference", record.reference, first.reference),
-            ("converged solution", _converged(record), _converged(first)),
+            ("converged solution", record.solution, first.solution),
             ("protocol", record.protocol, first.protocol),
             ("metrics by protocol", _by_protocol(record), _by_protocol(first)),
         ):

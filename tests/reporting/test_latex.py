@@ -108,7 +108,17 @@ def nasty_view() -> TableView:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs Debian's texlive-latex-recommended")
 @pytest.mark.parametrize(
-    "name", ["digits", "digits-table4", "digits-corrections", "digits-angle", "made", "nasty", "chosen"]
+    "name",
+    [
+        "digits",
+        "digits-table4",
+        "digits-corrections",
+        "digits-angle",
+        "convergence",
+        "made",
+        "nasty",
+        "chosen",
+    ],
 )
 def test_latex_compiles_within_the_page(name: str, tmp_path: Path) -> None:
     committed = Path(__file__).parents[2] / "results" / "tables" / f"{name}.tex"

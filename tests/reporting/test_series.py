@@ -114,7 +114,14 @@ def _close() -> Iterator[None]:
 
 @pytest.mark.results
 @pytest.mark.parametrize(
-    ("name", "count"), [("digits", 2), ("digits-corrections", 5), ("digits-table4", 15), ("digits-angle", 18)]
+    ("name", "count"),
+    [
+        ("digits", 2),
+        ("digits-corrections", 5),
+        ("digits-table4", 15),
+        ("digits-angle", 18),
+        ("convergence", 10),
+    ],
 )
 def test_series_of_the_committed_tables(name: str, count: int) -> None:
     table = table_file(name)
