@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from erk_bench.base.errors import UserError
 from erk_bench.reporting.comparison_figures import forest_figure
 from erk_bench.reporting.comparison_views import ComparisonRow
+from erk_bench.reporting.convergence_figures import convergence_figure
 from erk_bench.reporting.grid_figures import FIGURES
 from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView
 from erk_bench.reporting.styles import STYLES, Style, style_named, thinned, wrapped
@@ -70,6 +71,7 @@ def sheet(style: Style, label: str, title: str) -> Figure:
 DRAWN: dict[str, Callable[[Style, str], Figure]] = {
     "steps": lambda style, text: steps_figure(table_of(text, text), style),
     "nfe": lambda style, text: nfe_figure(table_of(text, text), style),
+    "convergence": lambda style, text: convergence_figure(table_of(text, text), style),
     "curves": lambda style, text: FIGURES["curves"](grid_of(text), style),
     "heat": lambda style, text: FIGURES["heat"](grid_of(text), style),
     "parallel": lambda style, text: FIGURES["parallel"](grid_of(text), style),

@@ -260,7 +260,7 @@ def _sample_sheet(
     if shown:
         first = next((spec for spec in specs if isinstance(spec, RunSpec)), specs[0])
         seeds = first.seed_range[:SHEET_COLUMNS]
-        cost = f" of {only} evaluations" if only else ""
+        cost = f" of {only:g} evaluations" if only else ""
         title = f"{content.name}: one seed a column, one method{cost} a row"
         sheet = table_figures.sample_sheet(shown, title, [str(seed) for seed in seeds], style)
         write_atomic(path, table_figures.to_bytes(sheet, "png"))
