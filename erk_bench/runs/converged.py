@@ -19,6 +19,7 @@ from erk_bench.evaluation.metrics import solver_errors
 from erk_bench.runs.equation import equation_of
 from erk_bench.sampling.equation import Equation
 from erk_bench.sampling.guided import begin_step
+from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import CorrectionSpec, GuidanceSpec, MetricsSpec, RunSpec, ScheduleSpec, SolverSpec, Spec
 
@@ -34,9 +35,18 @@ class ConvergedRuns(NamedTuple):
 
 
 def converged_runs(spec: RunSpec) -> ConvergedRuns:
-    """Those of a run whose metrics ask for them. The levels of both are the solver's published ones."""
+    """Those of a run whose metrics ask for them, from where it begins.
+
+    Levels are the solver's published ones; in a flow model's own coordinates, uniform in its time.
+    """
     asked = spec.metrics.converged
     row = SOLVERS[asked.solver]
+    name, rho, sigma_max = row.schedule, row.rho, spec.schedule.sigma_max
+    own = SCHEDULES.get(spec.schedule.name)
+    if own is not None and own.own_ends:
+        sigma_max = equation_of(spec, imported=False).levels[0]
+    if equation_of(spec, imported=False).in_flow:  # it begins with pure noise, as the run does
+        name, rho = "flow", SCHEDULES["flow"].rho
 
     def run(num_steps: int) -> RunSpec:
         return dataclasses.replace(
@@ -45,11 +55,7 @@ def converged_runs(spec: RunSpec) -> ConvergedRuns:
                 name=asked.solver, options=tuple(sorted(row.plain.items())), denoise_to_zero=True
             ),
             schedule=ScheduleSpec(
-                name=row.schedule,
-                num_steps=num_steps,
-                sigma_min=SIGMA_MIN,
-                sigma_max=spec.schedule.sigma_max,
-                rho=row.rho,
+                name=name, num_steps=num_steps, sigma_min=SIGMA_MIN, sigma_max=sigma_max, rho=rho
             ),
             guidance=spec.guidance if spec.guidance.active else GuidanceSpec(name="none"),
             correction=CorrectionSpec(name="none"),

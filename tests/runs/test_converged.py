@@ -108,7 +108,7 @@ def test_these_have_a_solution(settings: tuple[str, ...]) -> None:
     (("guidance=apg", "guidance.weight=2", "guidance.momentum=-0.5"), "depends on earlier evaluations"),
     (("guidance=cfg_oec", "guidance.weight=2"), "depends on earlier evaluations"),
     (("guidance=higs", "guidance.weight=1"), "depends on earlier evaluations"),
-    (("metrics.converged.solver=hoin",), "did you mean 'heun'"),
+    (("metrics.converged.solver=heum",), "did you mean 'heun'"),
     (("metrics.converged.num_steps=3",), "must be 4 to 10000"),
     (("metrics.converged.states=bfloat16",), "Known: float32, float16"),
 ])  # fmt: skip
@@ -165,6 +165,26 @@ def test_a_schedule_of_a_users_own_must_begin_where_the_solution_does(tmp_path: 
     check_converged(right, imported=True)
     solution = converged_runs(right).solution
     assert equation_of(solution).levels[0] == pytest.approx(50.0, rel=1e-5)
+
+
+def test_a_flow_models_own_coordinates_begin_with_pure_noise() -> None:
+    """So does the solution, whatever shift its levels have; in x and sigma it is another."""
+    runs = [spec_of("coordinates=native", "schedule=flow", f"schedule.shift={shift}") for shift in (1, 3)]
+    found = [converged_runs(spec).solution for spec in runs]
+    assert found[0] == found[1]
+    assert (found[0].coordinates, found[0].schedule.name, found[0].schedule.options) == ("native", "flow", ())
+    assert equation_of(found[0]).levels[0] == 1.0
+    check_converged(runs[1], imported=True)
+    assert converged_runs(spec_of("schedule=flow")).solution.schedule.name == "polynomial"
+    given = spec_of("coordinates=native", "schedule=polynomial")
+    assert converged_runs(given).solution.schedule.name == "polynomial"
+
+
+def test_a_schedule_that_begins_at_a_level_of_its_own() -> None:
+    spec = spec_of("schedule=ddpm", "schedule.num_steps=50")
+    first = equation_of(spec).levels[0]
+    assert first > 100 and converged_runs(spec).solution.schedule.sigma_max == first
+    check_converged(spec, imported=True)
 
 
 def test_a_set_of_images_has_none() -> None:

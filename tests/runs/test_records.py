@@ -72,7 +72,7 @@ def test_file_is_plain_json_with_format_and_protocol(written: Path) -> None:
     content = json.loads(written.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["format"] == FORMAT
     assert content["protocol"] == PROTOCOL
-    assert set(content) | {"images"} == {field.name for field in dataclasses.fields(Record)}
+    assert set(content) | {"images", "converged"} == {field.name for field in dataclasses.fields(Record)}
     assert list(written.parent.iterdir()) == [written]  # no temporary file stays
 
 
