@@ -32,12 +32,15 @@ IDENTITY = {
     "correction.name", "correction.w_stiff", "correction.w_con",
     "dtype", "network_dtype", "draw_device", "class_label",
 }  # fmt: skip
+FOLDERS = ("config", "scheduler")  # files of a model of diffusers beside its weights
+FOLDER_FACTS = [f"{file}.{fact}" for file in FOLDERS for fact in ("path", "architecture")]
 EXTENSIONS = {
     "model.weights.own_code", "model.weights.options", "model.weights.checkpoint.sha256",
     "guidance.guide.own_code", "guidance.guide.options", "guidance.guide.checkpoint.sha256",
     "guidance.null_class", "model.decoder_sha256", "model.weights.family", "guidance.guide.family",
     "model.latent_mean", "model.latent_std",
     "coordinates", "native.interval_ends", "native.decides", "native.last_step",
+    *(f"{part}.{file}.sha256" for part in ("model.weights", "guidance.guide") for file in FOLDERS),
     "model.vae.sha256", "model.vae_config.sha256", "compile", "numerics", "solver.options",
     "solver.denoise_to_zero", "solver.statistics.sha256",
     "schedule.sigmas", "schedule.options", "schedule.sha256", "guidance.options", "guidance.sha256",
@@ -45,6 +48,7 @@ EXTENSIONS = {
     "solver.sha256", "guidance.eta", "guidance.norm_threshold", "guidance.momentum",
 }  # fmt: skip
 EXECUTION = {
+    *(f"{part}.{name}" for part in ("model.weights", "guidance.guide") for name in FOLDER_FACTS),
     "model.weights.checkpoint.path", "guidance.guide.checkpoint.path",
     "model.weights.checkpoint.architecture", "guidance.guide.checkpoint.architecture", "model.decoder_path",
     "model.weights.path", "guidance.guide.path", "model.vae.path", "solver.path",
@@ -59,6 +63,7 @@ EXECUTION = {
     "seeds", "block_size", "device", "workers", "out",
 }  # fmt: skip
 CHANGED: dict[str, Any] = {
+    **{f"{part}.{file}.sha256": "f" * 64 for part in ("model.weights", "guidance.guide") for file in FOLDERS},
     "model.weights.checkpoint.sha256": "f" * 64, "guidance.guide.checkpoint.sha256": "f" * 64,
     "model.weights.own_code": True, "guidance.guide.own_code": True, "guidance.null_class": True,
     "model.weights.options": [["by", 2.5]], "guidance.guide.options": [["by", 2.5]],
@@ -84,7 +89,7 @@ def content(vae: bool = False) -> dict[str, Any]:
         plain["model"] |= {"vae": {"path": "v", "sha256": SHA}, "vae_config": {"path": "c", "sha256": SHA}}
         plain["solver"] |= {"statistics": {"path": "t", "sha256": SHA}}
         for network in (plain["model"]["weights"], plain["guidance"]["guide"]):
-            network["checkpoint"] = {"path": "k", "sha256": SHA}
+            network |= {name: {"path": name, "sha256": SHA} for name in ("checkpoint", *FOLDERS)}
     return plain
 
 

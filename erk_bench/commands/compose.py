@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from erk_bench.base.addresses import is_address
+from erk_bench.base.addresses import is_address, is_network
 from erk_bench.base.config_files import config_file, config_files, config_folder, is_own, is_path
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.fields import build, to_dict
@@ -73,7 +73,7 @@ def _with_own_choices(overrides: Sequence[str]) -> list[str]:
     found = []
     for override in overrides:
         group, _, choice = override.partition("=")
-        code = group in OWN_CODE and is_address(choice)
+        code = group in OWN_CODE and is_network(choice)
         file = config_file(group, choice) if group in groups() and not code else None
         found.append(f"{group}={_registered(group, file)}" if file and is_own(file) else override)
     return found
@@ -99,7 +99,7 @@ def _with_code(overrides: Sequence[str]) -> list[str]:
         key, _, value = override.partition("=")
         if key == "metrics.names":
             override = "metrics.names=" + _WITH_OPTION.sub(r"'\1'", value)
-        short = key in OWN_CODE and is_address(value)
+        short = key in OWN_CODE and is_network(value)
         found.append(f"{key}.path={value}" if short else override)
     given = {override.partition("=")[0] for override in found}
     bases = [

@@ -15,6 +15,7 @@ from erk_bench.base.fields import build
 from erk_bench.base.own_settings import read_own
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.evaluation.protocols import followed
+from erk_bench.networks.diffusers_folder import Finder
 from erk_bench.runs.model_settings import guide_settings, network_settings, with_own_code
 from erk_bench.runs.plugins import facts_of
 from erk_bench.sampling.corrections import CORRECTIONS
@@ -41,7 +42,8 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
     model, guidance = dict(content["model"]), dict(content["guidance"])
     assets = Assets.from_environment(bool(content["offline"]))
     roles = {row.role for row in GUIDANCES.values() if row.role}
-    model = with_own_code(model, roles)
+    finder = Finder(assets, fetch)
+    model = with_own_code(model, roles, finder)
     guides = {role: model.pop(role, None) for role in roles}
     plain = {key: value for key, value in content.items() if key != "tracker"}
     if plain["schedule"].get("sigmas"):
@@ -73,8 +75,8 @@ def spec_of(content: Mapping[str, Any], *, fetch: bool) -> RunSpec:
             "guidance=none, or a model that has one (those with -guid- or -autog- in their names, or digits)"
         )
     if role and (row is None or row.needs_guide(guidance["weight"])):
-        guidance |= guide_settings(guides[role], role, hashed)
-    model["weights"] = network_settings(model["weights"], "model.weights", hashed)
+        guidance |= guide_settings(guides[role], role, hashed, finder)
+    model["weights"] = network_settings(model["weights"], "model.weights", hashed, finder)
     if model.get("vae"):
         model["vae"] = _with_hash(model["vae"], "model.vae", assets, fetch)
         folder, slash, _ = model["vae"]["path"].rpartition("/")

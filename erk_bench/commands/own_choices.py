@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erk_bench.base.addresses import is_address
+from erk_bench.base.addresses import is_network
 from erk_bench.base.config_files import config_file, config_files, config_folder, is_own
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.commands.settings import RUN as SETTINGS
@@ -142,7 +142,7 @@ def _all_names(content: Mapping[str, Any]) -> set[str]:
 def _check_names(group: str, file: Path, content: Mapping[str, Any], known: set[str]) -> None:
     for name in names(content, nodes=True):
         part = content.get(name.partition(".")[0])
-        code = isinstance(part, Mapping) and is_address(str(part.get("path")))
+        code = isinstance(part, Mapping) and is_network(str(part.get("path")))
         if "." in name and (code or name.startswith("about.")):  # its function says which options there are
             continue
         if name not in known:

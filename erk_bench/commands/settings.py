@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from erk_bench.base.addresses import is_address
+from erk_bench.base.addresses import is_address, is_network
 from erk_bench.base.config_files import config_file, config_files, config_folder, is_own, is_path, listing
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.interpolations import check_name, check_value
@@ -162,7 +162,11 @@ def _is_own_code(kind: str, word: str) -> bool:
     key, _, value = word.partition("=")
     if key == f"{kind}.path":
         return True
-    return kind in OWN_CODE and key == kind and (is_address(value) or _names_code(kind, value))
+    return kind in OWN_CODE and key == kind and (_is_code(kind, value) or _names_code(kind, value))
+
+
+def _is_code(kind: str, value: str) -> bool:
+    return is_network(value) if kind == "model" else is_address(value)
 
 
 def _names_code(kind: str, choice: str) -> bool:
@@ -174,7 +178,7 @@ def _names_code(kind: str, choice: str) -> bool:
 def _is_own_network(word: str) -> bool:
     """Whether a word gives code of the user's own for one of a model's networks."""
     key, _, value = word.partition("=")
-    return key.startswith("model.") and key != "model.decoder" and is_address(value)
+    return key.startswith("model.") and key != "model.decoder" and is_network(value)
 
 
 def unknown_setting(key: str, settings: Settings, own: Collection[str] = ()) -> UserError:

@@ -21,6 +21,7 @@ from erk_bench.base.pickles import Container, PersistentObject, load_pickle
 from erk_bench.base.tensor_files import METADATA_KEY, TYPES, read_tensors, write_tensors
 from erk_bench.networks import edm1, edm2
 from erk_bench.networks.denoiser import EDMPreconditioned, RawNetwork
+from erk_bench.networks.diffusers_network import DiffusersNetwork
 from erk_bench.networks.flow import FlowDenoiser
 from erk_bench.networks.flow_files import read_flow
 from erk_bench.networks.sizes import Architecture
@@ -33,6 +34,7 @@ NETWORKS: dict[str, type[RawNetwork]] = {
     "Precond": edm2.EDM2Network,
     "EDMPrecond": edm1.EDM1Network,
     "DiffusionTransformer": DiffusionTransformer,
+    "DiffusersNetwork": DiffusersNetwork,
 }
 # Other classes of the same programs, and what they are.
 NOT_SERVED = {
@@ -145,7 +147,9 @@ def make_network(architecture: Architecture) -> RawNetwork:
 
 def denoiser_around(network: RawNetwork) -> EDMPreconditioned | FlowDenoiser:
     """The denoiser of a raw network."""
-    return FlowDenoiser(network) if isinstance(network, DiffusionTransformer) else EDMPreconditioned(network)
+    if isinstance(network, (DiffusionTransformer, DiffusersNetwork)):
+        return FlowDenoiser(network)
+    return EDMPreconditioned(network)
 
 
 def build_denoiser(

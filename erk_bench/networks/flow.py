@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from erk_bench.base.errors import UserError
 from erk_bench.base.transfers import number_on
 from erk_bench.networks.denoiser import check_classes, class_numbers
+from erk_bench.networks.diffusers_network import DiffusersNetwork
 from erk_bench.networks.families import FAMILIES, FlowFamily, ModelRules
 from erk_bench.networks.paths import DiscretePath, LinearPath, ddpm_sigmas
 from erk_bench.networks.transformer import DiffusionTransformer
@@ -25,18 +26,21 @@ class FlowDenoiser(nn.Module):
 
     levels: Tensor | None
 
-    def __init__(self, network: DiffusionTransformer) -> None:
+    def __init__(self, network: DiffusionTransformer | DiffusersNetwork) -> None:
         super().__init__()
         self.network = network
-        self.family: FlowFamily = FAMILIES[network.family]
+        family = network.family
+        self.family: FlowFamily = family if isinstance(family, FlowFamily) else FAMILIES[family]
         self.img_channels = network.img_channels
         self.img_resolution = network.img_resolution
         self.num_classes = network.num_classes
         self.guided_channels = self.family.guided_channels
         linear = self.family.path is not None
         self._linear = self.family.path_of(network.noise_scale) if linear else None
-        device = network.x_embedder.last.weight.device
-        levels = None if linear else ddpm_sigmas().to(device, copy=True)
+        device = next(network.parameters()).device
+        own = network.levels if isinstance(network, DiffusersNetwork) else None
+        levels = None if linear else (ddpm_sigmas() if own is None else own).to(device, copy=True)
+        self._predicts = network.predicts if isinstance(network, DiffusersNetwork) else "noise"
         self.register_buffer("levels", levels, persistent=False)  # so that it moves with the network
 
     @property
@@ -50,7 +54,7 @@ class FlowDenoiser(nn.Module):
         if self._linear is not None:
             return self._linear
         assert self.levels is not None
-        return DiscretePath(self.levels)
+        return DiscretePath(self.levels, self._predicts)
 
     def fold(
         self,
@@ -93,11 +97,13 @@ class FlowDenoiser(nn.Module):
                 f"{self.family.title} takes {list(wanted)}: give noise of that shape, or another network"
             )
         time = number_on(t, torch.float64, x_t.device).reshape(-1)
-        dtype = self.network.offset.dtype
+        dtype = self.network.compute_dtype
         output = self.network(x_t.to(dtype), time, self._classes(condition, x_t))
         return output[:, : self.img_channels].to(x_t.dtype)
 
     def _classes(self, condition: Tensor | None, x: Tensor) -> Tensor:
+        if not self.num_classes:
+            return torch.zeros(1, dtype=torch.int64, device=x.device)
         if condition is None:
             if not self.network.null_class:
                 raise UserError(

@@ -96,13 +96,15 @@ def ddpm_sigmas() -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class DiscretePath:
-    """x_t = x / sqrt(1 + sigma^2) at noise levels, of which a time is the number; noise is predicted.
+    """x_t = x / sqrt(1 + sigma^2) at noise levels, of which a time is the number.
 
     levels: float64 [N], rising. Between two the time is a fraction, linear in log sigma; beyond them it is
-    the first or the last.
+    the first or the last. predicts: "noise", "data", or "velocity": noise and data, each times the other's
+    share, (noise - sigma data) / sqrt(1 + sigma^2) (arXiv 2202.00512).
     """
 
     levels: Tensor
+    predicts: str = "noise"
 
     def to_native(self, x: Tensor, sigma: Number) -> StateAt:
         level = torch.as_tensor(sigma, dtype=torch.float64)
@@ -121,4 +123,9 @@ class DiscretePath:
         return StateAt(x_t * (1 + sigma**2) ** 0.5, sigma)
 
     def denoised(self, x: Tensor, sigma: Number, output: Tensor) -> Tensor:
+        if self.predicts == "data":
+            return output
+        if self.predicts == "velocity":
+            total = 1 + sigma**2
+            return x / total - sigma / total**0.5 * output
         return x - sigma * output

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from erk_bench.base.addresses import is_address
+from erk_bench.base.addresses import is_address, is_diffusers
 from erk_bench.base.assets import Assets
 from erk_bench.base.config_files import config_file, config_files, is_own, is_path
 from erk_bench.base.errors import UserError, unknown_name
@@ -17,6 +17,8 @@ from erk_bench.base.own_settings import read_own
 from erk_bench.base.yaml_files import read_yaml
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
+from erk_bench.networks.diffusers_files import read_diffusers
+from erk_bench.networks.diffusers_folder import Finder, Folder
 from erk_bench.networks.families import FAMILIES
 from erk_bench.networks.flow import FlowDenoiser
 from erk_bench.networks.flow_files import known_facts
@@ -65,7 +67,8 @@ def load_denoiser(
 
     path_or_preset: a published .pkl, a .safetensors made by 'erk-bench convert', a preset (its main network)
     by the name of a file in configs/model or in a folder of ERK_BENCH_CONFIGS, or by the path of a YAML file,
-    an address that is fetched into the cache (see base/assets), or FILE.py:NAME of a network of your own.
+    an address that is fetched into the cache (see base/assets), FILE.py:NAME of a network of your
+    own, or diffusers:FOLDER of a DiT or UNet that diffusers wrote (diffusers:OWNER/NAME of its hub).
     family: key of FAMILIES, for a file of the weights of a diffusion transformer (docs/models.md). What the
     file tells of it is read; the rest must be given, and what is given must agree with the file: num_heads,
     img_resolution (side of its states), num_classes, in_context_start and noise_scale (JiT), rope
@@ -93,6 +96,10 @@ def load_denoiser(
     if is_address(text):
         return load_own(text, code_sha256(text, "the network"), torch.device(device), setting="the network")
     assets = Assets.from_environment()
+    if is_diffusers(text):
+        files = Folder.of(text, Finder(assets, fetch=True)).files({})
+        located = [assets.locate(address) for address in files]
+        return build_denoiser(read_diffusers(located[0], located[1], located[2], {}), device, dtype)
     if assets.url(text) is None and not Path(text).suffix and not Path(text).exists():
         raise unknown_name("model preset", text, presets)
     checkpoint = read_checkpoint(assets.locate(text), family or "", {**facts, **given}, key)

@@ -164,10 +164,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"VAE weights '{path}' are not .safetensors, the only format read here; "
             "give 'diffusion_pytorch_model.safetensors' of sd-vae-ft-mse"
         )
-    return {_renamed(name): value for name, value in read_state_dict(path).items()}
+    return {renamed(name): value for name, value in read_state_dict(path).items()}
 
 
-def _renamed(name: str) -> str:
+def renamed(name: str) -> str:
     """`...attentions.N.query.weight` -> `...attentions.N.to_q.weight`; other names stay."""
     parts = name.split(".")
     if "attentions" in parts and parts[-2] in RENAMED:

@@ -171,7 +171,14 @@ def _counted_network(class_name: str, arguments: str, dtype: str) -> Footprint:
     with torch.device("meta"):
         net = denoiser_around(make_network(architecture)).fold(getattr(torch, dtype))
         x = torch.empty(1, architecture.img_channels, side, side)
-        return footprint(Sketch(net, lambda x: net(x, torch.tensor(1.0), None)), x)
+        classes = _any_class(architecture)
+        return footprint(Sketch(net, lambda x: net(x, torch.tensor(1.0), classes)), x)
+
+
+def _any_class(architecture: Architecture) -> torch.Tensor | None:
+    """A condition that the network takes, on the default device: not each knows a class for "any"."""
+    number = architecture.num_classes
+    return torch.ones(1, number) if number else None
 
 
 @functools.cache
@@ -209,12 +216,14 @@ def measured_rate(spec: RunSpec) -> float | None:
         net.network.use_published_attention()
     side = main.img_resolution
     x = torch.zeros(spec.block_size, main.img_channels, side, side, device=device)
+    classes = _any_class(main)
+    classes = None if classes is None else classes.to(device)
     limit = CALIBRATION_S if device.type == "cuda" else 0.5
     start = last = time.perf_counter()
     best = float("inf")
     with torch.inference_mode(), memory_guard(spec), arithmetic(spec):
         while last - start < limit:
-            net(x, torch.tensor(1.0, device=device), None).sum().item()
+            net(x, torch.tensor(1.0, device=device), classes).sum().item()
             now = time.perf_counter()
             best, last = min(best, now - last), now
     return per_image * spec.block_size / best

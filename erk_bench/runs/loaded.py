@@ -14,6 +14,7 @@ from erk_bench.networks.checkpoint import Checkpoint, build_denoiser, read_check
 from erk_bench.networks.compiled import CompiledDenoiser
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels, scaled
 from erk_bench.networks.denoiser import Denoiser
+from erk_bench.networks.diffusers_files import read_diffusers
 from erk_bench.networks.flow_files import KEY, known_facts
 from erk_bench.networks.own_decoder import own_decoder
 from erk_bench.networks.own_network import load_own
@@ -28,7 +29,7 @@ def network_architecture(weights: WeightsSpec, assets: Assets) -> Architecture:
     Raises UserError where neither is known.
     """
     if assets.is_here(weights.path):
-        return _read(weights, assets.locate(weights.path)).architecture
+        return _read(weights, assets.locate(weights.path), assets).architecture
     if weights.architecture is None:
         raise UserError(
             f"'{weights.path}' is not here and its architecture is not given; run 'erk-bench fetch' first"
@@ -36,11 +37,16 @@ def network_architecture(weights: WeightsSpec, assets: Assets) -> Architecture:
     return architecture(weights.architecture)
 
 
-def _read(weights: WeightsSpec, path: Path) -> Checkpoint:
-    """The checkpoint in the file of a network's weights."""
-    if not isinstance(weights, NetworkSpec) or not weights.family:
+def _read(weights: WeightsSpec, path: Path, assets: Assets) -> Checkpoint:
+    """The checkpoint in the file of a network's weights, and in the settings files that belong to it."""
+    if not isinstance(weights, NetworkSpec):
         return read_checkpoint(path)
     told = dict(weights.options)
+    if weights.config is not None and weights.scheduler is not None:
+        files = checked_file(weights.config, assets), checked_file(weights.scheduler, assets)
+        return read_diffusers(path, *files, told)
+    if not weights.family:
+        return read_checkpoint(path)
     key = None if KEY not in told else str(told.pop(KEY))
     return read_checkpoint(
         path, weights.family, known_facts({"architecture": weights.architecture, **told}), key
@@ -94,7 +100,7 @@ def network(
         options = dict(weights.options)
         return load_own(weights.path, weights.sha256, device, checkpoint=file, options=options)
     path = checked_file(weights, assets)
-    net = build_denoiser(_read(weights, path), device, getattr(torch, network_dtype))
+    net = build_denoiser(_read(weights, path, assets), device, getattr(torch, network_dtype))
     if published_attention:
         net.network.use_published_attention()
     return CompiledDenoiser(net) if compiled else net

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from erk_bench.base.addresses import is_address
+from erk_bench.base.addresses import is_address, is_diffusers
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.own_code import code_sha256, short_name
 from erk_bench.networks.decoders import BY_CHANNELS
+from erk_bench.networks.diffusers_folder import Finder, Folder, Hashed
 from erk_bench.networks.families import FAMILIES
 from erk_bench.networks.flow_files import FACTS, KEY
 from erk_bench.networks.own_decoder import check_declared
@@ -21,12 +22,9 @@ NO_OPTIONS = ("guidance_weight", "about")  # of a preset, beside the fields of M
 # What a model of a user's own begins with.
 OWN: dict[str, Any] = {"name": None, "weights": None, "decoder": BY_CHANNELS, "guidance_weight": 1.0}
 
-# hashed(weights, where): the settings of a file of weights with its hash.
-Hashed = Callable[[object, str], dict[str, Any]]
 
-
-def with_own_code(model: Mapping[str, Any], roles: Collection[str]) -> dict[str, Any]:
-    """The settings with the main network's code among its weights, and the code of the decoder hashed.
+def with_own_code(model: Mapping[str, Any], roles: Collection[str], finder: Finder) -> dict[str, Any]:
+    """The settings with the main network's code or folder among its weights, and the decoder's code hashed.
 
     roles: the names of guiding networks.
     """
@@ -36,6 +34,8 @@ def with_own_code(model: Mapping[str, Any], roles: Collection[str]) -> dict[str,
         fields = {item.name for item in dataclasses.fields(ModelSpec)}
         given = [key for key in model if key not in (*fields, *roles, *NO_OPTIONS)]
         network = {key: model.pop(key) for key in given}
+        if is_diffusers(str(address)):
+            return Folder.of(str(address), finder).model(with_own_code(model, roles, finder), network)
         network = {CHECKPOINT: model.get("weights"), **network, "path": str(address)}
         model |= {"name": model.get("name") or short_name(str(address)), "weights": network}
     model.setdefault("decoder", BY_CHANNELS)
@@ -47,9 +47,15 @@ def with_own_code(model: Mapping[str, Any], roles: Collection[str]) -> dict[str,
     return model
 
 
-def network_settings(given: object, where: str, hashed: Hashed) -> dict[str, Any]:
-    """The settings of a NetworkSpec: a file of weights, or code with its options and checkpoint."""
+def network_settings(given: object, where: str, hashed: Hashed, finder: Finder) -> dict[str, Any]:
+    """The settings of a NetworkSpec: a file of weights, a folder, or code with its options and checkpoint.
+
+    hashed(weights, where): the settings of a file of weights with its hash.
+    """
     content = {"path": given} if isinstance(given, str) else given
+    if isinstance(content, Mapping) and is_diffusers(str(content.get("path"))):
+        options = {key: value for key, value in content.items() if key not in ("path", "sha256")}
+        return Folder.of(str(content["path"]), finder).network(options, where, hashed)
     if not isinstance(content, Mapping) or not is_address(str(content.get("path"))):
         if isinstance(content, Mapping) and content.get("family"):
             return _of_family(content, where, hashed)
@@ -88,10 +94,10 @@ def _of_family(content: Mapping[str, Any], where: str, hashed: Hashed) -> dict[s
     return {**hashed(rest, where), "family": content["family"], "options": options}
 
 
-def guide_settings(given: object, role: str, hashed: Hashed) -> dict[str, Any]:
+def guide_settings(given: object, role: str, hashed: Hashed, finder: Finder) -> dict[str, Any]:
     """The settings of GuidanceSpec that say which network guides."""
     if given != SAME:
-        return {"guide": network_settings(given, f"model.{role}", hashed)}
+        return {"guide": network_settings(given, f"model.{role}", hashed, finder)}
     if role != "unconditional":
         raise UserError(
             f"model.{role} is '{SAME}', the main network without a class; only model.unconditional may be"

@@ -43,13 +43,22 @@ class NetworkSpec(WeightsSpec):
 
     own_code: the path is FILE.py:NAME of a user's own, and sha256 is of that file; options, checkpoint: what
     its function is given. family: of a file of a diffusion transformer's weights (key of networks.FAMILIES);
-    options: what is known of it.
+    config, scheduler: the settings files of a network of diffusers and of its scheduler; options: what is
+    known of either.
     """
 
     own_code: bool = extension(False)
     family: str = extension("")
     options: Options = extension(())
     checkpoint: WeightsSpec | None = extension(None)
+    config: WeightsSpec | None = extension(None)
+    scheduler: WeightsSpec | None = extension(None)
+
+    @property
+    def files(self) -> tuple[WeightsSpec, ...]:
+        """Its files of weights and of settings."""
+        found = (self.checkpoint if self.own_code else self, self.config, self.scheduler)
+        return tuple(item for item in found if item is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,7 @@ class RunSpec(Work):
     @property
     def weights(self) -> tuple[WeightsSpec, ...]:
         """Every file of weights that sampling needs."""
-        networks = [item.checkpoint if item.own_code else item for item in self.networks]
+        networks = [file for item in self.networks for file in item.files]
         found = (*networks, self.model.vae, self.model.vae_config, self.solver.statistics)
         return tuple(item for item in found if item is not None)
 
