@@ -330,7 +330,7 @@ def sample_sheet(
 
 
 def draw(view: TableView, name: str, style: Style = SCREEN) -> Figure:
-    """The picture of a table that its file names; it names one."""
+    """The picture of a table that its file names."""
     module, _, function = FIGURES[name].partition(":")
     figure: Figure = getattr(importlib.import_module(module), function)(view, style)
     return figure

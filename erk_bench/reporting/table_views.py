@@ -20,8 +20,8 @@ FIGURES = {
     "steps": "erk_bench.reporting.table_figures:steps_figure",
     "nfe": "erk_bench.reporting.table_figures:nfe_figure",
     "convergence": "erk_bench.reporting.convergence_figures:convergence_figure",
-    "none": "",
 }
+NO_FIGURE = "none"  # in the place of one
 
 
 class PublishedValue(NamedTuple):

@@ -16,7 +16,7 @@ from erk_bench.base.file_names import check_file_name
 from erk_bench.base.own_settings import each_file
 from erk_bench.base.yaml_files import check_text, is_line, is_number, read_yaml
 from erk_bench.evaluation.metrics import METRICS
-from erk_bench.reporting.table_views import FIGURES
+from erk_bench.reporting.table_views import FIGURES, NO_FIGURE
 from erk_bench.spec import RunSpec, Spec
 
 # What `baseline` may say instead of a row: the same run uncorrected; the first plain row of equal cost.
@@ -142,8 +142,8 @@ class TableFile:
         for row in self.rows:
             if self.baseline_of(row) is row and row.baseline is not None:
                 raise UserError(f"the row '{row.baseline}' has itself as its baseline; name another row")
-        if self.figure not in FIGURES:
-            raise unknown_name("figure", self.figure, FIGURES)
+        if self.figure not in (*FIGURES, NO_FIGURE):
+            raise unknown_name("figure", self.figure, [*FIGURES, NO_FIGURE])
         known = any(row.published for row in self.rows)
         if known and self.published is None:
             raise UserError(

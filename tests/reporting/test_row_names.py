@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from erk_bench.reporting.row_names import row_names
+from erk_bench.reporting.row_names import guidance_name, row_names
 from tests.studies.test_table import corrected, plain_spec
 
 
@@ -11,8 +11,8 @@ def test_names_have_what_tells_rows_apart() -> None:
     assert [name.method for name in row_names(specs)] == ["Heun, rho 7.0", "Heun, rho 5.0", "Heun, rho 7.0"]
     assert [name.method for name in row_names(specs[::2])] == ["Heun", "Heun"]  # the steps have a column
     guided = [plain_spec("guidance=cfg"), plain_spec("guidance=cfg", "guidance.interval=[0.2,2]")]
-    first, second = row_names(guided)
-    assert first.method != second.method and "interval [0.2, 2.0]" in second.method
+    assert [name.method for name in row_names(guided)] == ["Heun", "Heun"]  # the guidance has a column
+    assert [guidance_name(spec) for spec in guided] == ["CFG 1.25", "CFG 1.25 in (0.2, 2]"]
 
 
 def test_a_corrected_row_names_its_solver_then() -> None:

@@ -115,7 +115,7 @@ def show_table(
     for record in itertools.chain(*computed.values()):
         tracker.record(record, None if options.from_ else RunStore.folder_of(record.source))
     tracker.table(view)
-    if content.figure != "none":
+    if content.figure != table_views.NO_FIGURE:
         tracker.picture(f"{content.name}-{content.figure}", to / f"{content.name}-{content.figure}.png")
     if not options.from_:
         _sample_sheet(content, specs, view, to / f"{content.name}-samples.png", tracker, style)
@@ -135,7 +135,7 @@ def _write(content: TableFile, view: table_views.TableView, to: Path, style: Sty
     """The table as Markdown, CSV and LaTeX, and its picture."""
     for form, text in (("md", table_views.markdown), ("csv", to_csv), ("tex", latex)):
         write_atomic(to / f"{content.name}.{form}", text(view).encode())
-    for form in style.forms if content.figure != "none" else ():
+    for form in style.forms if content.figure != table_views.NO_FIGURE else ():
         drawn = table_figures.draw(view, content.figure, style)
         write_atomic(to / f"{content.name}-{content.figure}.{form}", table_figures.to_bytes(drawn, form))
 

@@ -9,7 +9,7 @@ from typing import Any
 from erk_bench.reporting.grid_views import GridPanel, GridView, label, short
 from erk_bench.reporting.series import looks, series_names
 from erk_bench.reporting.site.content import SiteGrid, SiteTable
-from erk_bench.reporting.table_views import rounded
+from erk_bench.reporting.table_views import NO_FIGURE, rounded
 
 # Markers of figures of matplotlib by plotly's names.
 MARKERS = {
@@ -28,8 +28,10 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def table_figures(table: SiteTable) -> list[dict[str, Any]]:
-    """The headline against steps or evaluations, a figure for each guidance."""
+    """The headline against steps or evaluations, a figure a guidance; none where the table has none."""
     view = table.view
+    if table.figure == NO_FIGURE:
+        return []
     rows = [row for row in view.rows if row.steps is not None]
     by_steps = table.figure == "steps"
 

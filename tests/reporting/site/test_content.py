@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from erk_bench.reporting.site.content import page_names
+from erk_bench.reporting.site.content import SiteTable, page_names
+from erk_bench.reporting.site.figures import table_figures
+from erk_bench.reporting.table_views import TableView
+from tests.reporting.test_table_views import row
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,9 @@ from erk_bench.reporting.site.content import page_names
 )
 def test_every_record_has_a_page_of_its_own(names: list[str], pages: list[str]) -> None:
     assert page_names(names) == pages
+
+
+def test_a_table_without_a_picture_has_none_on_its_page() -> None:
+    view = TableView("made", "", (row("CFG 1.5", 4, "Heun", 1.0, solver="Heun"),))
+    for figure, count in (("steps", 1), ("none", 0)):
+        assert len(table_figures(SiteTable("made", view, ("one",), "here", "a command", figure))) == count
