@@ -7,6 +7,7 @@ import erk_bench.base.platforms  # noqa: F401 - first: it refuses systems on whi
 
 if TYPE_CHECKING:
     from erk_bench.evaluation.frechet import frechet_distance
+    from erk_bench.networks.flow import FlowModel
     from erk_bench.networks.presets import load_denoiser
     from erk_bench.runs.record_folder import load_records
     from erk_bench.sampling.sample import draw, sample
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "FlowModel",
     "Node",
     "Step",
     "__version__",
@@ -30,6 +32,7 @@ __all__ = [
 
 # Importing torch takes seconds, which help and typing errors need not wait for.
 _MODULES = {
+    "FlowModel": "erk_bench.networks.flow",
     "Node": "erk_bench.sampling.steps",
     "Step": "erk_bench.sampling.steps",
     "draw": "erk_bench.sampling.sample",

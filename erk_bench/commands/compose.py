@@ -30,6 +30,7 @@ from erk_bench.base.yaml_files import read_yaml
 from erk_bench.commands.compose_parts import spec_of
 from erk_bench.commands.own_choices import BASES, own_choice, track_choices
 from erk_bench.commands.settings import OWN_CODE, Settings, check_words, groups, names, read
+from erk_bench.networks.flow_facts import is_setting
 from erk_bench.networks.presets import preset_files
 from erk_bench.reporting.trackers.tracker import TrackerSpec
 from erk_bench.runs.checks import check_names
@@ -132,7 +133,8 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise HydraException(f"'{one.input_line}' has several values; only 'erk-bench grid' takes them")
         if one.key_or_group not in chosen:
             key = one.key_or_group
-            OmegaConf.update(config, key, one.value(), merge=True, force_add=key.startswith(added))
+            new = key.startswith(added) or is_setting(key)
+            OmegaConf.update(config, key, one.value(), merge=True, force_add=new)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

@@ -12,6 +12,7 @@ from erk_bench.base.config_files import config_file, config_files, config_folder
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.commands.settings import RUN as SETTINGS
 from erk_bench.commands.settings import default_choices, defaults, groups, is_known, names, read
+from erk_bench.networks.flow_facts import SETTINGS as FLOW_SETTINGS
 from erk_bench.runs.model_settings import OWN
 from erk_bench.spec import MetricsSpec, ModelSpec, WeightsSpec
 
@@ -132,6 +133,7 @@ def _known(group: str) -> set[str]:
     files = {
         f"{role}.{item.name}" for role in (*roles, "vae_config") for item in dataclasses.fields(WeightsSpec)
     }
+    files |= {f"{role}.{name}" for role in roles for name in FLOW_SETTINGS}
     return found | files | {item.name for item in dataclasses.fields(ModelSpec)}
 
 

@@ -21,6 +21,7 @@ from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.interpolations import check_name, check_value
 from erk_bench.base.own_settings import read_own
 from erk_bench.base.yaml_files import is_line, read_yaml
+from erk_bench.networks.flow_facts import is_setting
 
 NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
 
@@ -125,7 +126,7 @@ def is_known(key: str, settings: Settings) -> bool:
         return key in names(defaults(settings.file), nodes=True)
     group, dot, rest = key.partition(".")
     if not dot or group not in groups() or group == "track":
-        return key in groups() or key in defaults()
+        return key in groups() or key in names(defaults(), nodes=True)
     return any(rest in names(read(file), nodes=True) for file in config_files(group).values())
 
 
@@ -153,7 +154,7 @@ def check_words(words: Sequence[str], settings: Settings, own: Collection[str] =
             several = settings.several and "," in value
             if not several and not _is_own_code(key, word):
                 config_file(key, value)
-        elif not key.startswith(added) and not is_known(key, settings):
+        elif not key.startswith(added) and not is_known(key, settings) and not is_setting(key):
             raise unknown_setting(key, settings, own)
 
 

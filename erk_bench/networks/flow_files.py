@@ -14,6 +14,7 @@ from torch import Tensor
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.weight_files import StateDicts, read_state_dicts
 from erk_bench.networks.families import CONTEXT_START, FAMILIES, HEADS, FlowFamily
+from erk_bench.networks.flow_facts import FACTS
 from erk_bench.networks.positions import grid_embedding, rotary_tables
 from erk_bench.networks.sizes import SIZES
 
@@ -32,12 +33,6 @@ WITNESSES = {
     "rope": "feat_rope.freqs_cos",
     "projectors": "projectors.0.0.weight",
 }
-KEY = "key"  # which weights of a file
-# What may be said of a network: what its file tells is compared, the rest is taken.
-FACTS = (
-    "num_heads", "img_resolution", "img_channels", "num_classes", "patch_size", "hidden_size", "depth",
-    "in_context_start", "noise_scale", "rope",
-)  # fmt: skip
 
 
 def known_facts(weights: Mapping[str, Any]) -> dict[str, Any]:

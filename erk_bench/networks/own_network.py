@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ class OwnDenoiser:
         self.img_channels = int(network.img_channels)
         self.img_resolution = int(network.img_resolution)
         self.num_classes = int(network.num_classes)
+        self.guided_channels: int | None = getattr(network, "guided_channels", None)
+        self.native_rules = getattr(network, "native_rules", None)  # of a flow model (see flow.FlowModel)
+        self.native_slope: Callable[..., Tensor] | None = getattr(network, "native_slope", None)
         self._denoise = checked(
             lambda x, sigma, condition: network(x, sigma, condition),
             CodePlace(f"the network of {place.name}", place.file),

@@ -14,9 +14,10 @@ from erk_bench.evaluation.metrics import METRICS, Metric, detectors_of, parts_of
 from erk_bench.evaluation.reference import REFERENCES
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS
 from erk_bench.networks.sizes import architecture
+from erk_bench.networks.transformer import DiffusionTransformer
 from erk_bench.runs.converged import check_converged, check_no_set
 from erk_bench.runs.equation import equation_of
-from erk_bench.runs.loaded import Shape, decoder_row, network_shape, shape_of
+from erk_bench.runs.loaded import Shape, decoder_row, network_architecture, network_shape, shape_of
 from erk_bench.runs.numerics import check_numerics
 from erk_bench.sampling.options import defaults_of
 from erk_bench.spec import MetricsSpec, RunSpec, SetSpec, Spec
@@ -78,6 +79,14 @@ def check_names(spec: RunSpec) -> None:
 def check_networks(spec: RunSpec, assets: Assets) -> None:
     """Refuse networks that do not fit each other, the decoder or the class label, from their sizes alone."""
     check_shapes(spec, *(network_shape(item, assets) for item in spec.networks))
+    weights = spec.model.weights
+    if spec.coordinates == "native" and not weights.own_code:
+        found = network_architecture(weights, assets).class_name
+        if found != DiffusionTransformer.__name__:
+            raise UserError(
+                f"coordinates=native needs a flow model, and model '{spec.model.name}' is EDM's: leave "
+                "coordinates out, or take a model of a family (docs/models.md)"
+            )
 
 
 def check_images(spec: RunSpec, assets: Assets) -> int:

@@ -15,7 +15,8 @@ from erk_bench.networks.compiled import CompiledDenoiser
 from erk_bench.networks.decoders import BY_CHANNELS, DECODERS, Decode, Decoder, by_channels, scaled
 from erk_bench.networks.denoiser import Denoiser
 from erk_bench.networks.diffusers_files import read_diffusers
-from erk_bench.networks.flow_files import KEY, known_facts
+from erk_bench.networks.flow_facts import KEY
+from erk_bench.networks.flow_files import known_facts
 from erk_bench.networks.own_decoder import own_decoder
 from erk_bench.networks.own_network import load_own
 from erk_bench.networks.sizes import Architecture, architecture

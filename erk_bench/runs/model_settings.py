@@ -12,7 +12,7 @@ from erk_bench.base.own_code import code_sha256, short_name
 from erk_bench.networks.decoders import BY_CHANNELS
 from erk_bench.networks.diffusers_folder import Finder, Folder, Hashed
 from erk_bench.networks.families import FAMILIES
-from erk_bench.networks.flow_files import FACTS, KEY
+from erk_bench.networks.flow_facts import FACTS, KEY
 from erk_bench.networks.own_decoder import check_declared
 from erk_bench.networks.own_network import CHECKPOINT, declared_options
 from erk_bench.spec import ModelSpec
