@@ -10,6 +10,7 @@ from typing import Any
 from erk_bench.base.addresses import is_network
 from erk_bench.base.config_files import config_file, config_files, config_folder, is_own
 from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.fields import to_dict
 from erk_bench.commands.settings import RUN as SETTINGS
 from erk_bench.commands.settings import default_choices, defaults, groups, is_known, names, read
 from erk_bench.networks.flow_facts import SETTINGS as FLOW_SETTINGS
@@ -95,8 +96,9 @@ def _track(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 def _base(group: str, content: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
     """What a file's settings are laid over."""
     if group == "metrics":
-        fields = dataclasses.fields(MetricsSpec)
-        return {item.name: item.default for item in fields if item.default is not dataclasses.MISSING}
+        fields = [item for item in dataclasses.fields(MetricsSpec) if item.default is not dataclasses.MISSING]
+        nested = dataclasses.is_dataclass
+        return {item.name: to_dict(item.default) if nested(item.default) else item.default for item in fields}
     if group == "model":
         if content.get("path"):
             return OWN
