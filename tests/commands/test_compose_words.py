@@ -42,6 +42,7 @@ def test_words_compose_to_the_same_run(words: list[str]) -> None:
     assert again == spec
 
 
+@pytest.mark.slow
 @pytest.mark.results
 def test_committed_records_are_given_by_their_words() -> None:
     """One of each folder and solver: the same identity, seeds and metrics."""

@@ -136,6 +136,7 @@ def test_samples_are_those_of_the_run_kept_or_drawn_anew(tmp_path: Path) -> None
     assert site_content(load_records(tmp_path / "moved"), samples=0).records[0].strip is None
 
 
+@pytest.mark.slow
 @pytest.mark.results
 def test_tables_and_grids_of_committed_records(tmp_path: Path) -> None:
     """Rows in the order of the table's file, each leading to its record; the numbers are the table's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import importlib
@@ -162,13 +163,9 @@ def _packs(
 def _values(record: SiteRecord) -> dict[str, Any]:
     """Settings, environment and the other facts of a record by dotted names, as its file has them."""
     content = record.record
-    return flat({
-        "spec": content.spec, "reference": content.reference, "environment": content.environment,
-        "images": content.images, "facts": record.facts, "run_id": content.run_id, "seeds": content.seeds,
-        "num_images": content.num_images, "nfe": content.nfe, "nfe_guide": content.nfe_guide,
-        "detectors": list(content.detectors), "protocol": content.protocol, "format": content.format,
-        "created": content.created,
-    })  # fmt: skip
+    known = {item.name: getattr(content, item.name) for item in dataclasses.fields(content)}
+    known = {name: value for name, value in known.items() if name not in ("metrics", "seconds_per_block")}
+    return flat({**known, "facts": record.facts})
 
 
 def _pack(record: SiteRecord, folders: Sequence[str]) -> dict[str, Any]:

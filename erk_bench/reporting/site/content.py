@@ -62,6 +62,10 @@ class SiteRecord:
         return self.source if isinstance(self.source, RunSpec) else None
 
     @property
+    def model(self) -> str:
+        return self.run.model.name if self.run else self.record.name
+
+    @property
     def solver(self) -> str:
         """Its title, or the name of a user's own."""
         name = self.run.solver.name if self.run else GIVEN_IMAGES
@@ -81,8 +85,10 @@ class SiteRecord:
         """What values must have in common to stand in one leaderboard: the reference's name and content,
         number of images, protocol of the metrics."""
         reference = self.record.reference
+        # Errors to a converged solution need no reference; they are those of one model.
+        name = Path(str(reference["name"])).name if "name" in reference else f"{self.model}, no reference"
         return (
-            Path(str(reference.get("name", "unknown"))).name,
+            name,
             str(reference.get("sha256", "")),
             self.record.num_images,
             self.facts["protocol"],

@@ -9,7 +9,7 @@ from typing import Any
 from erk_bench.reporting.grid_views import GridPanel, GridView, label, short
 from erk_bench.reporting.series import looks, series_names
 from erk_bench.reporting.site.content import SiteGrid, SiteTable
-from erk_bench.reporting.table_views import NO_FIGURE, rounded
+from erk_bench.reporting.table_views import NO_FIGURE, TableRow, rounded
 
 # Markers of figures of matplotlib by plotly's names.
 MARKERS = {
@@ -28,11 +28,13 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def table_figures(table: SiteTable) -> list[dict[str, Any]]:
-    """The headline against steps or evaluations, a figure a guidance; none where the table has none."""
-    view = table.view
-    if table.figure == NO_FIGURE:
-        return []
-    rows = [row for row in view.rows if row.steps is not None]
+    """The headline against steps or evaluations, a figure for each guidance.
+
+    Of solver errors both axes are logarithmic, with each solver's order and the floors below which they do
+    not tell of the solver.
+    """
+    view, convergence = table.view, table.figure == "convergence"
+    rows = [row for row in view.rows if row.steps is not None and table.figure != NO_FIGURE]
     by_steps = table.figure == "steps"
 
     def abscissa(row: Any) -> float:
@@ -53,15 +55,29 @@ def table_figures(table: SiteTable) -> list[dict[str, Any]]:
             points = sorted(points, key=abscissa)
             values = [next(iter(row.metrics.values()))[1] for row in points]
             drawn.append({
-                "name": name, "x": [abscissa(row) for row in points], "y": [value for value, _ in values],
+                "name": f"{name} (order {points[0].order})" if convergence and points[0].order else name,
+                "x": [abscissa(row) for row in points], "y": [value for value, _ in values],
                 "e": [error for _, error in values], "text": [rounded(value) for value in values],
                 "href": [f"../records/{ids[id(row)]}.html" for row in points], **style[name],
             })  # fmt: skip
+        if convergence:
+            drawn += _floors([row for row in rows if row.guidance == guidance])
         found.append({
             "title": guidance, "x": "steps" if by_steps else EVALUATIONS, "y": title,
-            "logy": _spans_decades(drawn), "logx": False, "series": drawn,
+            "logy": convergence or _spans_decades(drawn), "logx": convergence, "series": drawn,
         })  # fmt: skip
     return found
+
+
+def _floors(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
+    """Levels of solver errors, as horizontal lines."""
+    ends = [min(row.cost for row in rows), max(row.cost for row in rows)]
+    levels = {name: floor.level for row in rows for name, floor in row.floors.items()}
+    return [
+        {"name": name, "x": ends, "y": [level, level], "text": [f"{level:.2g}"] * 2, "color": "ink",
+         "symbol": "line-ew", "dash": "dot", "lines": True}
+        for name, level in levels.items()
+    ]  # fmt: skip
 
 
 def _spans_decades(series: Sequence[Mapping[str, Any]]) -> bool:

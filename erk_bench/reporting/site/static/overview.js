@@ -67,6 +67,14 @@
           el("label", {}, this.logX, " logarithmic abscissa", of("")), el("label", {}, this.logY, " logarithmic metric", of(""))),
         this.plot, this.place);
       this.logs();
+      // A figure is drawn when somebody looks at it: a site may have a hundred leaderboards.
+      this.watch = new IntersectionObserver((seen) => {
+        if (!seen.some((each) => each.isIntersecting)) return;
+        this.watch.disconnect();
+        this.seen = true;
+        this.show();
+      }, { rootMargin: "600px" });
+      this.watch.observe(this.node);
     }
 
     // An error of the solver falls as a power of the number of evaluations: both axes are logarithmic then.
@@ -109,7 +117,7 @@
     show() {
       const rows = this.sorted();
       this.table(rows);
-      if (this.node.isConnected) this.draw(rows);
+      if (this.seen) this.draw(rows);
       return rows.length;
     }
 
@@ -118,9 +126,10 @@
       const shown = this.all ? rows : rows.slice(0, SHOWN);
       const scale = scaleOf(rows, this.metric);
       const estimate = (row, name) => (row.metrics[name] ? Site.rounded(value(row, name), error(row, name)) : "–");
-      const best = isLower(this.metric) ? "lower" : "higher";
+      const known = typeof Site.metrics[this.metric]?.lower === "boolean";
+      const best = known ? `, ${isLower(this.metric) ? "lower" : "higher"} is better` : "";
       const table = el("table", {},
-        el("caption", {}, `${this.title}: ${rows.length} of ${this.rows.length} records; ${metricTitle(this.metric)}, ${best} is better, ± one standard error over the choice of seeds`),
+        el("caption", {}, `${this.title}: ${rows.length} of ${this.rows.length} records; ${metricTitle(this.metric)}${best}, ± one standard error over the choice of seeds`),
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "rank"), this.header("name", "method", true, true), this.header("guidance", "guidance", true, true),
           this.header("steps", "steps", true), this.header("cost", "evaluations", true),
           this.header("metric", metricTitle(this.metric), isLower(this.metric)), el("th", { scope: "col" }, el("span", { class: "hidden" }, "error bar")),

@@ -54,7 +54,8 @@
       set ? [box("images", facts["spec.images"], facts["spec.sha256"])] : files,
       [box("samples", record.facts.run_id, `seeds ${facts.seeds}`, `${facts.num_images} images`)],
       [box("features", ...facts.detectors),
-        box("reference", facts["reference.name"], facts["reference.sha256"], facts["reference.features"])],
+        ...(facts["reference.name"] ? [box("reference", facts["reference.name"], facts["reference.sha256"], facts["reference.features"])] : []),
+        ...(facts["converged.run_id"] ? [box("converged solution", facts["converged.run_id"], `${facts["converged.num_steps"]} steps`)] : [])],
       [box("record", ...record.files, facts.created)],
       record.places.map(([href, title, row]) => box("shown in", el("a", { href: Site.root + href }, title), row)),
     ].filter((stage) => stage.length);
@@ -96,7 +97,7 @@
   Site.arrived = (record) => {
     const { facts } = record;
     const own = (key) => /^(spec|run_id|seeds|num_images|nfe|nfe_guide|protocol|format|created)/.test(key);
-    const hashes = (key) => /^(reference|detectors|images)/.test(key);
+    const hashes = (key) => /^(reference|detectors|images|converged)/.test(key);
     const machine = (key) => key.startsWith("environment");
     const main = document.getElementById("main");
     document.body.prepend(
