@@ -52,6 +52,7 @@ views: $(READY) ## draw the committed tables and figures again from the committe
 	$(BIN)/erk-bench table table=digits-rivals from=results/records/digits-rivals to=results/tables
 	$(BIN)/erk-bench table table=rivals-convergence from=results/records/rivals-convergence to=results/tables
 	$(BIN)/erk-bench table table=digits-corrections from=results/records/digits-corrections to=results/tables
+	$(BIN)/erk-bench table table=digits-networks from=results/records/digits-networks to=results/tables
 	$(BIN)/erk-bench table table=digits-guidance from=results/records/digits-guidance to=results/tables
 	$(BIN)/python scripts/guidance_scale.py
 	$(BIN)/erk-bench table table=convergence from=results/records/convergence to=results/tables

@@ -6,6 +6,7 @@ import importlib
 import io
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib
 
@@ -35,6 +36,7 @@ from erk_bench.reporting.styles import (
 from erk_bench.reporting.table_views import FIGURES, Estimate, TableRow, TableView
 
 DODGE = 0.004  # of the cost, between neighbouring error bars
+ERROR = "solver_error"
 CROWDED = 7.5  # evaluations from which the solvers are close, and have a panel where none hides another
 WIDE = 4.0  # ratio of values from which an axis is logarithmic
 PAPER_SHEET = 6  # images a row that fit a column of a paper
@@ -83,7 +85,8 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
     solver, where there are more series than colours).
 
     Dashed lines are corrected rows; bars are standard errors; the gray band is the Pareto front, of rows that
-    none of the same or lower cost beats. Below, the rows from 8 evaluations on beside each other.
+    none of the same or lower cost beats. Below, the solver error against the same evaluations where the rows
+    have it, else the rows from 8 evaluations on beside each other.
     """
     sampled, given = parted(view)
     if not sampled:
@@ -99,7 +102,11 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
     crowded = {
         guidance: [pair for pair in pairs if pair[1].cost >= CROWDED] for guidance, pairs in of.items()
     }
-    below = any(len(pairs) > 1 for pairs in crowded.values())
+    errors = {
+        guidance: [(name, other) for name, row in pairs if (other := _by_error(row))]
+        for guidance, pairs in of.items()
+    }
+    below = any(errors.values()) or any(len(pairs) > 1 for pairs in crowded.values())
     with typeset(style):
         across = len(guidances) if style.width is None else 1
         rows = (1 + below) * (1 if style.width is None else len(guidances))
@@ -115,14 +122,27 @@ def nfe_figure(view: TableView, style: Style = SCREEN) -> Figure:
             levels = given_levels(over, given)
             panel_title(over, guidance, len(guidances), screen - 0.5, style)
             over.set_ylabel(better(view, style))
-            if below:
-                axis = made.axes[first + 1][column]
+            if not below:
+                continue
+            axis, by_error = made.axes[first + 1][column], [row for _, row in errors[guidance]]
+            if by_error:
+                shown_errors = replace(view, rows=tuple(by_error), lower=True)
+                _overview(axis, shown_errors, errors[guidance], look, screen - 0.7, style)
+                axis.set_ylabel(better(shown_errors, style))
+            else:
                 _side_by_side(axis, view, crowded[guidance], look, style)
                 axis.set_ylabel(better(view, style))
         shown = [handles[name] for name in ("Pareto front", *look)]
         place_legend(made, [*shown, *levels.values()], style)
         set_title(made.figure, view.title, style, made.beside)
     return made.figure
+
+
+def _by_error(row: TableRow) -> TableRow | None:
+    """The row with its solver error as the headline; None where that is the headline already, or unknown."""
+    if ERROR not in row.metrics or next(iter(row.metrics)) == ERROR:
+        return None
+    return replace(row, metrics={ERROR: row.metrics[ERROR], **row.metrics})
 
 
 def parted(view: TableView) -> tuple[list[TableRow], list[TableRow]]:

@@ -14,6 +14,7 @@ from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies import published
 from erk_bench.studies.baselines import Line, baselines
 from erk_bench.studies.convergence import floors, of_solution, order_of
+from erk_bench.studies.network_spread import over_networks
 from erk_bench.studies.table_file import Published, RowSpec, TableFile
 from erk_bench.studies.table_notes import at_equal_cost, bests, facts, minima, sources, unpaired
 from erk_bench.studies.verdicts import check_comparable, mean_difference, overhead, reproduction, verdict
@@ -67,7 +68,9 @@ def build_view(
     notes += unpaired([(line, against[line.spec.digest]) for line in lines], called)
     notes += minima(table, [line.row for line in lines], shown, records[0][0].num_images)
     notes += bests(table, [line.row for line in lines], shown)
-    if len({line.run.solver.name for line in runs if line.run}) > 1:
+    if table.over_networks:
+        notes += over_networks(lines, against, headline)
+    elif len({line.run.solver.name for line in runs if line.run}) > 1:
         ran = [(line.run, line.records, row) for line, row in zip(lines, shown, strict=True) if line.run]
         notes += at_equal_cost(ran, headline)
     return TableView(

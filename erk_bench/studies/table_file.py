@@ -107,7 +107,9 @@ class TableFile:
     reference records; tolerance: standard errors that a row may be off its reference. fetch: whether `fetch
     TRACK` gets its networks. figure: how it is drawn. sheet_nfe: evaluations of the rows whose images are
     shown, None for all. baseline: what rows are compared with: the number or label of a row, or a rule; None
-    for the rule 'solver'. best: whether the best row of each group is told below the table.
+    for the rule 'solver'. best: whether the best row of each group is told below the table. over_networks:
+    the rows of a group are one method on networks of several training seeds, and notes say whether its
+    differences hold over them.
     """
 
     name: str
@@ -125,6 +127,7 @@ class TableFile:
     sheet_nfe: float | None = None
     baseline: str | int | None = None
     best: bool = False
+    over_networks: bool = False
 
     def __post_init__(self) -> None:
         check_file_name("its name", self.name)

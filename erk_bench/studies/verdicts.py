@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median, stdev
 
 from erk_bench.base.errors import UserError
@@ -39,11 +39,16 @@ def paired_difference(record: Record, other: Record, metric: str) -> Estimate:
 
 def paired_error(a: MetricRecord, b: MetricRecord) -> float:
     """Standard error of the difference of a metric of two runs of the same seeds."""
-    mine, theirs = (a.halves, b.halves) if _have_halves(a, b) else (a.replicates, b.replicates)
-    errors = [x - y for x, y in zip(mine, theirs, strict=True)]
-    if not all(map(math.isfinite, errors)):
-        return math.nan
-    return half_sample_error(errors) if _have_halves(a, b) else jackknife_error(errors)
+    error_of, differences = paired_parts(a, b)
+    return error_of(differences) if all(map(math.isfinite, differences)) else math.nan
+
+
+def paired_parts(a: MetricRecord, b: MetricRecord) -> tuple[Callable[[Sequence[float]], float], list[float]]:
+    """The differences of halves, or without each jackknife group, and what makes a standard error of them."""
+    halves = _have_halves(a, b)
+    mine, theirs = (a.halves, b.halves) if halves else (a.replicates, b.replicates)
+    differences = [x - y for x, y in zip(mine, theirs, strict=True)]
+    return half_sample_error if halves else jackknife_error, differences
 
 
 def _have_halves(a: MetricRecord, b: MetricRecord) -> bool:

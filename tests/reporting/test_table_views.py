@@ -312,6 +312,19 @@ def test_nfe_figure_has_a_color_a_series_and_the_pareto_front() -> None:
     assert [tick.get_text() for tick in crowded.get_xticklabels()] == ["8", "16"]
 
 
+def test_nfe_figure_shows_the_solver_error_where_it_was_measured() -> None:
+    """Below the headline, against the same evaluations; lower is better whatever the headline."""
+    rows = [
+        replace(each, metrics={**each.metrics, "solver_error": ("solver error", (1 / each.cost, 0.001))})
+        for each in (row("no guidance", steps, "Heun", 10 / steps, solver="Heun") for steps in (4, 8, 16))
+    ]
+    over, below = nfe_figure(TableView("few", "", tuple(rows), lower=False)).axes
+    assert below.get_ylabel() == "solver error (lower is better)"
+    (line,) = (each.lines[0] for each in below.containers)
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([1 / each.cost for each in rows])
+    assert np.asarray(over.containers[0].lines[0].get_ydata()).tolist() == pytest.approx([2.5, 1.25, 0.625])
+
+
 def test_many_series_have_a_color_a_solver() -> None:
     rows = [
         row("no guidance", 4, method, 1.0, solver=solver)
