@@ -27,5 +27,9 @@ SOURCES: dict[str, Source] = {
     "sit": Source("https://github.com/willisma/SiT/releases/download", "MIT"),
     "repa": Source("https://github.com/sihyun-yu/REPA/releases/download", "MIT"),
     "jit": Source("https://github.com/LTH14/JiT/releases/download", "MIT"),
+    "adm": Source(
+        "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches",
+        "MIT (guided-diffusion); its images: ImageNet's terms",
+    ),
     "dinov2": Source("https://dl.fbaipublicfiles.com/dinov2", "Apache-2.0"),
 }
