@@ -12,6 +12,7 @@ import torch
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
+from erk_bench.reporting.trackers import lineage
 from erk_bench.reporting.trackers.tracker import Tracker
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.converged import converged_runs
@@ -100,7 +101,7 @@ def test_error_alone_needs_no_reference_and_no_detector(small_run: MakeSpec) -> 
     assert addresses_of(spec) == [weights.path for weights in spec.weights]
     (record,) = recorded(spec)
     assert record.reference == {} and record.detectors == ("state-float32",)
-    assert not json.loads(record_text(record))["reference"]
+    assert not json.loads(record_text(record))["reference"] and lineage.references(record) == []
 
 
 def test_states_are_added_to_images_that_are_there(small_run: MakeSpec) -> None:

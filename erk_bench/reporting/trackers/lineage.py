@@ -52,16 +52,19 @@ def _address(path: str) -> str | None:
     return local.resolve().as_uri() if local.is_file() else None
 
 
-def reference(record: Record) -> Artifact:
-    """The statistics (and features) of real images that the samples were measured against."""
-    name = record.reference.get("name", "none")
-    return _artifact(
+def references(record: Record) -> list[Artifact]:
+    """The statistics (and features) of real images that the samples were measured against, if any were."""
+    if not record.reference:
+        return []
+    name = record.reference["name"]
+    made = _artifact(
         "reference-statistics",
         name if ":" in name else Path(name).name,
         record.reference,
         record.reference,
         _address(name) if Path(name).suffix else None,
     )
+    return [made]
 
 
 def blocks(record: Record, folder: Path) -> list[Artifact]:

@@ -221,7 +221,7 @@ class WandbTracker(Tracker):
 
         def use(run: wandb.Run) -> None:
             run.log(tracked.result_values(record))
-            for artifact in [*inputs, lineage.reference(record)]:
+            for artifact in [*inputs, *lineage.references(record)]:
                 use_artifact(run, artifact)
             run.log_artifact(wandb_artifact(lineage.record_file(record)), aliases=["latest", record.seeds])
 
