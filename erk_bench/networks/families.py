@@ -76,10 +76,3 @@ FAMILIES: dict[str, FlowFamily] = {
         interval_ends="()", euler_last=True,
     ),
 }  # fmt: skip
-
-# Heads and, for JiT, the block of the class tokens, which no file tells: by hidden_size and depth.
-HEADS = {
-    (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16, (1280, 32): 16, (1536, 24): 24,
-    (1792, 28): 28,
-}  # fmt: skip
-CONTEXT_START = {(768, 12): 4, (1024, 24): 8, (1280, 32): 10}

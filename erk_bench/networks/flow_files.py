@@ -13,13 +13,16 @@ from torch import Tensor
 
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.weight_files import StateDicts, read_state_dicts
-from erk_bench.networks.families import CONTEXT_START, FAMILIES, HEADS, FlowFamily
+from erk_bench.networks.families import FAMILIES, FlowFamily
 from erk_bench.networks.flow_facts import FACTS
 from erk_bench.networks.positions import grid_embedding, rotary_tables
-from erk_bench.networks.sizes import SIZES
+from erk_bench.networks.sizes import JIT_START, SIZES, WIDTHS
 
 # The weights to use, where a file has several: averages before those that were trained.
 KEYS = ("model_ema1", "ema", "model_ema2", "model_ema", "ema_state_dict", "state_dict", "model", "")
+# What no file tells, of published sizes: by hidden_size and depth.
+HEADS = {(width, depth): heads for width, depth, heads in WIDTHS.values()}
+CONTEXT_START = {WIDTHS[size][:2]: start for size, start in JIT_START.items()}
 PREFIXES = ("module.", "net.")
 COMPILED = "_orig_mod."  # what torch.compile puts into names
 TABLE = "y_embedder.embedding_table.weight"
