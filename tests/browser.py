@@ -34,6 +34,7 @@ def started() -> Iterator[Browser]:
 def opened(browser: Browser, file: Path, fragment: str = "", **settings: object) -> Iterator[Page]:
     """A page from the disk, without a network; fails for an error on its console or a request elsewhere."""
     context = browser.new_context(offline=True, **settings)  # type: ignore[arg-type]
+    context.set_default_timeout(120_000)  # machines of CI are busy
     page = context.new_page()
     problems: list[str] = []
     page.on("console", lambda said: said.type in ("error", "warning") and problems.append(said.text))
