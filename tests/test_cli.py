@@ -120,19 +120,19 @@ def test_history_alone_needs_no_unconditional_network() -> None:
 
 
 def test_digits_table_has_all_rows() -> None:
-    """Steps 4, 6, 8, 16, 32 x {Heun, ERK-Guid} x {no guidance, CFG, autoguidance}, and plain solvers."""
+    """Steps 4 to 32 x {Heun, ERK-Guid, erk_dx} x {no guidance, CFG, autoguidance}, and plain solvers."""
     specs = table_runs("digits")
     pairs = [spec for spec in specs if spec.solver.name == "heun"]
-    found = {(s.schedule.num_steps, s.correction.w_stiff > 0, s.guidance.name) for s in pairs}
+    found = {(s.schedule.num_steps, s.correction.name, s.guidance.name) for s in pairs}
     wanted = {
-        (steps, erk, guidance)
+        (steps, correction, guidance)
         for steps in (4, 6, 8, 16, 32)
-        for erk in (False, True)
+        for correction in ("none", "erk_guid", "erk_dx")
         for guidance in ("none", "cfg", "autoguidance")
     }
-    assert found == wanted and len(pairs) == 30 and len(specs) == 39
+    assert found == wanted and len(pairs) == 45 and len(specs) == 54
     for spec in specs:
-        assert (spec.correction.name == "erk_guid") == (spec.correction.w_stiff > 0)
+        assert (spec.correction.name != "none") == (spec.correction.w_stiff > 0)
     costs = {(spec.guidance.name, count_evaluations(spec)) for spec in specs if spec.solver.name != "heun"}
     few = [spec for spec in pairs if spec.schedule.num_steps <= 8]
     assert costs == {(spec.guidance.name, count_evaluations(spec)) for spec in few} and len(costs) == 9
@@ -463,7 +463,9 @@ def test_plan_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "0 / 5" in printed and "5 + 5" in printed and "400 network evaluations" in printed
     assert not (tmp_path / "runs").exists()
     assert main(["plan", "table=digits", "seeds=0-124", f"out={tmp_path / 'runs'}"]) == 0
-    assert capsys.readouterr().out.count("0 / 1 ") == 39
+    assert (
+        capsys.readouterr().out.count("0 / 1 ") == 54 + 6
+    )  # rows, and the converged solutions with their checks
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

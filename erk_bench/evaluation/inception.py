@@ -8,6 +8,7 @@ copied in. Nothing is ever downloaded.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def load_inception(weights: Path, device: torch.device | str) -> Extract:
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
         features, logits = network(rgb_images(images, "inception").to(device))
-        return {"features": features.cpu(), "logits": logits.cpu(), "inception_spatial": spatial.pop().cpu()}
+        return {"features": features.cpu(), "logits": logits.cpu(), "inception_spatial": spatial().cpu()}
 
     return extract
 
@@ -117,19 +118,24 @@ def _inception(weights: Path, device: torch.device | str) -> FeatureExtractorInc
     return network
 
 
-def spatial_features(network: FeatureExtractorInceptionV3) -> list[Tensor]:
-    """A list that gets, at each pass, what ADM's sFID is computed from: [B, 17 * 17 * 7].
+def spatial_features(network: FeatureExtractorInceptionV3) -> Callable[[], Tensor]:
+    """Gives what ADM's sFID is computed from, of the last pass of the thread that asks: [B, 17 * 17 * 7].
 
     It is the first 7 of 192 channels of TensorFlow's layer mixed_6/conv, flattened as TensorFlow has them,
     rows, columns, channels: published statistics (mu_s, sigma_s) are in this order.
     """
-    passed: list[Tensor] = []
+    passed = threading.local()  # several threads score at a time, with one network
 
     def keep(module: torch.nn.Module, inputs: object, output: Tensor) -> None:
-        passed[:] = [output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)]
+        passed.features = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+    def last() -> Tensor:
+        features: Tensor = passed.features
+        del passed.features  # its memory
+        return features
 
     network.Mixed_6d.branch1x1.register_forward_hook(keep)
-    return passed
+    return last
 
 
 def load_vgg16(weights: Path, device: torch.device | str) -> Extract:

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -445,3 +446,15 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         load_inception(path, "cpu")
     with pytest.raises(UserError, match=r"does not fit torchvision's VGG-16: tensor 'features\.0\.weight'"):
         load_vgg16(path, "cpu")
+
+
+def test_threads_get_features_of_their_own_images(inception: Extract) -> None:
+    """Several runs are scored at a time, with one network."""
+    make = torch.Generator().manual_seed(0)
+    sets = [torch.randint(0, 256, (2, 3, 20, 20), generator=make, dtype=torch.uint8) for _ in range(4)]
+    alone = [inception(images)["inception_spatial"] for images in sets]
+    with ThreadPoolExecutor(4) as pool:
+        together = [found["inception_spatial"] for found in pool.map(inception, sets)]
+    for mine, theirs in zip(alone, together, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
