@@ -172,8 +172,15 @@ def check_metric(name: object, where: str) -> None:
 
 
 def solver_errors(names: Sequence[str]) -> list[str]:
-    """Those of the named metrics that are distances to the converged solution."""
-    return [metric.name for metric in singles(names) if metric.family.needs == CONVERGED]
+    """Those of the named metrics that are distances to the converged solution; no file is looked at."""
+    parts = (split_name(part) for name in names for part in _part_names(name))
+    found = [f"{family}@{detector}" for family, detector in parts if _is_solver_error(family)]
+    called = {alias.of: key for key, alias in ALIASES.items()}
+    return list(dict.fromkeys(called.get(name, name) for name in found))
+
+
+def _is_solver_error(family: str) -> bool:
+    return family in FAMILIES and FAMILIES[family].needs == CONVERGED
 
 
 def detectors_of(names: Sequence[str], *, distances: bool = True) -> list[str]:

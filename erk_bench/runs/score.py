@@ -260,7 +260,7 @@ def _with_metrics(record: Record, names: Sequence[str]) -> Record:
         asked.pop("converged", None)
     return dataclasses.replace(
         record,
-        reference=record.reference if detectors_of(names, distances=False) else {},
+        reference=record.reference if len(names) > len(errors) else {},
         converged={**record.converged, "check": {key: check[key] for key in check if key not in others}}
         if errors
         else {},

@@ -84,8 +84,10 @@ def test_every_choice_shows_its_settings(group: str) -> None:
     printed = topic_help(group)
     for choice in groups()[group]:
         part = printed.split(f"\n  {group}={choice}")[1].split("\n\n")[0]
-        for key in yaml.safe_load(config_files(group)[choice].read_text()):
-            assert key == "name" or f"    {group}.{key}=" in part
+        for key, value in yaml.safe_load(config_files(group)[choice].read_text()).items():
+            names = [f"{key}.{inner}" for inner in value] if isinstance(value, dict) and value else [key]
+            for name in names:
+                assert name == "name" or f"    {group}.{name}=" in part
 
 
 def test_unknown_topic() -> None:

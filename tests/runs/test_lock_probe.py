@@ -108,9 +108,9 @@ def test_the_slowest_rank_does_not_decide_without_locks(
     before = finish_block.sample_block
 
     def noted(rank: int) -> None:
-        def sample(spec: RunSpec, seeds: range, place: object) -> object:
+        def sample(spec: RunSpec, seeds: range, place: object, **options: bool) -> object:
             made.append((rank, seeds[0] // 8))
-            return before(spec, seeds, place)  # type: ignore[arg-type]  # a Place
+            return before(spec, seeds, place, **options)  # type: ignore[arg-type]  # a Place
 
         monkeypatch.setattr(finish_block, "sample_block", sample)
 

@@ -284,7 +284,7 @@ def test_the_shipped_records(tmp_path: Path) -> None:
     frame = load_records(shipped).to_frame()
     assert len(frame) == len(list(shipped.glob("*.json")))
     plain = frame[(frame.solver == "heun") & (frame.steps == 8) & (frame.guidance == "none")]
-    assert sorted(plain.correction) == ["erk_guid", "none"]
+    assert sorted(plain.correction) == ["erk_dx", "erk_guid", "none"]
     content = json.loads((shipped / "digits-heun8-f28fec5d1d.json").read_text())
     row = frame[frame.run_id == "digits-heun8-f28fec5d1d"].iloc[0]
     assert row.fd_digits == content["metrics"]["fd_digits"]["value"]

@@ -42,6 +42,7 @@ def test_unconditional_networks_have_no_labels() -> None:
 
 def test_public_names() -> None:
     assert set(erk_bench.__all__) == {
+        "FlowModel",
         "Node",
         "Step",
         "__version__",
