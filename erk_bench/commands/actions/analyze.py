@@ -20,9 +20,9 @@ from erk_bench.commands.compose import run_spec
 from erk_bench.commands.tracking import refuse_tracker
 from erk_bench.reporting.table_figures import to_bytes
 from erk_bench.runs import launch
+from erk_bench.runs.alone import alone
 from erk_bench.runs.device import Place, check_draws, memory_guard
 from erk_bench.runs.equation import equation_of
-from erk_bench.runs.needs import fetch
 from erk_bench.runs.sample_block import draw_block
 from erk_bench.sampling.equation import correction_part
 from erk_bench.spec import RunSpec
@@ -37,8 +37,7 @@ def analyze(options: AnalyzeOptions, settings: list[str]) -> int:
     spec = run_spec(settings)
     images, iterations = options.images, options.iterations
     _check(spec, images)
-    place = Place.of(spec)
-    fetch(spec, place.assets, features=False)
+    place = alone(spec)
     found, dimensions = _observed(spec, place, images, iterations)
     to = Path(options.to or Path(spec.out) / "analyses").expanduser() / f"analyze-{spec.slug}"
     w_con = spec.correction.w_con if spec.correction.w_stiff else None
@@ -82,8 +81,6 @@ def _check(spec: RunSpec, images: int) -> None:
 
 
 def _observed(spec: RunSpec, place: Place, images: int, iterations: int) -> tuple[ObservedSteps, int]:
-    if place.device.type == "cpu":
-        torch.set_num_threads(launch.default_workers(spec))  # one process here, and no bytes to keep
     # Compiled networks have no forward-mode derivative, and TF32 would hide small errors.
     plain = dataclasses.replace(spec, compile=False, numerics="strict")
     with memory_guard(spec):

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import torch
 import yaml
 from rich.console import Console
 from rich.progress import Progress
@@ -17,9 +16,9 @@ from erk_bench.commands.compose import run_spec
 from erk_bench.commands.schedule import ScheduleOptions
 from erk_bench.commands.tracking import refuse_tracker
 from erk_bench.runs import launch
-from erk_bench.runs.device import Place, check_draws
+from erk_bench.runs.alone import alone
+from erk_bench.runs.device import check_draws
 from erk_bench.runs.equation import equation_of
-from erk_bench.runs.needs import fetch
 from erk_bench.sampling.gits import check_gits
 from erk_bench.sampling.sdm_levels import Tolerance
 from erk_bench.spec import RunSpec
@@ -31,10 +30,7 @@ def schedule(options: ScheduleOptions, settings: list[str]) -> int:
     refuse_tracker(settings, "schedule does")
     spec = run_spec(settings)
     _check(spec, options)
-    place = Place.of(spec)
-    fetch(spec, place.assets, features=False)
-    if place.device.type == "cpu":
-        torch.set_num_threads(launch.default_workers(spec))  # one process here
+    place = alone(spec)
     method: Gits | Sdm = Gits(options.metric, options.coeff)
     if options.method == "sdm":
         method = Sdm(Tolerance(options.eta_min, options.eta_max, options.eta_power), options.q, options.snap)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -14,10 +13,8 @@ from erk_bench.commands.actions.schedule import check_trajectories
 from erk_bench.commands.compose import run_spec
 from erk_bench.commands.statistics import StatisticsOptions
 from erk_bench.commands.tracking import refuse_tracker
-from erk_bench.runs import launch
-from erk_bench.runs.device import Place
+from erk_bench.runs.alone import alone
 from erk_bench.runs.equation import equation_of
-from erk_bench.runs.needs import fetch
 from erk_bench.runs.statistics_file import write_statistics
 from erk_bench.spec import RunSpec
 from erk_bench.studies.model_statistics import measured_statistics
@@ -28,10 +25,7 @@ def statistics(options: StatisticsOptions, settings: list[str]) -> int:
     refuse_tracker(settings, "statistics does")
     spec = run_spec(settings)
     _check(spec, options)
-    place = Place.of(spec)
-    fetch(spec, place.assets, features=False)
-    if place.device.type == "cpu":
-        torch.set_num_threads(launch.default_workers(spec))  # one process here
+    place = alone(spec)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(f"{options.images} trajectories", total=None)
         found = measured_statistics(
