@@ -42,11 +42,11 @@ def halfway(slope: Slope, x: Tensor, sigma: float, sigma_next: float, history: S
     """Half way between polynomial and trigonometric weights, as erk_dx is between narrow and wide data."""
     node = Node(x, slope(x, sigma), sigma)
 
-    def known(x: Tensor, sigma: float) -> Tensor:
+    def known(x: Tensor, sigma: float | Tensor, rows: Tensor | None = None) -> Tensor:
         return node.slope
 
     both = [
-        angle_step(known, x, sigma, sigma_next, history, basis=basis)  # type: ignore[arg-type]
+        angle_step(known, x, sigma, sigma_next, history, basis=basis)
         for basis in ("polynomial", "trigonometric")
     ]
     return both[0]._replace(x_next=(both[0].x_next + both[1].x_next) / 2)

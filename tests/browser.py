@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -31,9 +32,9 @@ def started() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, file: Path, fragment: str = "", **settings: object) -> Iterator[Page]:
+def opened(browser: Browser, file: Path, fragment: str = "", **settings: Any) -> Iterator[Page]:
     """A page from the disk, without a network; fails for an error on its console or a request elsewhere."""
-    context = browser.new_context(offline=True, **settings)  # type: ignore[arg-type]
+    context = browser.new_context(offline=True, **settings)
     context.set_default_timeout(120_000)  # machines of CI are busy
     page = context.new_page()
     problems: list[str] = []

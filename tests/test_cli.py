@@ -97,8 +97,9 @@ def test_the_published_interval_is_levels_17_to_22() -> None:
 def test_a_guidance_may_take_the_network_of_autoguidance() -> None:
     settings = ["guidance=apg", "guidance.weight=1.5"]
     of = {
-        role: run_spec([*settings, *role]).guidance.guide.sha256  # type: ignore[union-attr]
+        role: guide.sha256
         for role in ((), ("guidance.role=unconditional",), ("guidance.role=weaker",))
+        if (guide := run_spec([*settings, *role]).guidance.guide)
     }
     autoguidance = run_spec(["guidance=autoguidance", "guidance.weight=1.5"]).guidance.guide
     assert autoguidance and of[("guidance.role=weaker",)] == autoguidance.sha256

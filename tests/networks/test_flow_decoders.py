@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,9 +89,9 @@ def test_the_plain_autoencoder_takes_its_own_latents(tmp_path: Path) -> None:
         assert (decode(latents).int() - to_uint8(raw).int()).abs().max() <= 1
 
 
-def model(decoder: str, **more: object) -> ModelSpec:
+def model(decoder: str, **more: Any) -> ModelSpec:
     weights = NetworkSpec(path="p", sha256="a" * 64)
-    return ModelSpec(name="m", weights=weights, decoder=decoder, **more)  # type: ignore[arg-type]
+    return ModelSpec(name="m", weights=weights, decoder=decoder, **more)
 
 
 def test_what_is_missing_is_told() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -24,7 +25,7 @@ def measured(value: float, seed: int, *, groups: int = 50, halves: int = 0) -> M
     return MetricRecord(value, 0.07 + 0.001 * seed, tuple(replicates.tolist()), half)
 
 
-def made_up(number: int, **changes: object) -> Record:
+def made_up(number: int, **changes: Any) -> Record:
     """The record of run `number`: six solvers, three costs, CFG or none."""
     solver = ("heun", "euler", "deis", "ipndm", "dpmpp", "unipc")[number % 6]
     words = [f"solver={solver}", f"schedule.num_steps={4 + number % 3}"]
@@ -35,7 +36,7 @@ def made_up(number: int, **changes: object) -> Record:
         "kid_digits": measured(-0.001 * number, number),
     }
     record = record_of(spec_of(*words), metrics=metrics, nfe=4 + number % 3, nfe_guide=4 * (number % 2))
-    return dataclasses.replace(record, **{"run_id": f"{record.run_id}-{number}", **changes})  # type: ignore[arg-type]
+    return dataclasses.replace(record, **{"run_id": f"{record.run_id}-{number}", **changes})
 
 
 def write_all(folder: Path, records: Sequence[Record]) -> Path:
