@@ -139,4 +139,4 @@ def test_latex_compiles_within_the_page(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout and "Float too large" not in done.stdout, done.stdout
     (pages,) = re.findall(r"Output written on doc.pdf \((\d+) page", done.stdout)
-    assert int(pages) <= 2
+    assert int(pages) <= text.count("\\begin{table*}")  # each part fits its page
