@@ -30,6 +30,7 @@ from erk_bench.evaluation.families import FAMILIES
 from erk_bench.evaluation.measured import Extracted, Measured
 from erk_bench.evaluation.metrics import check_count, measure
 from erk_bench.evaluation.reference import load_real
+from erk_bench.evaluation.solver_error import rms_distances
 from erk_bench.runs.device import Place
 from erk_bench.runs.records import MetricRecord
 from erk_bench.runs.sample_block import sample_block
@@ -43,6 +44,7 @@ METHODS = {
     ],
     "iPNDM, 8 steps": ["solver=ipndm", "schedule.num_steps=8"],
 }  # fmt: skip
+SOLUTION = ["solver=deis", "schedule.num_steps=49"]  # what solver errors are distances to
 BATCH = 500
 RESAMPLES = 1000  # of the sets, for the uncertainty of a ratio
 
@@ -53,7 +55,8 @@ Made by `{command}`.
 {sets} sets of {images:,} digits for each method, of the same seeds. A figure is the stated standard error
 (root mean square over the sets) over the real one (standard deviation of the values over the sets). 1 is
 right; above 1 the stated error is too large. ± is one standard error of the figure itself. The last column is
-the real standard error of a run of the first method.
+the real standard error of a run of the first method. Solver errors are distances of features to those of DEIS
+with 48 steps.
 
 """
 
@@ -133,12 +136,15 @@ def metrics_spec(num_images: int) -> MetricsSpec:
     return dataclasses.replace(spec, names=tuple(names))
 
 
-def measure_set(spec: MetricsSpec, features: torch.Tensor, logits: torch.Tensor) -> Measurement:
-    """One set."""
+def measure_set(
+    spec: MetricsSpec, features: torch.Tensor, logits: torch.Tensor, solution: torch.Tensor
+) -> Measurement:
+    """One set. solution: features of the converged solutions of its seeds."""
     torch.set_num_threads(1)
     place = Place.of(run_spec(["track=digits", "device=cpu"]))
     real = load_real(spec, place.assets)
-    return record_of(measure(spec, {"digits": Extracted(features, logits)}, real))
+    distances = {"digits": rms_distances(features, solution)}
+    return record_of(measure(spec, {"digits": Extracted(features, logits)}, real, distances=distances))
 
 
 def report(content: Mapping[str, Any]) -> str:
@@ -170,11 +176,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with TemporaryDirectory() as folder, ProcessPoolExecutor(words.workers) as processes:
         pool = words.pool or Path(folder)
         pool.mkdir(parents=True, exist_ok=True)
+        count = words.sets * words.images
+        solution = features(SOLUTION, count, pool / "solution.safetensors")["features"][:count]
         for number, (name, settings) in enumerate(METHODS.items()):
-            found = features(settings, words.sets * words.images, pool / f"{number}.safetensors")
-            parts = [
-                found[key][: words.sets * words.images].split(words.images) for key in ("features", "logits")
-            ]
+            found = features(settings, count, pool / f"{number}.safetensors")
+            every = (found["features"][:count], found["logits"][:count], solution)
+            parts = [each.split(words.images) for each in every]
             runs[name] = list(processes.map(measure_set, [spec] * words.sets, *parts))
             print(f"{name}: {words.sets} sets measured", flush=True)
     first, *others = runs

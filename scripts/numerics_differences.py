@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -36,12 +37,12 @@ def attention(name: str, dtype: torch.dtype) -> float:
     return ((one - other).abs().max() / one.abs().max()).item()
 
 
-def digits(name: str) -> tuple[float, int]:
-    """Share of the bytes of 200 digits that differ from strict, and by how many levels at most."""
+def digits(name: str, count: int) -> tuple[float, int]:
+    """Share of the bytes of so many digits that differ from strict, and by how many levels at most."""
     images = []
     for each in ("strict", name):
         spec = run_spec([f"numerics={each}", "device=cpu", "schedule.num_steps=8"])
-        images.append(sample_block(spec, range(200), Place.of(spec)).host().images.int())
+        images.append(sample_block(spec, range(count), Place.of(spec)).host().images.int())
     difference = (images[0] - images[1]).abs()
     return (difference > 0).float().mean().item(), int(difference.max())
 
@@ -63,13 +64,17 @@ def vae() -> tuple[float, int]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=200, help="digits (200)")
+    count = parser.parse_args().images
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         found = ", ".join(f"{name} {attention(name, dtype):.1e}" for name in NETWORKS)
         print(f"attention by products against fused, {dtype}: {found}", flush=True)
     for name in ("published", "fast"):
-        share, most = digits(name)
+        share, most = digits(name, count)
         print(
-            f"200 digits, {name} against strict: {share:.2%} of bytes differ, by {most} at most", flush=True
+            f"{count} digits, {name} against strict: {share:.2%} of bytes differ, by {most} at most",
+            flush=True,
         )
     mean, most = vae()
     print(

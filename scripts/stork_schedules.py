@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
 import torch
@@ -16,8 +17,8 @@ SCHEDULES = (("time_uniform", 1.0), ("time_uniform", 2.0), ("polynomial", 7.0), 
 EVALUATIONS = (4, 6, 8, 12, 16)
 
 
-def mixture_problem() -> tuple[Net, Tensor, None]:
-    """The 2D tree with its exact denoiser, and 400 starts."""
+def mixture_problem(points: int) -> tuple[Net, Tensor, None]:
+    """The 2D tree with its exact denoiser, and so many starts."""
     mixture = tree("AB")
 
     def net(x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -25,13 +26,13 @@ def mixture_problem() -> tuple[Net, Tensor, None]:
         return mixture.denoised(x.flatten(1), levels).reshape(x.shape)
 
     generator = torch.Generator().manual_seed(0)
-    return net, torch.randn(400, 2, 1, 1, dtype=torch.float64, generator=generator), None
+    return net, torch.randn(points, 2, 1, 1, dtype=torch.float64, generator=generator), None
 
 
-def digits_problem() -> tuple[Net, Tensor, Tensor | None]:
+def digits_problem(images: int) -> tuple[Net, Tensor, Tensor | None]:
     """The digits network and seeds that no table uses."""
     net = erk_bench.load_denoiser("digits")
-    return net, *erk_bench.draw(range(1_000_000, 1_000_125), net)
+    return net, *erk_bench.draw(range(1_000_000, 1_000_000 + images), net)
 
 
 def row(count: int, net: Net, noise: Tensor, labels: Tensor | None, exact: Tensor) -> list[str]:
@@ -48,8 +49,15 @@ def row(count: int, net: Net, noise: Tensor, labels: Tensor | None, exact: Tenso
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--points", type=int, default=400, help="of the mixture (400)")
+    parser.add_argument("--images", type=int, default=125, help="digits (125)")
+    words = parser.parse_args()
     problems = []
-    for (net, noise, labels), steps in ((mixture_problem(), 400), (digits_problem(), 150)):
+    for (net, noise, labels), steps in (
+        (mixture_problem(words.points), 400),
+        (digits_problem(words.images), 150),
+    ):
         exact = erk_bench.sample(net, noise, labels, num_steps=steps, dtype=noise.dtype)
         problems.append((net, noise, labels, exact))
     titles = [f"{name}, rho {rho:g}" if name != "logsnr" else name for name, rho in SCHEDULES]

@@ -11,7 +11,7 @@ import platform
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -110,6 +110,12 @@ class Record:
         return source.name if isinstance(source, SetSpec) else source.slug
 
     @property
+    def key(self) -> RecordKey:
+        """What tells it from other records of a folder."""
+        metrics = self.source.metrics
+        return RecordKey(self.run_id, self.seeds, metrics.protocol, metrics.reference)
+
+    @property
     def solution(self) -> str:
         """What its solver errors are distances to; "" where none were measured."""
         made = self.converged
@@ -123,6 +129,20 @@ class Record:
         times = sorted(self.seconds_per_block.values())
         middle = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2
         return 1000 * middle / int(self.spec["block_size"])
+
+
+class RecordKey(NamedTuple):
+    """A run or set, its seeds, and how it was measured: protocol of the field ("" for none) and reference."""
+
+    run_id: str
+    seeds: str
+    protocol: str
+    reference: str
+
+    @classmethod
+    def of(cls, spec: Spec) -> RecordKey:
+        """The key that the record of these settings has."""
+        return cls(spec.run_id, spec.seeds, spec.metrics.protocol, spec.metrics.reference)
 
 
 def _is_set(spec: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from erk_bench.runs.device import assets_of
 from erk_bench.runs.export import finish_samples
 from erk_bench.runs.generate import to_sample, unfinished
 from erk_bench.runs.needs import check_enough, check_reference, fetch
-from erk_bench.runs.records import Record, read_record
+from erk_bench.runs.records import Record, RecordKey, read_record
 from erk_bench.runs.score import finished_record, score
 from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies.score_ahead import ScoreAhead, scoring_place
@@ -149,26 +149,35 @@ def _scored(specs: Sequence[Spec], ahead: ScoreAhead) -> Iterator[Iterator[Recor
 
 def read_records(specs: Sequence[Spec], folders: str) -> list[Record]:
     """The record of each run from one or several folders of records, for what needs no computing."""
-    found: dict[tuple[str, str], Record] = {}
+    found: dict[RecordKey, Record] = {}
     for folder in folders.split(","):
         found |= read_folder(Path(folder).expanduser())
-    lacking = [spec for spec in specs if (spec.run_id, spec.seeds) not in found]
+    there = {key[:2]: key for key in found}
+    lacking = [key for key in map(RecordKey.of, specs) if key not in found]
+    for key in lacking:
+        if key[:2] in there:
+            raise UserError(_measured_otherwise(key, there[key[:2]], folders))
     if lacking:
         raise UserError(
             f"{len(lacking)} of {len(specs)} runs have no record in '{folders}' (first: "
             f"{lacking[0].run_id}, seeds {lacking[0].seeds}); leave out from=... to compute them"
         )
-    for spec in specs:
-        reference = found[(spec.run_id, spec.seeds)].source.metrics.reference
-        if reference != spec.metrics.reference:
-            raise UserError(
-                f"the record of {spec.run_id} in '{folders}' was measured against '{reference}', not "
-                f"'{spec.metrics.reference}'; show it with metrics.reference={reference}"
-            )
-    return [found[(spec.run_id, spec.seeds)] for spec in specs]
+    return [found[RecordKey.of(spec)] for spec in specs]
 
 
-def read_folder(folder: Path) -> dict[tuple[str, str], Record]:
-    """All records of a folder by run_id and seeds; empty if there is no such folder."""
+def _measured_otherwise(key: RecordKey, kept: RecordKey, folders: str) -> str:
+    if key.reference != kept.reference:
+        return (
+            f"the record of {key.run_id} in '{folders}' was measured against '{kept.reference}', not "
+            f"'{key.reference}'; show it with metrics.reference={kept.reference}"
+        )
+    return (
+        f"the record of {key.run_id} in '{folders}' was measured by protocol '{kept.protocol or 'none'}', "
+        f"not '{key.protocol or 'none'}'; show it with that protocol, or leave out from=... to compute it"
+    )
+
+
+def read_folder(folder: Path) -> dict[RecordKey, Record]:
+    """All records of a folder; empty if there is no such folder."""
     records = (read_record(path) for path in sorted(folder.glob("*.json")))
-    return {(record.run_id, record.seeds): record for record in records}
+    return {record.key: record for record in records}

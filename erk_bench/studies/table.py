@@ -9,7 +9,7 @@ from typing import TypeVar
 from erk_bench.evaluation.metrics import METRICS
 from erk_bench.reporting.row_names import GIVEN_IMAGES, RowName, guidance_name, row_names
 from erk_bench.reporting.table_views import PublishedValue, TableRow, TableView
-from erk_bench.runs.records import Record
+from erk_bench.runs.records import Record, RecordKey
 from erk_bench.spec import RunSpec, Spec
 from erk_bench.studies import published
 from erk_bench.studies.baselines import Line, baselines
@@ -164,8 +164,11 @@ def _beside(line: Line, known: Published) -> dict[str, PublishedValue]:
     }
 
 
-def references_for(specs: Sequence[Spec], found: Mapping[tuple[str, str], Record]) -> dict[str, Record]:
+def references_for(specs: Sequence[Spec], found: Mapping[RecordKey, Record]) -> dict[str, Record]:
     """The reference record of each run by run_id: of the same seeds if there is one, else of others."""
-    by_run = {run_id: record for (run_id, _), record in found.items()}
-    chosen = {spec.run_id: found.get((spec.run_id, spec.seeds), by_run.get(spec.run_id)) for spec in specs}
+    of_others = {(key.run_id, key.protocol): record for key, record in found.items()}
+    chosen = {
+        spec.run_id: found.get(RecordKey.of(spec), of_others.get((spec.run_id, spec.metrics.protocol)))
+        for spec in specs
+    }
     return {run_id: record for run_id, record in chosen.items() if record is not None}

@@ -24,8 +24,8 @@ from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.table_views import TableRow, TableView, markdown
 from erk_bench.runs.records import MetricRecord, Record, write_record
 from erk_bench.spec import CorrectionSpec, RunSpec
-from erk_bench.studies.records import read_folder
-from erk_bench.studies.table import build_view, pairs
+from erk_bench.studies.records import read_folder, read_records
+from erk_bench.studies.table import build_view, pairs, references_for
 from erk_bench.studies.table_file import RowSpec, TableFile
 from erk_bench.studies.verdicts import overhead, paired_difference, reproduction, verdict
 
@@ -373,11 +373,38 @@ def test_folder_is_read_by_run_id(tmp_path: Path) -> None:
     for index, record in enumerate(records):
         write_record(tmp_path / f"{index}.json", record)
     (tmp_path / "notes.txt").write_text("no record")
-    assert read_folder(tmp_path) == {(record.run_id, record.seeds): record for record in records}
+    assert read_folder(tmp_path) == {record.key: record for record in records}
     assert read_folder(tmp_path / "none") == {}
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UserError, match="bad.json' is no readable record"):
         read_folder(tmp_path)
+
+
+def test_a_folder_holds_records_of_one_run_by_several_protocols_and_references(tmp_path: Path) -> None:
+    plain = plain_spec()
+    measured = [
+        dataclasses.replace(plain, metrics=dataclasses.replace(plain.metrics, **fields))
+        for fields in ({}, {"protocol": "adm"}, {"reference": "another.npz"})
+    ]
+    for index, spec in enumerate(measured):
+        write_record(tmp_path / f"{index}.json", record_of(spec, float(index)))
+    for index, spec in enumerate(measured):
+        (found,) = read_records([spec], str(tmp_path))
+        assert found.metrics["fd_digits"].value == index
+        assert references_for([spec], read_folder(tmp_path)) == {spec.run_id: found}
+
+
+@pytest.mark.parametrize(
+    ("field", "words"), [("protocol", "by protocol 'none', not 'adm'"), ("reference", "not 'adm'; show")]
+)
+def test_records_measured_otherwise_are_not_shown(tmp_path: Path, field: str, words: str) -> None:
+    plain = plain_spec()
+    write_record(tmp_path / "0.json", record_of(plain))
+    asked = dataclasses.replace(plain, metrics=dataclasses.replace(plain.metrics, **{field: "adm"}))
+    with pytest.raises(UserError, match=words):
+        read_records([asked], str(tmp_path))
+    if field == "protocol":
+        assert references_for([asked], read_folder(tmp_path)) == {}
 
 
 def test_every_corrected_row_of_the_digits_table_has_its_baseline() -> None:

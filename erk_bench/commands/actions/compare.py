@@ -18,7 +18,7 @@ from erk_bench.reporting.comparison_figures import forest_figure
 from erk_bench.reporting.styles import Style, style_named
 from erk_bench.reporting.table_figures import to_bytes
 from erk_bench.runs.record_folder import find_records
-from erk_bench.runs.records import read_record
+from erk_bench.runs.records import RecordKey, read_record
 from erk_bench.runs.score import record_path
 from erk_bench.spec import RunSpec, SetSpec
 from erk_bench.studies.compare import compare as compare_entries
@@ -95,7 +95,7 @@ def _of_rows(name: str, rows: str, options: CompareOptions) -> list[NamedRecord]
     reference = _kept([content.reference] if content.reference else ())
     found = []
     for row, spec in zip(chosen, specs, strict=True):
-        key, own = (spec.run_id, spec.seeds), record_path(replace(spec, out=options.out))
+        key, own = RecordKey.of(spec), record_path(replace(spec, out=options.out))
         entry = of_places.get(row.images) or kept.get(key)
         if entry is None and own.is_file():
             entry = NamedRecord(read_record(own), own)
@@ -111,12 +111,12 @@ def _of_rows(name: str, rows: str, options: CompareOptions) -> list[NamedRecord]
     return found
 
 
-def _kept(folders: Sequence[str]) -> dict[tuple[str, str], NamedRecord]:
-    """The records of folders by run id and seeds; of two the first."""
+def _kept(folders: Sequence[str]) -> dict[RecordKey, NamedRecord]:
+    """The records of folders; of two of one run, measured alike, the first."""
     there = [folder for folder in folders if Path(folder).expanduser().exists()]
     records = find_records(there)
     entries = [NamedRecord(record, file) for record, file in zip(records, records.files, strict=True)]
-    return {(entry.record.run_id, entry.record.seeds): entry for entry in reversed(entries)}
+    return {entry.record.key: entry for entry in reversed(entries)}
 
 
 def _is_set(entry: NamedRecord) -> bool:

@@ -133,11 +133,11 @@ def _folder(file: Path) -> str:
 
 
 def _collections(records: Sequence[SiteRecord]) -> list[Collection]:
-    """The records of each folder by run id and seeds; of two the first."""
+    """The records of each folder; of two of one run, measured alike, the first."""
     found: dict[str, Collection] = {}
     for record in records:
         members = found.setdefault(record.folder, Collection(record.folder, {})).members
-        members.setdefault((record.record.run_id, record.record.seeds), record)
+        members.setdefault(record.record.key, record)
     return list(found.values())
 
 

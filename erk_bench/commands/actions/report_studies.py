@@ -14,6 +14,7 @@ from erk_bench.base.errors import UserError
 from erk_bench.commands.compose import run_spec
 from erk_bench.commands.compose_studies import grid_cells, grid_file, table_file, table_specs
 from erk_bench.reporting.site.content import SiteGrid, SiteRecord, SiteTable
+from erk_bench.runs.records import RecordKey
 from erk_bench.spec import RunSpec, SetSpec, Spec
 from erk_bench.studies.grid import build_grid_view, summary
 from erk_bench.studies.grid_file import trees
@@ -24,18 +25,16 @@ from erk_bench.studies.table_file import RowSpec
 
 
 class Collection(NamedTuple):
-    """The records of one folder by run id and seeds."""
+    """The records of one folder."""
 
     folder: str
-    members: dict[tuple[str, str], SiteRecord]
+    members: dict[RecordKey, SiteRecord]
 
     def of(self, spec: Spec) -> SiteRecord | None:
         """The record of a run or set, measured against its reference; None while weights have no hash."""
         if isinstance(spec, RunSpec) and spec.unknown_weights:
             return None
-        found = self.members.get((spec.run_id, spec.seeds))
-        same = found is not None and found.source.metrics.reference == spec.metrics.reference
-        return found if same else None
+        return self.members.get(RecordKey.of(spec))
 
 
 class Studies(NamedTuple):
@@ -65,7 +64,7 @@ def studies_of(collections: Sequence[Collection]) -> Studies:
 def _with_seeds(settings: Sequence[str], collections: Sequence[Collection]) -> list[Collection]:
     """The collections that may have records of these settings: composing them to know it takes longer."""
     given = [setting.removeprefix("seeds=") for setting in settings if setting.startswith("seeds=")]
-    return [each for each in collections if not given or any(seeds == given[-1] for _, seeds in each.members)]
+    return [each for each in collections if not given or any(key.seeds == given[-1] for key in each.members)]
 
 
 def _add_table(found: Studies, name: str, collections: Sequence[Collection]) -> None:
