@@ -16,6 +16,7 @@ SMALL = {
     "analysis_tables": (["--count", "4"], "| "),
     "angle_sets": (["--sets", "2", "--images", "60", "--most", "4", "--to", "FOLDER/page.md"], "Made by"),
     "angle_trials": (["--images", "60", "--to", "FOLDER/page.md"], "Made by"),
+    "bench_score": (["--images", "100", "--turns", "1", "--to", "FOLDER"], "Median: "),
     "calibration": (["--sets", "3", "--images", "100", "--workers", "1", "--to", "FOLDER"], "fd_infinity"),
     "cost_curves": (["--to", "FOLDER"], ""),
     "numerics_differences": (["--images", "4"], "VAE of published size"),

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from erk_bench.base.errors import BusyError
 from erk_bench.base.files import open_atomic, writing
 from erk_bench.base.processes import has_ended, identity
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.lock_probe import LockProbe, of_another_machine, tell_once
-from erk_bench.runs.store import RunStore
+from erk_bench.runs.store import RunStore, names_in
 
 LOCKS = ".locks"  # in the folder of all runs
 GRACE_S = 3.0  # a killed launch needs a moment to end its workers
@@ -54,12 +55,11 @@ def _note(store: RunStore, worker: Worker) -> Path:
 
 def _write_note(note: Path, lock: Path, store: RunStore, deadline: float) -> None:
     """Name this process in a note, once nobody who is named there works any more."""
-    with writing(note):
-        note.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with writing(note), note.open("a+") as file:
+        with writing(note), _open_note(note) as file:
             if _try_lock(file.fileno(), fcntl.LOCK_EX, lock.parent):
-                if (holder := _holder(note, lock)) is None:
+                file.seek(0)
+                if (holder := _holder(file.read(), lock)) is None:
                     file.truncate(0)
                     file.write(f"process {os.getpid()} on {os.uname().nodename}\n{lock.name}\n")
                     return
@@ -68,13 +68,22 @@ def _write_note(note: Path, lock: Path, store: RunStore, deadline: float) -> Non
         _pause(note, holder, store, deadline)
 
 
+def _open_note(note: Path) -> TextIO:
+    """Mostly its folder is there already: another rank, or an earlier launch, has made it."""
+    with suppress(FileNotFoundError):
+        return note.open("a+", encoding="utf-8", errors="replace")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    return note.open("a+", encoding="utf-8", errors="replace")
+
+
 def _await_others(store: RunStore, worker: Worker, lock: Path, deadline: float) -> None:
     """Wait until no launch with another number of workers does this run."""
-    for note in sorted(_note(store, worker).parent.glob("*-of-*")):
-        if note.name.endswith(f"-of-{worker.world_size}"):
+    folder = _note(store, worker).parent
+    for name in sorted(names_in(folder)):
+        if name.endswith(f"-of-{worker.world_size}"):
             continue  # a fellow worker of the same launch
-        while (holder := _holder(note, lock)) is not None:
-            _pause(note, holder, store, deadline)
+        while (holder := _holder(_text(folder / name), lock)) is not None:
+            _pause(folder / name, holder, store, deadline)
 
 
 def _pause(note: Path, holder: str, store: RunStore, deadline: float) -> None:
@@ -86,11 +95,18 @@ def _pause(note: Path, holder: str, store: RunStore, deadline: float) -> None:
     time.sleep(0.1)
 
 
-def _holder(note: Path, lock: Path) -> str | None:
-    """Who wrote a note, if it is another process that still works."""
+def _text(note: Path) -> str:
     try:
-        who, name = note.read_text(encoding="utf-8").splitlines()[:2]
+        return note.read_text(encoding="utf-8")
     except (OSError, ValueError):
+        return ""
+
+
+def _holder(note: str, lock: Path) -> str | None:
+    """Who wrote a note of these words, if it is another process that still works."""
+    try:
+        who, name = note.splitlines()[:2]
+    except ValueError:
         return None
     return who if name != lock.name and _is_held(lock.with_name(name)) else None
 

@@ -49,7 +49,7 @@ class RunStore:
     def __init__(self, folder: Path, manifest: Mapping[str, Any], seeds: str) -> None:
         self.folder = folder
         self.seeds = seeds
-        self.is_damaged = False  # its manifest is
+        self.is_damaged = self._is_written = False  # its manifest is
         self._manifest = manifest
 
     @staticmethod
@@ -90,6 +90,7 @@ class RunStore:
                 f"'{folder}' was made with {key} {found[key]}, not {wanted[key]}; use {key}={found[key]} "
                 "if that is what you meant, or another folder with out=..."
             )
+        store._is_written = not store.is_damaged
         return store
 
     @classmethod
@@ -103,14 +104,16 @@ class RunStore:
 
     def create(self) -> None:
         """Write the manifest, unless it is there; a damaged one is written again."""
+        if self._is_written:
+            return
         manifest = self.folder / "run.json"
         if self.is_damaged and manifest.is_file():
             print(f"warning: '{manifest}' was damaged; it is written again", file=sys.stderr)
             set_aside(manifest)
-        self.is_damaged = False
         if not manifest.is_file():
             content = {**self._manifest, "sha256": _sha256(self._manifest)}
             write_atomic(manifest, (json.dumps(content, indent=2) + "\n").encode())
+        self.is_damaged, self._is_written = False, True
 
     def _size_of_files(self) -> int | None:
         """The block size of the files that are there, by the header of the first readable one."""
