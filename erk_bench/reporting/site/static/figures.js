@@ -7,9 +7,12 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // Plotly itself would write 2 for 20.
+  const ticks = [...Array(25).keys()].flatMap((n) => [1, 2, 5].map((digit) => Number(`${digit}e${n - 12}`)));
   const axis = (title, log) => ({
-    title: { text: title, standoff: 12 }, type: log ? "log" : undefined, gridcolor: color("--line"), zeroline: false,
-    linecolor: color("--line"), automargin: true, dtick: log ? "D2" : undefined,
+    title: { text: title, standoff: 12 }, gridcolor: color("--line"), zeroline: false,
+    linecolor: color("--line"), automargin: true,
+    ...(log ? { type: "log", tickmode: "array", tickvals: ticks, ticktext: ticks.map(String) } : {}),
   });
 
   function layout(figure) {
