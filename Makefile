@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table grid test test-slow test-slurm check views report figures bench gpu-check dashboard lock clean
+.PHONY: help setup reproduce-table grid test test-slow test-slurm check views report docs figures bench gpu-check dashboard lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -60,6 +60,9 @@ views: $(READY) ## draw the committed tables and figures again from the committe
 
 report: $(READY) ## a site of the committed results, with samples drawn anew: results/report/index.html
 	$(BIN)/erk-bench report results/records samples=8 to=results/report $(ARGS)
+
+docs: $(READY) ## build the documentation as a site, with strict links: results/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 figures: $(READY) ## draw the paper's Figures 1 to 3 and Proposition 1 on an exact 2D mixture (a minute)
 	$(BIN)/python scripts/make_figures.py $(ARGS)

@@ -367,7 +367,7 @@ def test_the_examples_of_the_page(folder: Path) -> None:
         Path(name[1]).write_text(block)
     shutil.copy(folder / "model/net.safetensors", ".")
     shutil.copy(ROOT / "examples/my_solver.py", ".")
-    commands = re.findall(r"```\nerk-bench run (.*?)\n```", text)
+    commands = re.findall(r"```bash\nerk-bench run (?!--cfg)(.*?)\n```", text)
     assert len(commands) == 2
     folder.rename("my_configs")
     for command in commands:
