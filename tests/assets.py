@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erk_bench.evaluation.inception import empty_inception, empty_vgg16
+from erk_bench.networks.transformer import DiffusionTransformer
 
 # config.json of a two-level autoencoder, as stabilityai/sd-vae-ft-mse writes it for its four levels.
 VAE_CONFIG: dict[str, Any] = {
@@ -151,3 +153,56 @@ def _random(like: Tensor, generator: torch.Generator) -> Tensor:
     """Normal values for a tensor of this shape: 1/sqrt(fan-in) for weights, 0.1 for vectors."""
     std = 0.1 if like.ndim < 2 else like[0].numel() ** -0.5
     return std * torch.randn(like.shape, generator=generator)
+
+
+# Two narrow blocks of each family, for the states of its presets of 256 pixels; the arguments of its network.
+_LATENTS = {"img_resolution": 32, "img_channels": 4, "patch_size": 8}
+_TODAY = {"rms_norm": True, "swiglu": True, "rope": True}
+TINY_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "dit": {**_LATENTS, "output_factor": 2, "keep_variances": True},
+    "sit": {**_LATENTS, "output_factor": 2},
+    "repa": _LATENTS,
+    "lightningdit": {"img_resolution": 16, "img_channels": 32, "patch_size": 4, **_TODAY},
+    "jit": {
+        "img_resolution": 256, "img_channels": 3, "patch_size": 64, "bottleneck": 8,
+        **_TODAY, "qk_norm": "rms", "in_context_tokens": 3, "in_context_start": 1,
+    },
+}  # fmt: skip
+
+
+def transformer_weights(family: str, seed: int = 0) -> dict[str, Tensor]:
+    """Random weights of a tiny network, under the names that the family's program gives them."""
+    size = {"num_classes": 1000, "hidden_size": 32, "depth": 2, "num_heads": 2, "mlp_hidden": 64}
+    network = DiffusionTransformer(family, **size, **TINY_TRANSFORMERS[family])
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: _random(value, generator) for name, value in network.state_dict().items()}
+    if family == "repa":  # which training alone needs
+        weights |= {f"projectors.0.{n}.weight": _random(torch.empty(8, 8), generator) for n in (0, 2, 4)}
+    return weights
+
+
+def write_transformer(path: Path, family: str, seed: int = 0) -> Path:
+    """A tiny random checkpoint as the family's program writes it, or safetensors where path ends so."""
+    weights, other = transformer_weights(family, seed), transformer_weights(family, seed + 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+        return path
+    optimizer = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(4)}}, "param_groups": []}
+    args = argparse.Namespace(image_size=256)
+    content: dict[str, Any] = {
+        "dit": weights,
+        "sit": {"model": other, "ema": weights, "opt": optimizer, "args": args},
+        "repa": {"model": other, "ema": weights, "opt": optimizer, "args": args, "steps": 7},
+        "lightningdit": {"model": _prefixed("module.", other), "ema": weights, "opt": optimizer},
+        "jit": {
+            "model": _prefixed("net.", other), "optimizer": optimizer, "epoch": 3, "args": args,
+            "model_ema1": _prefixed("net.", weights), "model_ema2": _prefixed("net.", other),
+        },
+    }[family]  # fmt: skip
+    torch.save(content, path)
+    return path
+
+
+def _prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in weights.items()}

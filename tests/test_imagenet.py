@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from erk_bench.runs.records import Record, read_record
 from tests.assets import write_dinov2, write_inception, write_vae, write_vgg16
 from tests.conftest import golden_path
 from tests.http_server import FileServer, serving
+from tests.track import environment_of, erk_bench, random_stats
 
 pytestmark = pytest.mark.slow
 
@@ -38,12 +39,6 @@ TINY = [
     "device=cpu", "workers=1", "draw_device=cpu", "network_dtype=float32", "block_size=4",
     "metrics.num_groups=4", "metrics.names=[fid,fd_dinov2]",
 ]  # fmt: skip
-
-
-def random_stats(dim: int, seed: int) -> dict[str, np.ndarray]:
-    """Statistics of random features, as EDM2's pickles hold them."""
-    features = np.random.default_rng(seed).normal(size=(3 * dim, dim)) * 0.1
-    return {"mu": features.mean(0), "sigma": np.cov(features.T)}
 
 
 def varied(pickled: Path, number: int) -> bytes:
@@ -87,32 +82,8 @@ def server(served: Path) -> Iterator[FileServer]:
 
 @pytest.fixture(scope="module")
 def environment(server: FileServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A user's environment: an empty cache, mirrors instead of the publishers."""
-    home = tmp_path_factory.mktemp("home")
-    mirrors = {
-        f"ERK_BENCH_MIRROR_{name.upper()}": f"{server.url}/{name}"
-        for name in ("edm2", "huggingface", "torch_fidelity", "pytorch", "dinov2")
-    }
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("ERK_BENCH_")}
-    return {
-        **plain, **mirrors, "ERK_BENCH_CACHE": str(home / "cache"), "ERK_BENCH_LOCK": str(home / "lock"),
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-
-
-def erk_bench(
-    *words: str, environment: Mapping[str, str], ranks: int = 0, status: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run `erk-bench`, under torchrun if there are ranks, and check its exit status."""
-    launcher = [sys.executable]
-    if ranks:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    done = subprocess.run(
-        [*launcher, "-m", "erk_bench.cli", *words],
-        env=environment, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
+    sources = ("edm2", "huggingface", "torch_fidelity", "pytorch", "dinov2")
+    return environment_of(server, sources, tmp_path_factory.mktemp("home"))
 
 
 def record_of(out: Path) -> Record:

@@ -30,12 +30,14 @@ class RowName(NamedTuple):
 def row_names(specs: Sequence[RunSpec]) -> list[RowName]:
     """The names of a table's rows.
 
-    The solver of a correction is named where the table has more than Heun. Settings that no name has (such as
-    schedule.rho) are added where two rows of one guidance and number of steps differ in nothing else, as many
-    as tell them apart.
+    The solver of a correction is named where the table has more than Heun, and a row's model where there are
+    several. Settings that no name has (such as schedule.rho) are added where two rows of one guidance and
+    number of steps differ in nothing else, as many as tell them apart.
     """
-    several = len({spec.solver.name for spec in specs}) > 1
-    names = [_method(spec, _solver(spec), several) for spec in specs]
+    models = len({spec.model.name for spec in specs}) > 1
+    several = models or len({spec.solver.name for spec in specs}) > 1
+    solvers = [_solver(spec) + (f", {spec.model.name}" if models else "") for spec in specs]
+    names = [_method(spec, solver, several) for spec, solver in zip(specs, solvers, strict=True)]
     fields = [dict(_flat(identity_fields(spec))) for spec in specs]
     by_place: dict[tuple[str, str, int], list[int]] = {}
     for number, (name, spec) in enumerate(zip(names, specs, strict=True)):
@@ -46,22 +48,25 @@ def row_names(specs: Sequence[RunSpec]) -> list[RowName]:
             if _kinds(fields, numbers, [*telling[name], key]) > _kinds(fields, numbers, telling[name]):
                 telling[name].append(key)
     found = []
-    for name, spec, content in zip(names, specs, fields, strict=True):
+    for name, spec, plain, content in zip(names, specs, solvers, fields, strict=True):
         told = [key for key in telling[name] if not (key == "schedule.name" and _own_schedule(spec))]
         extra = "".join(f", {_short(key)} {_text(content.get(key))}" for key in told)
-        solver = _solver(spec) + extra
+        solver = plain + extra
         found.append(RowName(_method(spec, solver, several or bool(extra)), solver))
     return found
 
 
 def guidance_name(spec: RunSpec) -> str:
-    """'CFG 1.25', with the guidance's own options, and the interval of sigmas where it has one."""
+    """'CFG 1.25', with the guidance's own options, and the interval where it has one: of sigmas, or of the
+    model's own time.
+    """
     if not spec.guidance.active:
         return "no guidance"
     row = GUIDANCES.get(spec.guidance.name)
     options = "".join(f", {name} {_shown(value)}" for name, value in spec.guidance.all_options.items())
     low, high = spec.guidance.interval
-    where = f" in ({low:g}, {high:g}]" if (low, high) != EVERYWHERE else ""
+    where = f" for t from {low:g} to {high:g}" if spec.coordinates == "native" else f" in ({low:g}, {high:g}]"
+    where = where if (low, high) != EVERYWHERE else ""
     return f"{(row and row.title) or spec.guidance.name} {spec.guidance.weight:g}{options}{where}"
 
 

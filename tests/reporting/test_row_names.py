@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from erk_bench.commands.compose import run_spec
 from erk_bench.reporting.row_names import guidance_name, row_names
 from tests.studies.test_table import corrected, plain_spec
 
@@ -29,3 +30,20 @@ def test_a_schedule_is_told_by_its_name() -> None:
     assert [name.method for name in row_names(specs)] == ["DEIS", "DEIS, schedule angle"]
     other = [*specs, plain_spec("solver=deis", "schedule=angle", "schedule.rho=1.5")]
     assert row_names(other)[2].method == "DEIS, schedule angle, rho 1.5"
+
+
+def test_rows_of_several_models_name_theirs() -> None:
+    specs = [plain_spec(), plain_spec("model=digits-seed11", "schedule.num_steps=16")]
+    assert [name.method for name in row_names(specs)] == ["Heun, digits", "Heun, digits-seed11"]
+    assert row_names([corrected(spec) for spec in specs])[1] == (
+        "ERK-Guid on Heun, digits-seed11 (0.5, 0.25)",
+        "Heun, digits-seed11",
+    )
+
+
+def test_an_interval_in_a_models_own_time_says_so() -> None:
+    spec = run_spec(
+        ["model=sit-xl-2", "coordinates=native", "guidance.interval=[0,0.7]", "schedule.num_steps=8"],
+        fetch=False,
+    )
+    assert guidance_name(spec) == "CFG 1.5 for t from 0 to 0.7"
