@@ -123,7 +123,8 @@ def test_commands_are_called_by_nobody() -> None:
         ("hydra", ("multirun", "commands.compose")),
         ("omegaconf", ("multirun", "commands.compose")),
         ("wandb", ("reporting.trackers.wandb",)),
-        ("optuna", ("studies.search",)),
+        ("optuna", ("studies.search", "studies.search_study")),
+        ("tensorboard", ("reporting.trackers.tensorboard",)),
     ],
 )
 def test_a_library_has_one_home(package: str, homes: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from erk_bench.base.extras import need
 from erk_bench.commands.command import Command
 from erk_bench.commands.options import FOLDER, Bounds, Whole, option
 from erk_bench.commands.settings import RUN
@@ -26,10 +27,11 @@ class SearchOptions:
     factor: int = option(Whole(), "of the cells of a rung, one in so many is passed on to the next", 2)
     batch: int = option(Whole(), "cells that are proposed at a time", 8)
     search_seed: int = option(Whole(), "seed of the proposals", 1)
-    to: str | None = option(FOLDER, "where cells and figure are written; OUT/searches unless given", None)
+    to: str | None = option(FOLDER, "where cells, figure and study go; OUT/searches unless given", None)
 
 
 def search(options: SearchOptions, settings: list[str]) -> int:
+    need("optuna", "search")
     from erk_bench.commands.actions import search as action
 
     return action.search(options, settings)
@@ -45,5 +47,6 @@ COMMAND = Command(
   erk-bench search schedule.num_steps=8 track=digits        # within the evaluations of 12 full runs
   erk-bench search schedule.num_steps=6 track=digits budget=100000 w_stiff=0.25:1.5
   erk-bench search track=imagenet512 schedule.num_steps=16 seeds=100000-109999 first=2500
-  The first of metrics.names is what is searched for.""",
+  The first of metrics.names is what is searched for. The study is a file that Optuna's dashboard opens:
+  optuna-dashboard results/runs/searches/studies.journal       # pip install optuna-dashboard""",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -143,7 +144,7 @@ def _explore(
     Promoting is expected to share as much as exploring did; if it does not, fewer cells are promoted.
     """
     values: dict[Strength, float] = {}
-    with _quiet():
+    with quiet():
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * plan.batch)
         study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
         cost = plan.batch * plan.sampled[0] * plan.nfe
@@ -181,11 +182,13 @@ def _ranked(values: Mapping[Strength, float], lower: bool) -> list[tuple[Strengt
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's line for every trial."""
+def quiet() -> Iterator[None]:
+    """Without Optuna's line for every trial, and its warnings of what is new in it."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
     finally:
         optuna.logging.set_verbosity(before)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from erk_bench.base.errors import UserError
 from erk_bench.cli import main
@@ -26,6 +29,7 @@ from erk_bench.studies.search import (
     search,
 )
 from tests.studies.test_table import record_of
+from tests.wandb_log import read_runs
 
 SPACE = Space((0.1, 2.5), (0.0, 2.0))
 PLAN = Plan(rungs=(100, 200, 400), sampled=(100, 200, 400), factor=2, nfe=10, budget=150_000, batch=8)
@@ -180,7 +184,8 @@ SMALL = ["track=digits", "schedule.num_steps=4", "seeds=0-79", "block_size=20", 
 def test_search_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """80 images at 7 NFE: the budget buys a few cells; every line of the CSV is the record it names."""
     out = f"out={tmp_path / 'runs'}"
-    words = ["search", *SMALL, out, "budget=6000", "first=20", "batch=4", f"to={tmp_path}"]
+    words = ["search", *SMALL, out, "budget=6000", "first=20", "batch=4", f"to={tmp_path}", "tracker=wandb",
+             "tracker.mode=offline", f"tracker.folder={tmp_path}"]  # fmt: skip
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "winner: w_stiff" in said and "runner-up: " in said
@@ -197,6 +202,24 @@ def test_search_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     best = min((row for row in rows if row["images"] == "80"), key=lambda row: float(row["fd_digits"]))
     assert f"winner: w_stiff {float(best['w_stiff']):g}, w_con {float(best['w_con']):g}" in said
     assert {path.suffix for path in tmp_path.glob("*-heun4-*")} == {".csv", ".png", ".svg"}
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "studies.journal")))
+    study = optuna.load_study(study_name=None, storage=storage)
+    assert str(tmp_path / "studies.journal") in said
+    assert f"{float(best['fd_digits'])}" == f"{study.best_value}"
+    assert study.best_params == {name: float(best[name]) for name in ("w_stiff", "w_con")}
+    assert len(study.trials) == sum(row["images"] == "20" for row in rows)
+    shown = read_runs(tmp_path)
+    (launch,) = shown["launch"]
+    (cells,) = launch.series(f"table/{launch.info.run_group}/path")
+    assert len(json.loads((launch.folder / "files" / cells).read_text())["data"]) == len(rows)
+    assert launch.summary["winner"] in said
+    assert launch.summary["winner/fd_digits"] == study.best_value
+    assert {name: launch.summary[f"winner/{name}"] for name in study.best_params} == study.best_params
+    for summary in (shown["result"][-1].summary, {k[7:]: v for k, v in launch.summary.items()}):
+        assert summary["verdict"] in ("better", "worse", "not resolved")
+        assert (summary["difference"], summary["difference_se"]) == (
+            float(best["difference"]), float(best["difference_se"]),
+        )  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")}
     assert main(words) == 0  # again: everything is there
     assert said.split("budget:")[1] in capsys.readouterr().out

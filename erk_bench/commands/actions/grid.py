@@ -14,9 +14,10 @@ from erk_bench.commands.compose_studies import grid_cells, grid_file
 from erk_bench.commands.grid import GridOptions
 from erk_bench.commands.tracking import tracked
 from erk_bench.reporting import grid_figures, table_figures
-from erk_bench.reporting.grid_views import GridView, grid_csv, grid_markdown, label, short
+from erk_bench.reporting.grid_views import GridPoint, GridView, grid_csv, grid_markdown, label, short
 from erk_bench.reporting.styles import SCREEN, Style, style_named
 from erk_bench.reporting.table_views import DASH, rounded
+from erk_bench.reporting.trackers import values as tracked_values
 from erk_bench.reporting.trackers.tracker import Curve, CurvePoint, Tracker
 from erk_bench.runs.records import Record, write_record
 from erk_bench.runs.store import RunStore
@@ -64,7 +65,8 @@ def show_grid(grid: Grid, cells: Sequence[Cell], options: GridOptions, tracker: 
     to = Path(options.to or Path(specs[0].out) / "grids").expanduser()
     pictures = write_views(view, notes, to, grid.name, style)
     _track_best(view, cells, records, tracker, kept=not options.from_)
-    tracker.cells(view)
+    tracker.cells(grid_csv(view))
+    tracker.summary(winners(view))
     tracker.curves(grid.name, _curves(view))
     for path in pictures:
         if path.suffix == ".png":
@@ -97,13 +99,29 @@ def _track_best(
         cell = by_run.get(panel.best.point.run_id)
         if cell is None:  # the plain solver is best
             continue
-        for name, spec in (("plain", cell.spec.baseline), ("best", cell.spec)):
-            tracker.record(records[spec.run_id], RunStore.folder_of(spec) if kept else None)
+        told = _against_plain(view, panel.best.point)
+        for name, spec, facts in (("plain", cell.spec.baseline, {}), ("best", cell.spec, told)):
+            tracker.record(records[spec.run_id], RunStore.folder_of(spec) if kept else None, facts)
             images = first_images(spec, SHEET_COLUMNS) if kept else None
             if images is not None:
                 sheet[f"{label(panel.place)} {name}".strip()] = images
     if sheet:
         tracker.samples(sheet, cells[0].spec.seed_range[:SHEET_COLUMNS])
+
+
+def _against_plain(view: GridView, point: GridPoint) -> dict[str, float | str]:
+    return tracked_values.compared(point.differences.get(view.headline), point.verdict)
+
+
+def winners(view: GridView) -> dict[str, float | str]:
+    """Each panel's best cell for a summary: where it lies, its metrics, and how it compares."""
+    found: dict[str, float | str] = {}
+    for panel in view.panels:
+        point = panel.best.point
+        inside = {key: value for key, value in point.place.items() if key not in panel.place}
+        facts = {**{short(key): value for key, value in inside.items()}, **_against_plain(view, point)}
+        found |= tracked_values.winner(label(inside), point.metrics, facts, label(panel.place))
+    return found
 
 
 def _curves(view: GridView) -> list[Curve]:

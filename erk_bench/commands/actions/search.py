@@ -21,6 +21,7 @@ from erk_bench.reporting import table_figures
 from erk_bench.reporting.search_figures import search_figure
 from erk_bench.reporting.table_views import DASH, rounded
 from erk_bench.reporting.trackers.tracker import Tracker
+from erk_bench.reporting.trackers.values import compared, winner
 from erk_bench.runs import launch
 from erk_bench.runs.checks import check_names
 from erk_bench.runs.cost import count_evaluations
@@ -32,12 +33,14 @@ from erk_bench.studies.grid import evaluations_of
 from erk_bench.studies.records import compute_records, prepare
 from erk_bench.studies.search import STEP, MetricAtCost, Plan, SearchResult, Space, make_rungs
 from erk_bench.studies.search import search as propose
+from erk_bench.studies.search_study import StudyFile
 from erk_bench.studies.verdicts import paired_difference, verdict
 
 DEFAULT_RUNS = 12  # full runs that the budget pays for, where none is given
 FIRST = 8  # the first rung has about this part of the images
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 SHOWN = 5  # cells of a rung that a terminal shows
+STUDIES = "studies.journal"  # the file of all studies of a folder
 
 
 class _Bench:
@@ -114,10 +117,13 @@ def search_weights(spec: RunSpec, options: SearchOptions, tracker: Tracker) -> i
     bench = _Bench(spec, tracker)
     plan = make_plan(spec, options)
     check_names(bench.at(Strength(1.0, 1.0), plan.rungs[0]))  # a solver without pairs is told now
-    prepare([bench.at(None, images) for images in plan.rungs])
-    lower = METRICS[bench.headline].lower
-    found = propose(bench, space, plan, lower=lower, seed=options.search_seed)
     to = Path(options.to or Path(spec.out) / "searches").expanduser() / spec.run_id
+    lower = METRICS[bench.headline].lower
+    kept = to.with_name(STUDIES)
+    study = StudyFile(kept, _study_name(spec, options, plan), space, bench.headline, lower=lower)
+    prepare([bench.at(None, images) for images in plan.rungs])
+    found = propose(study.keeping(bench), space, plan, lower=lower, seed=options.search_seed)
+    study.finish(found.rungs[-1][1])
     plain = [bench.records[(None, images)].metrics[bench.headline].value for images, _ in found.rungs]
     write_atomic(to.with_name(f"{to.name}.csv"), _to_csv(bench, found).encode())
     title = f"{spec.slug}: search for (w_stiff, w_con)"
@@ -126,14 +132,36 @@ def search_weights(spec: RunSpec, options: SearchOptions, tracker: Tracker) -> i
         write_atomic(to.with_name(f"{to.name}.{form}"), table_figures.to_bytes(figure, form))
     _show(bench, found)
     last, ranked = found.rungs[-1]
-    for cell in (None, ranked[0][0]):
-        tracker.record(bench.records[(cell, last)], RunStore.folder_of(bench.at(cell, last)))
+    best = ranked[0][0]
+    gain = paired_difference(bench.records[(best, last)], bench.records[(None, last)], bench.headline)
+    facts = compared(gain, verdict(gain, METRICS[bench.headline].lower))
+    for cell, told in ((None, {}), (best, facts)):
+        tracker.record(bench.records[(cell, last)], RunStore.folder_of(bench.at(cell, last)), told)
+    measured = bench.records[(best, last)].metrics[bench.headline]
+    metrics = {bench.headline: (measured.value, measured.standard_error)}
+    name = f"w_stiff {best.w_stiff:g}, w_con {best.w_con:g}"
+    tracker.summary(winner(name, metrics, {**best._asdict(), **facts}))
+    tracker.cells(_to_csv(bench, found))
     tracker.picture("search", to.with_name(f"{to.name}.png"))
     print(f"budget: {bench.evaluations:,.0f} of {_budget(spec, options):,} network evaluations used")
     for line in conclusions(bench.records, bench.headline, found):
         print(line)
     print(f"cells and figure: {to}.*")
+    print(f"study: {kept} (optuna-dashboard {kept})")
     return 0
+
+
+def _study_name(spec: RunSpec, options: SearchOptions, plan: Plan) -> str:
+    """The same for the same search only: all that its proposals and rungs depend on."""
+    bounds = [
+        f"{name} {low:g}:{high:g}"
+        for name, (low, high) in (("w_stiff", options.w_stiff), ("w_con", options.w_con))
+    ]
+    rungs = "-".join(map(str, plan.rungs))
+    return (
+        f"{spec.run_id} seeds {spec.seeds}: {spec.metrics.names[0]}, {', '.join(bounds)}, images {rungs}, "
+        f"budget {plan.budget}, factor {plan.factor}, batch {plan.batch}, search_seed {options.search_seed}"
+    )
 
 
 def _budget(spec: RunSpec, options: SearchOptions) -> int:

@@ -22,6 +22,7 @@ from erk_bench.reporting.latex import latex
 from erk_bench.reporting.styles import Style, style_named
 from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.trackers.tracker import Tracker
+from erk_bench.reporting.trackers.values import compared, winner
 from erk_bench.runs.export import images_of
 from erk_bench.runs.generate import unfinished
 from erk_bench.runs.records import Record, write_record
@@ -112,9 +113,13 @@ def show_table(
     records = [computed[spec.run_id] for spec in every]
     view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
     _write(content, view, to, style)
+    rows_of = dict(zip((spec.run_id for spec in every), view.rows, strict=True))
     for record in itertools.chain(*computed.values()):
-        tracker.record(record, None if options.from_ else RunStore.folder_of(record.source))
+        row = rows_of[record.run_id]
+        folder_of_run = None if options.from_ else RunStore.folder_of(record.source)
+        tracker.record(record, folder_of_run, compared(row.difference, row.verdict))
     tracker.table(view)
+    tracker.summary(outcome(view))
     if content.figure != table_views.NO_FIGURE:
         tracker.picture(f"{content.name}-{content.figure}", to / f"{content.name}-{content.figure}.png")
     if not options.from_:
@@ -129,6 +134,24 @@ def show_table(
             "the published values are not compared: a setting changes what is computed, or the rows have none"
         )
     return _status(view, folder, references, as_published=as_published and not options.records)
+
+
+def outcome(view: table_views.TableView) -> dict[str, float | str]:
+    """The best row, and of every row with a baseline the difference from it and the verdict."""
+    headline = next(iter(view.rows[0].metrics))
+    sign = 1 if view.lower else -1
+    best = min(view.rows, key=lambda row: sign * row.metrics[headline][1][0])
+    metrics = {name: estimate for name, (_, estimate) in best.metrics.items()}
+    found = winner(_full_name(best), metrics, compared(best.difference, best.verdict))
+    for row in view.rows:
+        for key, value in compared(row.difference, row.verdict).items():
+            found[f"{key}/{_full_name(row)}"] = value
+    return found
+
+
+def _full_name(row: table_views.TableRow) -> str:
+    steps = "" if row.steps is None else f"{row.steps} steps, "
+    return f"{row.guidance}, {steps}{row.method}"
 
 
 def _write(content: TableFile, view: table_views.TableView, to: Path, style: Style) -> None:

@@ -5,28 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.errors import unknown_name
+from erk_bench.base.extras import need
 from erk_bench.base.stopping import Stopped
 from erk_bench.reporting.trackers.tracker import Launch, Tracker, TrackerSpec
 
 
 def _wandb_tracker(spec: TrackerSpec, launch: Launch) -> Tracker:
-    try:
-        # Only here: most installations have no wandb, and importing it takes a second.
-        from erk_bench.reporting.trackers.wandb.tracker import make_tracker
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "wandb":
-            raise
-        raise UserError(
-            "tracker 'wandb' needs the wandb package, which is not installed; run: pip install "
-            "'erk-bench[wandb]', or use tracker=none"
-        ) from error
+    need("wandb", "tracker 'wandb'")
+    from erk_bench.reporting.trackers.wandb.tracker import make_tracker
+
     return make_tracker(spec, launch)
 
 
+def _tensorboard_tracker(spec: TrackerSpec, launch: Launch) -> Tracker:
+    need("tensorboard", "tracker 'tensorboard'")
+    from erk_bench.reporting.trackers.tensorboard import TensorBoardTracker
+
+    return TensorBoardTracker(spec, launch)
+
+
+# The imports stand in the functions: most installations have not these packages, and importing takes seconds.
 TRACKERS: dict[str, Callable[[TrackerSpec, Launch], Tracker]] = {
     "none": lambda spec, launch: Tracker(),
     "wandb": _wandb_tracker,
+    "tensorboard": _tensorboard_tracker,
 }
 
 

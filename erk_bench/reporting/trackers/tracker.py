@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erk_bench.base.errors import UserError, unknown_name
-from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.table_views import Estimate, TableView
 from erk_bench.runs.records import Record
 from erk_bench.spec import Spec
@@ -48,7 +47,8 @@ class TrackerSpec:
     """Where to track (a key of TRACKERS), under which project and entity, and how.
 
     project, entity: None takes the service's own setting. mode: "auto" is online where a key is set.
-    folder: of the local files, which lie in its subfolder wandb. tags: put on every run.
+    folder: of the local files, which lie in its subfolder of the tracker's name. tags: put on every run.
+    project, entity, mode and tags are of W&B.
     """
 
     name: str = "none"
@@ -112,8 +112,11 @@ class Tracker:
     def advance(self, spec: Spec, images: int) -> None:
         """A block of `images` images of `spec` is finished."""
 
-    def record(self, record: Record, folder: Path | None = None) -> None:
-        """A result. folder: of its run's files (RunStore.folder_of), where they are at hand."""
+    def record(
+        self, record: Record, folder: Path | None = None, facts: Mapping[str, float | str] | None = None
+    ) -> None:
+        """A result. folder: of its run's files (RunStore.folder_of), where they are at hand. facts: other
+        single values, such as its difference from a baseline."""
 
     def samples(self, sheet: Mapping[str, np.ndarray], seeds: Sequence[int]) -> None:
         """Images of the same seeds by method: label -> uint8 [N, H, W, C]."""
@@ -121,8 +124,11 @@ class Tracker:
     def table(self, view: TableView) -> None:
         """The table, values and errors as numbers."""
 
-    def cells(self, view: GridView) -> None:
-        """Every cell of a grid, values and errors as numbers."""
+    def cells(self, text: str) -> None:
+        """Every cell of a grid or search as CSV, values and errors as numbers."""
+
+    def summary(self, facts: Mapping[str, float | str]) -> None:
+        """What came out of the launch, in single values."""
 
     def curves(self, name: str, curves: Sequence[Curve]) -> None:
         """The curves of the figure `name`."""

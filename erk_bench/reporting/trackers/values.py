@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from erk_bench.base.fields import to_dict
-from erk_bench.reporting.grid_views import GridView, grid_csv
 from erk_bench.reporting.table_csv import to_csv
 from erk_bench.reporting.table_views import Estimate, TableView
 from erk_bench.reporting.trackers.tracker import SECONDS_PER_1000, Launch, error_key
@@ -55,7 +54,7 @@ def launch_config(launch: Launch) -> dict[str, Any]:
 def result_config(record: Record) -> dict[str, Any]:
     """The whole spec, nested, and what else tells this result from others."""
     return {
-        **to_dict(record.source),
+        **_plain_options(to_dict(record.source)),
         "run_id": record.run_id,
         "seeds": record.seeds,
         "num_images": record.num_images,
@@ -69,12 +68,39 @@ def result_config(record: Record) -> dict[str, Any]:
     }
 
 
+def _plain_options(content: Any) -> Any:
+    """A spec as plain values, in which options are fields like the others, solver.order for example.
+
+    Where there are none the empty list stays, as in earlier runs of a dashboard.
+    """
+    if not isinstance(content, dict):
+        return content
+    plain = {key: _plain_options(value) for key, value in content.items()}
+    return {**dict(plain.pop("options")), **plain} if plain.get("options") else plain
+
+
 def with_errors(metrics: Mapping[str, Estimate]) -> dict[str, float]:
     """Each metric and its standard error as two numbers."""
     values = {}
     for name, (value, error) in metrics.items():
         values[name], values[error_key(name)] = value, error
     return values
+
+
+def compared(difference: Estimate | None, verdict: str) -> dict[str, float | str]:
+    """A paired difference of the headline, with its standard error and the verdict; nothing without one."""
+    if difference is None:
+        return {}
+    return {**with_errors({"difference": difference}), "verdict": verdict}
+
+
+def winner(
+    name: str, metrics: Mapping[str, Estimate], facts: Mapping[str, float | str], place: str = ""
+) -> dict[str, float | str]:
+    """The best row or cell, for a summary. facts: `compared` with its baseline. place: of its panel."""
+    start = f"winner {place}".strip()
+    values = {**with_errors(metrics), **facts}
+    return {start: name, **{f"{start}/{key}": value for key, value in values.items()}}
 
 
 def result_values(record: Record) -> dict[str, float]:
@@ -117,9 +143,9 @@ def numbers(view: TableView) -> tuple[list[str], list[list[str | float | None]]]
     return header, rows
 
 
-def cell_numbers(view: GridView) -> tuple[list[str], list[list[str | float | None]]]:
-    """Columns and rows of a grid's CSV form; columns of numbers as numbers or None, others as text."""
-    header, *lines = csv.reader(io.StringIO(grid_csv(view)))
+def cell_numbers(text: str) -> tuple[list[str], list[list[str | float | None]]]:
+    """Columns and rows of CSV; columns of numbers as numbers or None, others as text."""
+    header, *lines = csv.reader(io.StringIO(text))
     columns = [_as_numbers(column) for column in zip(*lines, strict=True)]
     return header, [list(row) for row in zip(*columns, strict=True)]
 

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from erk_bench.runs.score import score
 from erk_bench.runs.store import RunStore
 from erk_bench.spec import RunSpec
 from tests.reporting.test_table_views import make_view
+from tests.studies.test_table import record_of
 from tests.wandb_log import LoggedRun, read_runs
 
 pytest.importorskip("wandb")
@@ -68,6 +69,10 @@ CURVES = [
     )
     for w_stiff in (0.5, 1.0)
 ]
+
+
+FACTS: dict[str, float | str] = {"difference": -0.5, "difference_se": 0.25, "verdict": "not resolved"}
+CELLS = "solver,w_con,fd_digits,verdict\nheun,0.1,1.5,\ndeis,0.5,,better\n"
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
             generate([specs], Worker(), tracker.advance, features=True)
             records = [score(spec) for spec in specs]
             for record in records:
-                tracker.record(record, RunStore.folder_of(record.run_spec))
+                tracker.record(record, RunStore.folder_of(record.run_spec), FACTS)
+            tracker.cells(CELLS)
+            tracker.summary({"winner": "b", "winner/difference": -0.5})
             tracker.samples(sheet, [3, 4, 5])
             tracker.table(make_view())
             tracker.curves("figure4", CURVES)
@@ -209,6 +216,31 @@ def test_result_has_the_whole_spec_and_every_metric_with_its_error(made: Tracked
     assert ["erk_guid" in run.tags for run in made.runs["result"]] == [False, True]
 
 
+def test_options_are_plain_keys(small_run: Callable[..., RunSpec], tmp_path: Path) -> None:
+    spec = small_run("solver=deis", "solver.max_order=2", "guidance=power_law", "guidance.weight=2",
+                     "guidance.alpha=0.5")  # fmt: skip
+    assert (dict(spec.solver.options), dict(spec.guidance.options)) == ({"max_order": 2}, {"alpha": 0.5})
+    (run,) = track_records(tmp_path, record_of(spec))["result"]
+    assert (run.config["solver"]["name"], run.config["solver"]["max_order"]) == ("deis", 2)
+    assert (run.config["guidance"]["weight"], run.config["guidance"]["alpha"]) == (2.0, 0.5)
+    assert "options" not in {**run.config["solver"], **run.config["guidance"]}
+
+
+def test_summaries_have_winner_difference_and_verdict(made: Tracked) -> None:
+    for run in made.runs["result"]:
+        assert run.summary.items() >= FACTS.items()
+    (launch,) = made.runs["launch"]
+    assert launch.summary["winner"] == "b"
+    assert launch.summary["winner/difference"] == -0.5
+
+
+def test_cells_are_a_table(made: Tracked) -> None:
+    (launch,) = made.runs["launch"]
+    content = json.loads((launch.folder / "files" / launch.series("table/small/path")[0]).read_text())
+    assert content["columns"] == ["solver", "w_con", "fd_digits", "verdict"]
+    assert content["data"] == [["heun", 0.1, 1.5, ""], ["deis", 0.5, None, "better"]]
+
+
 def test_lineage_leads_from_checkpoint_to_record(made: Tracked) -> None:
     (launch,) = made.runs["launch"]
     (checkpoint,) = launch.used()
@@ -283,7 +315,7 @@ def test_samples_are_the_exact_pixels_side_by_side(made: Tracked) -> None:
 
 def test_table_has_numbers(made: Tracked) -> None:
     (launch,) = made.runs["launch"]
-    (path,) = launch.series("table/small/path")
+    _, path = launch.series("table/small/path")  # behind the cells
     content = json.loads((launch.folder / "files" / path).read_text())
     rows = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
     view = make_view()

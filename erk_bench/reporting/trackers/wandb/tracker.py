@@ -17,15 +17,13 @@ import numpy as np
 import wandb
 from PIL import Image
 
-from erk_bench.reporting.grid_views import GridView
 from erk_bench.reporting.table_views import TableView
 from erk_bench.reporting.trackers import lineage
 from erk_bench.reporting.trackers import values as tracked
+from erk_bench.reporting.trackers.courier import Call, Courier
+from erk_bench.reporting.trackers.progress import Progress
 from erk_bench.reporting.trackers.tracker import (
     CURVE,
-    FRACTION,
-    IMAGES,
-    IMAGES_PER_S,
     LABEL,
     LAUNCH,
     RESULT,
@@ -39,7 +37,6 @@ from erk_bench.reporting.trackers.tracker import (
     figure_key,
     table_key,
 )
-from erk_bench.reporting.trackers.wandb.courier import Call, Courier
 from erk_bench.reporting.trackers.wandb.runs import (
     Home,
     Page,
@@ -94,21 +91,20 @@ class WandbTracker(Tracker):
         self._pending: list[Path] = []  # folders of finished runs
         self._uploaded = time.monotonic()
         self._told: set[tuple[str, str]] = set()  # artifacts of the launch's run
-        self._start = self._last = time.monotonic()
-        self._images = self._logged_images = self._expected = 0
+        self._progress = Progress(launch.num_images, PROGRESS_EVERY_S)
         self._courier = Courier(self._failed, patience.job)
         self._on_launch(lambda run: None)  # shows the launch before its first block is done
 
     def expect(self, images: int) -> None:
-        self._expected += images
+        self._progress.expect(images)
 
     def advance(self, spec: Spec, images: int) -> None:
-        self._images += images
-        if time.monotonic() - self._last >= PROGRESS_EVERY_S:
-            self._log_progress()
+        self._log_progress(self._progress.advance(images))
 
-    def record(self, record: Record, folder: Path | None = None) -> None:
-        self._courier.submit(lambda: self._result(record, folder))
+    def record(
+        self, record: Record, folder: Path | None = None, facts: Mapping[str, float | str] | None = None
+    ) -> None:
+        self._courier.submit(lambda: self._result(record, folder, facts or {}))
         self._courier.submit(self._upload_some)
 
     def samples(self, sheet: Mapping[str, np.ndarray], seeds: Sequence[int]) -> None:
@@ -124,8 +120,11 @@ class WandbTracker(Tracker):
     def table(self, view: TableView) -> None:
         self._log_table(*tracked.numbers(view))
 
-    def cells(self, view: GridView) -> None:
-        self._log_table(*tracked.cell_numbers(view))
+    def cells(self, text: str) -> None:
+        self._log_table(*tracked.cell_numbers(text))
+
+    def summary(self, facts: Mapping[str, float | str]) -> None:
+        self._on_launch(lambda run: run.summary.update({**facts}))
 
     def _log_table(self, columns: list[str], rows: list[list[str | float | None]]) -> None:
         key = table_key(self._launch.name)
@@ -144,8 +143,7 @@ class WandbTracker(Tracker):
         self._on_launch(lambda run: run.log({figure_key(name): wandb.Image(picture)}))
 
     def close(self, failed: bool = False, hurry: bool = False) -> None:
-        if self._images > self._logged_images:
-            self._log_progress()
+        self._log_progress(self._progress.rest())
         if not hurry:
             self._courier.submit(self._upload)
         self._courier.submit(lambda: self._end_launch(int(failed)))
@@ -166,17 +164,9 @@ class WandbTracker(Tracker):
         self._told.clear()
         return True
 
-    def _log_progress(self) -> None:
-        self._last = time.monotonic()
-        self._logged_images = self._images
-        seconds = self._last - self._start
-        values = {
-            IMAGES: self._images,
-            FRACTION: self._images / max(self._expected or self._launch.num_images, 1),
-            IMAGES_PER_S: self._images / max(seconds, 1e-9),
-            SECONDS: seconds,
-        }
-        self._on_launch(lambda run: run.log(values))
+    def _log_progress(self, values: Mapping[str, float]) -> None:
+        if values:
+            self._on_launch(lambda run: run.log({**values}))
 
     def _on_launch(self, use: Callable[[wandb.Run], None]) -> None:
         """Use the launch's run, opened for its first use."""
@@ -211,7 +201,7 @@ class WandbTracker(Tracker):
             with suppress(TimeoutError):  # its trouble is known
                 left.finish(exit_code=status)
 
-    def _result(self, record: Record, folder: Path | None) -> None:
+    def _result(self, record: Record, folder: Path | None, facts: Mapping[str, float | str]) -> None:
         spec = record.source
         own = [record.run_id, record.seeds, *filter(None, [spec.metrics.protocol])]
         checkpoints = lineage.checkpoints(record)
@@ -221,6 +211,7 @@ class WandbTracker(Tracker):
 
         def use(run: wandb.Run) -> None:
             run.log(tracked.result_values(record))
+            run.summary.update({**facts})
             for artifact in [*inputs, *lineage.references(record)]:
                 use_artifact(run, artifact)
             run.log_artifact(wandb_artifact(lineage.record_file(record)), aliases=["latest", record.seeds])

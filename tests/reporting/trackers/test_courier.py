@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from erk_bench.reporting.trackers.wandb.courier import Courier
+from erk_bench.reporting.trackers.courier import Courier
 
 
 def test_jobs_are_done_in_order_in_another_thread() -> None:
