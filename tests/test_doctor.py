@@ -59,7 +59,7 @@ def test_every_dependency_is_listed(
     monkeypatch.setattr(doctor, "_models", lambda assets: [])
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    for name in ("optuna", "matplotlib"):
+    for name in ("safetensors", "matplotlib"):
         assert f"  {name} {importlib.metadata.version(name)}\n" in printed
     assert "  wandb " in printed and "(optional, extra 'wandb')" in printed
     for text in metadata:
@@ -67,13 +67,13 @@ def test_every_dependency_is_listed(
         assert f"\n  {name} " in printed or name == "erk-bench", name
 
     def version(name: str) -> str:
-        if name in ("optuna", "wandb"):
+        if name in ("safetensors", "wandb"):
             raise importlib.metadata.PackageNotFoundError(name)
         return "1"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
-    assert "PROBLEM: package optuna is not installed: pip install optuna" in printed
+    assert "PROBLEM: package safetensors is not installed: pip install safetensors" in printed
     assert "  wandb not installed (optional, extra 'wandb')" in printed and "package wandb" not in printed
     assert printed.endswith("1 problems found\n")
