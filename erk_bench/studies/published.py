@@ -40,16 +40,19 @@ def over_sets(records: Sequence[Record], metric: str) -> SeedSetValues:
     return SeedSetValues((fmean(values), error), values)
 
 
-def compare(value: float, published: Published, measured: SeedSetValues, num_images: int) -> PublishedValue:
+def compare(
+    value: float, published: Published, measured: SeedSetValues, num_images: int, same_sampler: bool = True
+) -> PublishedValue:
     """Measured minus published: the minimum with a published minimum of several sets, else the mean.
 
     Within where the gap is at most `tolerance` of the published value plus three standard errors; open (None)
-    where the number of images, on which distances depend, is another.
+    where the number of images, on which distances depend, or the sampler is another.
     """
     fair = published.sets > 1 and len(measured.values) > 1
     own = measured.minimum if fair else measured.mean[0]
     limit = published.tolerance * value + STANDARD_ERRORS * measured.mean[1]
-    within = abs(own - value) <= limit if num_images == published.images else None
+    fit = num_images == published.images and same_sampler
+    within = abs(own - value) <= limit if fit else None
     return PublishedValue(value, own - value, within)
 
 

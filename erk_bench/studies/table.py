@@ -156,9 +156,9 @@ def _shown(
 
 def _beside(line: Line, known: Published) -> dict[str, PublishedValue]:
     """The published values of a row, those of metrics that it has."""
-    first = line.records[0]
+    first, same = line.records[0], not line.row.sampler
     return {
-        name: published.compare(value, known, published.over_sets(line.records, name), first.num_images)
+        name: published.compare(value, known, published.over_sets(line.records, name), first.num_images, same)
         for name, value in line.row.published.items()
         if name in first.metrics
     }

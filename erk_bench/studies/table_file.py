@@ -64,6 +64,7 @@ class Minimum:
 class RowSpec:
     """A row of a table. set: its settings. images: the place of a set that something else made, in their
     stead. published: the known values by metric; source: where these are from, "" for the table's source.
+    sampler: how their images were sampled, where not as in this row: then they get no verdict.
 
     label: what the row is called, "" for its solver's and correction's own names. baseline: here as in the
     table, for this row alone.
@@ -76,11 +77,13 @@ class RowSpec:
     baseline: str | int | None = None
     images: str = ""
     source: str = ""
+    sampler: str = ""
 
     def __post_init__(self) -> None:
         _check_lines("set", self.set)
         _check_lines("label", [self.label])
         _check_lines("source", [self.source])
+        _check_lines("sampler", [self.sampler])
         _check_lines("images", [self.images])
         if bool(self.set) == bool(self.images) and self.images:
             raise UserError(

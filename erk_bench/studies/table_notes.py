@@ -40,13 +40,15 @@ def facts(table: TableFile, records: Sequence[Sequence[Record]]) -> str:
 
 
 def sources(lines: Sequence[Line], called: Mapping[str, RowName]) -> list[str]:
-    """Where published values are from that do not have the table's source. called: names by digest."""
+    """Which published values have a source of their own, or another sampler. called: names by digest."""
     notes = []
     for line in lines:
+        row = called[line.spec.digest].method
+        where = f"published values of {row}" + (f", {guidance_name(line.run)}" if line.run else "")
         if line.row.source:
-            row = called[line.spec.digest].method
-            where = f"{row}, {guidance_name(line.run)}" if line.run else row
-            notes.append(f"published values of {where}: {line.row.source}")
+            notes.append(f"{where}: {line.row.source}")
+        if line.row.published and line.row.sampler:
+            notes.append(f"{where} are of another sampler, so they get no verdict: {line.row.sampler}")
     return notes
 
 

@@ -74,6 +74,8 @@ def test_published_values_are_those_of_the_papers() -> None:
     for key, (value, source) in found.items():
         assert ("to be checked" in source) == (len(value) > 1), key
     assert table.published and table.published.images == 50_000
+    # What adds noise, or adapts its steps, is not what these rows do.
+    assert [bool(row.sampler) for row in table.rows] == [True] * 5 + [False] * 4
 
 
 def test_few_steps_of_heun_with_and_without_corrections() -> None:

@@ -175,6 +175,27 @@ def test_a_published_value_may_have_a_source_of_its_own() -> None:
     assert dataclasses.replace(rows[1], set=("a=b",)).overridden().source == ""
 
 
+def test_published_values_of_another_sampler_get_no_verdict() -> None:
+    """Far off or equal, and the note says how they were made; the row without them says nothing."""
+    told = "250 steps of DDPM; here it is DDIM"
+    rows = (row(5.0), dataclasses.replace(row(40.0), sampler=told), RowSpec(sampler=told))
+    each = [records(5.0), records(4.0, w_stiff=0.5), records(4.5, w_stiff=0.75)]
+    view = build_view(table_of(*rows, published=published(1)), rows, each, {})
+    assert [[value.within for value in shown.published.values()] for shown in view.rows] == [
+        [True],
+        [None],
+        [],
+    ]
+    assert not any(shown.off for shown in view.rows)
+    assert view.notes == (
+        "published values of ERK-Guid (0.5, 0.5), no guidance are of another sampler, so they get no verdict: "
+        + told,
+    )
+    assert "40 (-36)" in markdown(view)
+    with pytest.raises(UserError, match="sampler has '.*'; expected a text of one line"):
+        RowSpec(sampler="two\nlines")
+
+
 def test_best_of_a_group_needs_all_of_it() -> None:
     rows = (row(5.0, "best8"), row(None, "best8"))
     table = table_of(*rows, published=published(1), minima=(BEST,))
