@@ -36,7 +36,7 @@ from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 from erk_bench.studies.table_file import RowSpec, TableFile
-from tests.conftest import golden_path
+from tests.conftest import DATA, golden_path
 
 SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",
          "metrics.num_groups=5", "metrics.kid_subset_size=20"]  # fmt: skip
@@ -475,6 +475,26 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Precond, 182,267 values" in capsys.readouterr().out and target.is_file()
     assert main(["convert", str(golden_path("a"))]) == 2
     assert "two paths" in capsys.readouterr().err
+    assert main(["convert", str(golden_path("a")), "a.pt"]) == 2
+    assert "'a.pt' must end in .safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "use"),
+    [
+        ("sit_a.pt", ["family=sit", "num_heads=2"], "model=PRESET model.weights.path="),
+        ("jit_a_ema1.safetensors", ["family=jit", "in_context_start=1"], "model.decoder=rgb_rounded"),
+    ],
+)
+def test_convert_a_family(
+    file: str, words: list[str], use: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "a.safetensors")
+    assert main(["convert", str(DATA / "flow" / file), target, *words]) == 0
+    printed = capsys.readouterr().out
+    assert "DiffusionTransformer" in printed and use in printed
+    assert main(["convert", str(DATA / "flow" / file), target, words[0].replace("it", "at")]) == 2
+    assert "unknown family" in capsys.readouterr().err
 
 
 @pytest.mark.slow

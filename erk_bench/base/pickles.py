@@ -53,7 +53,8 @@ class PickleKind(NamedTuple):
 CHECKPOINT = PickleKind(
     "checkpoint",
     CHECKPOINT_GLOBALS,
-    "Give the published .pkl, or a .safetensors made by 'erk-bench convert'",
+    "Give the published .pkl, or a .safetensors made by 'erk-bench convert'. If it holds the weights of a "
+    "diffusion transformer, say whose by family=NAME: dit, sit, repa, lightningdit or jit",
 )
 STATISTICS = PickleKind(
     "file of reference statistics",

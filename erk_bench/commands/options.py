@@ -145,7 +145,7 @@ class Flag(OptionType[bool]):
         return text.lower() == "true"
 
     def show(self, value: Any) -> str:
-        return str(value).lower()
+        return super().show(value).lower()
 
     def choices(self) -> Collection[str]:
         return ("true", "false")

@@ -22,8 +22,9 @@ from erk_bench.base.tensor_files import METADATA_KEY, TYPES, read_tensors, write
 from erk_bench.networks import edm1, edm2
 from erk_bench.networks.denoiser import EDMPreconditioned, RawNetwork
 from erk_bench.networks.diffusers_network import DiffusersNetwork
+from erk_bench.networks.families import FAMILIES
 from erk_bench.networks.flow import FlowDenoiser
-from erk_bench.networks.flow_files import read_flow
+from erk_bench.networks.flow_files import needs_family, read_flow
 from erk_bench.networks.sizes import Architecture
 from erk_bench.networks.transformer import DiffusionTransformer
 
@@ -115,6 +116,12 @@ def read_checkpoint(
         checkpoint = Checkpoint("DiffusionTransformer", init, weights, source_sha256="")
     else:
         checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+        for name, value in {"family": family, **(facts or {})}.items() if family else ():
+            if (there := checkpoint.init.get(name, value)) != value:
+                raise UserError(
+                    f"{name} is {value!r}, but the network in '{path}' has {there!r}; leave it out, or give "
+                    "the file that you mean"
+                )
     blocks = checkpoint.init.get("num_blocks", checkpoint.init.get("depth", 1))
     levels = checkpoint.init.get("channel_mult", ())
     num_levels = len(levels) if isinstance(levels, (list, tuple)) else 0
@@ -206,15 +213,21 @@ def _unfilled(checkpoint: Checkpoint) -> RawNetwork:
 
 
 def convert(
-    source: Path, target: Path, family: str = "", facts: Mapping[str, Any] | None = None
+    source: Path,
+    target: Path,
+    family: str = "",
+    facts: Mapping[str, Any] | None = None,
+    key: str | None = None,
 ) -> Checkpoint:
     """Turn any readable checkpoint into our safetensors format, keeping the source's sha256.
 
-    family, facts: as read_checkpoint takes them.
+    family, facts, key: as read_checkpoint takes them. Raises UserError where it cannot be read or built.
     """
     if target.suffix != ".safetensors":
         raise UserError(f"'{target}' must end in .safetensors, the format that convert writes")
-    checkpoint = read_checkpoint(source, family, facts)
+    if (facts or key is not None) and not family:
+        raise needs_family([*(facts or {}), *(["key"] if key is not None else [])])
+    checkpoint = read_checkpoint(source, family, facts, key)
     if not checkpoint.source_sha256:  # of gigabytes, of which loading needs a part
         checkpoint = replace(checkpoint, source_sha256=file_sha256(source))
     _unfilled(checkpoint)  # fail now rather than at the first run
@@ -226,8 +239,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
     meta, weights = read_tensors(path)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise UserError(
-            f"'{path}' has no erk-bench metadata (format '{FORMAT}'), so the network's constructor "
-            "arguments are unknown; make it with 'erk-bench convert SOURCE.pkl TARGET.safetensors'"
+            f"'{path}' has no erk-bench metadata (format '{FORMAT}'), so the network's constructor arguments "
+            "are unknown; make it with 'erk-bench convert SOURCE TARGET.safetensors', or say whose weights "
+            f"they are by family=NAME, one of: {', '.join(FAMILIES)}"
         )
     texts = [meta.get(key) for key in ("class_name", "source_sha256", "encoder", "note")]
     if not isinstance(meta.get("init"), dict) or not all(isinstance(text, str) for text in texts):

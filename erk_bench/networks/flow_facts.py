@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+FAMILY_NAMES = ("dit", "sit", "repa", "lightningdit", "jit")  # the keys of FAMILIES (see families)
 KEY = "key"  # which weights of a file
 # Of its network: what the file tells is compared, the rest is taken.
 FACTS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,13 @@ def known_facts(weights: Mapping[str, Any]) -> dict[str, Any]:
     size = SIZES.get(str(weights.get("architecture")))
     both = {**(size.arguments if size else {}), **weights}
     return {name: both[name] for name in FACTS if name in both}
+
+
+def needs_family(names: Sequence[str]) -> UserError:
+    """The error for what is said of a file without its family."""
+    return UserError(
+        f"{', '.join(names)} belong to the file of a family; add family=NAME, one of: {', '.join(FAMILIES)}"
+    )
 
 
 class FlowWeights(NamedTuple):
@@ -224,17 +231,35 @@ class _FlowReader:
     def _agree(self, name: str, read: Any) -> None:
         if name in self.facts and self.facts[name] != read:
             raise UserError(
-                f"{name} is {self.facts[name]!r}, but the network in '{self.path}' has {read}; leave it out, "
-                "or give the file that you mean"
+                f"{name} is {self.facts[name]!r}, but the network in '{self.path}' has {read}{self._alike()}"
+                "; leave it out (a preset: model.weights.architecture=null), or give the file that you mean"
             )
+
+    def _alike(self) -> str:
+        """The published sizes that the file looks like."""
+        first = WITNESSES["bottleneck"]
+        first = first if first in self.tensors else "x_embedder.proj.weight"
+        seen = self.name, self.shape(TABLE, 2)[1], _depth(self.tensors), self.shape(first, 4)[-1]
+        keys = "family", "hidden_size", "depth", "patch_size"
+        fitting = [name for name, row in SIZES.items() if seen == tuple(map(row.arguments.get, keys))]
+        return f", like {' and '.join(fitting)}" if fitting else ""
 
     def _rope(self, found: set[str]) -> bool | None:
         if "rope" in found or "rope" not in self.family.features:
             return "rope" in found
         if "rope" in self.family.required:
             return True
-        # A file of parameters alone lacks the tables, and nothing else tells.
-        return None if any("norm1" in name or "w12" in name for name in self.tensors) else False
+        # A file of parameters alone lacks the tables, and nothing else tells. A whole state has them.
+        if "rope" in self.facts or not any("norm1" in name or "w12" in name for name in self.tensors):
+            return self.facts.get("rope", False)
+        if "pos_embed" not in self.tensors:
+            return None
+        print(
+            f"note: '{self.path}' has no rotary tables, so the network is taken to turn nothing; rope=True "
+            "computes them",
+            file=sys.stderr,
+        )
+        return False
 
     def _resolution(self, patch: int) -> int | None:
         if "pos_embed" not in self.tensors:

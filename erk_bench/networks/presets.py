@@ -19,9 +19,8 @@ from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.diffusers_files import read_diffusers
 from erk_bench.networks.diffusers_folder import Finder, Folder
-from erk_bench.networks.families import FAMILIES
 from erk_bench.networks.flow import FlowDenoiser
-from erk_bench.networks.flow_files import known_facts
+from erk_bench.networks.flow_files import known_facts, needs_family
 from erk_bench.networks.own_network import OwnDenoiser, load_own
 
 
@@ -89,10 +88,7 @@ def load_denoiser(
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     if (given or key is not None) and not family:
-        names = ", ".join([*given, *(["key"] if key is not None else [])])
-        raise UserError(
-            f"{names} belong to the file of a family; add family=NAME, one of: {', '.join(FAMILIES)}"
-        )
+        raise needs_family([*given, *(["key"] if key is not None else [])])
     if is_address(text):
         return load_own(text, code_sha256(text, "the network"), torch.device(device), setting="the network")
     assets = Assets.from_environment()

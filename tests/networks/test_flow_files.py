@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,14 @@ from erk_bench.base.errors import UserError
 from erk_bench.base.pickle_machine import UnsafePickleError
 from erk_bench.base.weight_files import read_state_dicts
 from erk_bench.networks import checkpoint as checkpoints
+from erk_bench.networks.checkpoint import make_network
+from erk_bench.networks.families import FAMILIES
 from erk_bench.networks.flow import FlowDenoiser
+from erk_bench.networks.flow_facts import FAMILY_NAMES
+from erk_bench.networks.flow_files import known_facts, read_flow
+from erk_bench.networks.sizes import SIZES
 from tests.conftest import golden
-from tests.flow_golden import FOLDER, far, flow_golden, flow_net
+from tests.flow_golden import FOLDER, NETWORKS, family, far, flow_golden, flow_net
 
 SMALL = {"num_heads": 2}
 
@@ -133,6 +139,21 @@ def test_positions_that_a_file_lacks_are_the_formula(tmp_path: Path) -> None:
         assert far(net.network(data["x"], data["t"], data["y"]), data["forward"]) < 2e-6
 
 
+def test_a_state_without_rotary_tables_turns_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has its positions, so it is no file of trained parameters alone; it is said."""
+    tensors = read_state_dicts(FOLDER / "lightningdit_a.pt")[""]
+    found = {name: each.clone() for name, each in tensors.items() if "feat_rope" not in name}
+    save_file(found, path := tmp_path / "x.safetensors")
+    assert load(path, "lightningdit").network.rotary is None
+    assert (
+        "has no rotary tables, so the network is taken to turn nothing; rope=True" in capsys.readouterr().err
+    )
+    assert load(path, "lightningdit", rope=True).network.rotary is not None
+    assert capsys.readouterr().err == ""
+
+
 def test_rotary_tables_of_jit_are_the_programs() -> None:
     from erk_bench.networks.positions import rotary_tables
 
@@ -141,17 +162,33 @@ def test_rotary_tables_of_jit_are_the_programs() -> None:
         assert (found - data[f"rope.{name}"]).abs().max() < 1e-6
 
 
-def test_a_converted_file_needs_nothing_said(tmp_path: Path) -> None:
-    target = tmp_path / "sit.safetensors"
-    made = checkpoints.convert(FOLDER / "sit_a.pt", target, "sit", {"num_heads": 2})
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_converted_file_needs_nothing_said(tmp_path: Path, name: str) -> None:
+    """And says no other thing of its network."""
+    file, facts = NETWORKS[name]
+    target = tmp_path / "net.safetensors"
+    made = checkpoints.convert(FOLDER / file, target, family(name), facts)
     assert len(made.source_sha256) == 64
-    data, net = flow_golden("sit_a"), erk_bench.load_denoiser(target)
+    data, net = flow_golden(name), erk_bench.load_denoiser(target)
     assert isinstance(net, FlowDenoiser)
     with torch.inference_mode():
         assert torch.equal(
             net.network(data["x"], data["t"], data["y"]),
-            flow_net("sit_a").network(data["x"], data["t"], data["y"]),
+            flow_net(name).network(data["x"], data["t"], data["y"]),
         )
+    erk_bench.load_denoiser(target, family=family(name), **facts)
+    assert "num_heads is 5, but the network in" in refusal(target, family(name), num_heads=5)
+    other = "dit" if name != "dit_a" else "sit"
+    assert f"family is '{other}', but the network in" in refusal(target, other)
+
+
+def test_another_key_is_converted(tmp_path: Path) -> None:
+    torch.save(training_state(), path := tmp_path / "state.pt")
+    checkpoints.convert(path, tmp_path / "net.safetensors", "sit", SMALL, "model")
+    net = erk_bench.load_denoiser(tmp_path / "net.safetensors")
+    assert isinstance(net, FlowDenoiser) and not net.network.blocks[0].attn.qkv.weight.any()
+    with pytest.raises(UserError, match="num_heads, key belong to the file of a family; add family=NAME"):
+        checkpoints.convert(path, tmp_path / "net.safetensors", "", SMALL, "model")
 
 
 def test_a_network_without_a_null_class(tmp_path: Path) -> None:
@@ -213,6 +250,7 @@ def test_files_of_other_families_are_named(file: str, family: str, told: str) ->
 
 
 def test_an_unknown_family_is_refused() -> None:
+    assert tuple(FAMILIES) == FAMILY_NAMES
     assert "unknown family 'sitt'; did you mean 'sit'?" in refusal(FOLDER / "sit_a.pt", "sitt")
 
 
@@ -255,6 +293,26 @@ def test_tensors_that_do_not_fit_are_named(
     change(tensors)
     torch.save(tensors, path := tmp_path / "x.pt")
     assert told in refusal(path, num_heads=2)
+
+
+def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
+    """What a preset says is compared before the network is built; a file of a published size is called so."""
+    facts = known_facts({"architecture": "sit-xl-2"})
+    with pytest.raises(UserError, match="hidden_size is 1152, but the network in .* has 16; leave it out"):
+        read_flow(FOLDER / "sit_small.safetensors", "sit", facts)
+    with torch.device("meta"):
+        weights = make_network(SIZES["sit-s-2"]).state_dict()
+    some = {name: each for name, each in weights.items() if not re.match(r"blocks\.([1-9]|10)\.", name)}
+    tensors = {name: torch.zeros(each.shape, dtype=torch.bfloat16) for name, each in some.items()}
+    torch.save(tensors, path := tmp_path / "small.pt")
+    with pytest.raises(UserError, match="hidden_size is 1152, but .* has 384, like sit-s-2; leave it out"):
+        read_flow(path, "sit", facts)
+
+
+def test_a_file_whose_family_was_not_said_is_told_so() -> None:
+    for file in ("sit_a.pt", "sit_small.safetensors"):
+        told = refusal(FOLDER / file, "")
+        assert "family=NAME" in told and "lightningdit" in told
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
