@@ -19,6 +19,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+
+from erk_bench.base.extras import need
+
+need("diffusers", "erk_bench.diffusers")
+
 from diffusers import DPMSolverSinglestepScheduler, HeunDiscreteScheduler
 from diffusers import SchedulerMixin as SchedulerMixin  # looked for here when a pipeline is loaded
 from diffusers.configuration_utils import register_to_config

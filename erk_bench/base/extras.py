@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from erk_bench.base.errors import UserError
 
@@ -20,16 +21,21 @@ EXTRAS = {
 }
 
 
-def need(package: str, user: str) -> None:
-    """Import a package of EXTRAS for `user`, such as "tracker 'wandb'".
+class MissingPackageError(UserError, ImportError):
+    """A package of an extra that is not installed."""
 
-    Raises UserError with the command that installs it where it is missing.
+
+def need(package: str, user: str, instead: str = "") -> Any:
+    """The module of a package of EXTRAS, imported. user: what needs it, such as "tracker 'wandb'".
+
+    instead: what else can be done. Raises MissingPackageError with the command that installs the package.
     """
     try:
-        importlib.import_module(package)
+        return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # it is there, and broken
-        raise UserError(
-            f"{user} needs {package}, which is not installed; run: pip install 'erk-bench[{EXTRAS[package]}]'"
+        raise MissingPackageError(
+            f"{user} needs {package}, which is not installed; run: pip install "
+            f"'erk-bench[{EXTRAS[package]}]'{f', or {instead}' if instead else ''}"
         ) from error

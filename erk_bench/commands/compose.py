@@ -35,6 +35,7 @@ from erk_bench.networks.presets import preset_files
 from erk_bench.reporting.trackers.tracker import TrackerSpec
 from erk_bench.runs.checks import check_names
 from erk_bench.runs.model_settings import OWN
+from erk_bench.runs.needs import check_packages
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec, SetSpec, Spec
@@ -167,7 +168,10 @@ def run_spec(overrides: Sequence[str], *, fetch: bool = True) -> RunSpec:
     content = compose_config("run", [*overrides, *of_preset(overrides)])
     spec = spec_of(content, fetch=False)
     check_names(spec)  # a typo is told before gigabytes are fetched
-    return spec_of(content, fetch=True) if fetch and spec.unknown_weights else spec
+    if not fetch or not spec.unknown_weights:
+        return spec
+    check_packages(spec, features=False)
+    return spec_of(content, fetch=True)
 
 
 def tracker_spec(overrides: Sequence[str]) -> TrackerSpec:

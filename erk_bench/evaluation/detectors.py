@@ -75,7 +75,9 @@ _HERE = "erk_bench.evaluation"
 def _timm(title: str, page: str, name: str, dim: int) -> Detector:
     """An encoder of timm, from its page on Hugging Face. name: of its loader and sketch."""
     weights, here = f"huggingface:timm/{page}/resolve/main/model.safetensors", f"{_HERE}.timm_encoders"
-    return Detector(title, weights, f"{here}:load_{name}", dim, 0, sketch=f"{here}:sketch_{name}")
+    return Detector(
+        title, weights, f"{here}:load_{name}", dim, 0, sketch=f"{here}:sketch_{name}", package="timm"
+    )
 
 
 # timm and torch-fidelity take seconds to import, so loaders are texts.
@@ -132,7 +134,13 @@ DETECTORS: dict[str, Detector] = {
         sketch=f"{_HERE}.inception:sketch_vgg16",
     ),
     "dinov2_torch": Detector(
-        "DINOv2", _DINOV2, f"{_HERE}.dinov2:load_dinov2_torch", None, 0, sketch=f"{_HERE}.dinov2:sketch_torch"
+        "DINOv2",
+        _DINOV2,
+        f"{_HERE}.dinov2:load_dinov2_torch",
+        None,
+        0,
+        sketch=f"{_HERE}.dinov2:sketch_torch",
+        package="timm",
     ),
     "dinov2_pil": Detector(
         "DINOv2 (PIL)",
@@ -141,6 +149,7 @@ DETECTORS: dict[str, Detector] = {
         None,
         0,
         sketch=f"{_HERE}.dinov2:sketch_pil",
+        package="timm",
     ),
     "fdr6_convnext": _timm("ConvNeXt", "convnextv2_base.fcmae_ft_in22k_in1k", "convnext", 1024),
     "fdr6_dinov2": _timm("DINOv2 (FDr6)", "vit_large_patch14_dinov2.lvd142m", "dinov2", 1024),

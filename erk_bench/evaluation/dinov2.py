@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.extras import need
 from erk_bench.base.footprint import Sketch
 from erk_bench.base.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 from erk_bench.evaluation.extract import Extract, rgb_images
@@ -123,9 +124,8 @@ def build_dinov2(weights: Path, num_heads: int | None = None) -> nn.Module:
 
 
 def _transformer(patch: int, width: int, depth: int, num_heads: int, mlp_ratio: float) -> nn.Module:
-    from timm.models.vision_transformer import VisionTransformer  # slow to import, needed by few commands
-
-    return VisionTransformer(
+    timm = need("timm", "DINOv2")  # slow to import
+    return timm.models.vision_transformer.VisionTransformer(
         img_size=RESOLUTION,
         patch_size=patch,
         num_classes=0,

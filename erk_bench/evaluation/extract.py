@@ -24,7 +24,8 @@ class Detector(NamedTuple):
     numbers of them that a model's images may have; grey ones get three equal channels where the network takes
     three (`rgb_images`). resolution: side of its images; None is any. sketch: module:function of () -> Sketch
     of the published network, on uint8 images, to count what it takes. view_of: the detector whose network
-    gives its features beside its own, under this detector's name; both come from one pass.
+    gives its features beside its own, under this detector's name; both come from one pass. package: of
+    EXTRAS, which the network is built with.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Detector(NamedTuple):
     resolution: int | None = None
     sketch: str | None = None
     view_of: str | None = None
+    package: str | None = None
 
 
 def rgb_images(images: Tensor, detector: str) -> Tensor:

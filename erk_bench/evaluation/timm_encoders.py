@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from erk_bench.base.extras import need
 from erk_bench.base.footprint import Sketch
 from erk_bench.base.state_dicts import fitting_tensors, read_state_dict
 from erk_bench.evaluation.extract import Extract, rgb_images
@@ -135,8 +136,7 @@ def sketch(name: str) -> Sketch:
 
 
 def _network(encoder: Encoder, **overrides: Any) -> Any:
-    import timm  # slow to import, needed by few commands
-
+    timm = need("timm", f"the encoder '{encoder.model}'")  # slow to import
     sizes: dict[str, Any] = {} if encoder.head else {"num_classes": 0}
     return timm.create_model(encoder.model, **sizes, **encoder.arguments, **overrides)
 

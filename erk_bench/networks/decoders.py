@@ -83,7 +83,8 @@ class Decoder(NamedTuple):
     image_channels: of the image. decode: where no weights are needed; load: where they are, from
     (weights, config.json, device, dtype, images at once). sketch: the network without numbers and what is
     called for a batch of states, of (config.json, dtype), to count what it takes; None is the published file.
-    missing: why it cannot be had, and what to do; "" where it can.
+    missing: why it cannot be had, and what to do; "" where it can. package: of EXTRAS, which the network is
+    built with.
     """
 
     channels: int
@@ -93,6 +94,7 @@ class Decoder(NamedTuple):
     load: Callable[[Path, Path, torch.device, torch.dtype, int], Decode] | None = None
     sketch: Callable[[Path | None, torch.dtype], Sketch] | None = None
     missing: str = ""
+    package: str | None = None
 
 
 BY_CHANNELS = "by_channels"  # grey for states of one channel, rgb for three
@@ -101,11 +103,11 @@ DECODERS: dict[str, Decoder] = {
     "rgb": Decoder(3, 1, 3, decode=rgb_to_uint8),
     "grey": Decoder(1, 1, 1, decode=rgb_to_uint8),
     "digits": Decoder(1, 1, 1, decode=digits.decode),
-    "sd_vae": Decoder(4, 8, 3, load=_load_sd_vae, sketch=sketch_vae),
+    "sd_vae": Decoder(4, 8, 3, None, _load_sd_vae, sketch_vae, package="diffusers"),
     # Pixels and bytes as other programs make them; scaling of latents is the model's (latent_std).
     "rgb_rounded": Decoder(3, 1, 3, decode=rgb_rounded),
-    "sd_vae_dit": Decoder(4, 8, 3, load=_load_plain_vae(rgb_to_uint8), sketch=sketch_vae),
-    "sd_vae_repa": Decoder(4, 8, 3, load=_load_plain_vae(rgb_truncated), sketch=sketch_vae),
+    "sd_vae_dit": Decoder(4, 8, 3, None, _load_plain_vae(rgb_to_uint8), sketch_vae, package="diffusers"),
+    "sd_vae_repa": Decoder(4, 8, 3, None, _load_plain_vae(rgb_truncated), sketch_vae, package="diffusers"),
     "va_vae": Decoder(
         32, 16, 3,
         missing="the network of VA-VAE (LightningDiT's f16d32) is in no library here; give a decoder of "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from erk_bench.base.extras import need
 from erk_bench.networks.denoiser import RawNetwork
 from erk_bench.networks.families import FlowFamily
 from erk_bench.networks.paths import LinearPath
@@ -146,8 +147,7 @@ def _built(settings: Mapping[str, Any]) -> Any:
             raise ValueError(f"{name} is {settings[name]}; it must be 1 to {most}")
     if settings["_class_name"] not in MODELS:
         raise ValueError(f"unknown class {settings['_class_name']!r}. Known: {', '.join(MODELS)}")
-    import diffusers  # slow to import, needed by its models only
-
+    diffusers = need("diffusers", "a network of diffusers")  # slow to import
     made = getattr(diffusers, settings["_class_name"])
     known = inspect.signature(made.__init__).parameters
     return made.from_config({name: value for name, value in settings.items() if name in known})

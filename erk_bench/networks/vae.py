@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from erk_bench.base.errors import UserError
+from erk_bench.base.extras import need
 from erk_bench.base.footprint import Sketch
 from erk_bench.base.state_dicts import NEXT_STEP, fitting_tensors, read_state_dict
 from erk_bench.base.untrusted import parse_json
@@ -119,11 +120,10 @@ def empty_vae(options: dict[str, Any], path: Path | None = None) -> Any:
 
     path: of the config.json, for the UserError about options that make no autoencoder.
     """
-    from diffusers import AutoencoderKL  # slow to import, needed by latent models only
-
+    diffusers = need("diffusers", "the autoencoder of latents")  # slow to import
     try:
         with torch.device("meta"):  # no initial values, which take longer than all the rest
-            return AutoencoderKL.from_config(options)  # type: ignore[no-untyped-call]  # diffusers is untyped
+            return diffusers.AutoencoderKL.from_config(options)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise UserError(f"cannot build {CLASS_NAME} from '{path}': {error}; {NEXT_STEP}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from erk_bench.base.assets import Assets
+from erk_bench.base.extras import need
 from erk_bench.evaluation.detectors import detector_of
 from erk_bench.evaluation.metrics import check_count, check_real, detectors_of
 from erk_bench.evaluation.reference import (
@@ -12,6 +13,7 @@ from erk_bench.evaluation.reference import (
     named_files,
     wants_reference,
 )
+from erk_bench.networks.decoders import DECODERS
 from erk_bench.runs.checks import check_images, check_networks, check_set
 from erk_bench.runs.converged import check_converged
 from erk_bench.runs.device import check_draws
@@ -41,6 +43,27 @@ def check_enough(spec: Spec) -> None:
         check_count(spec.metrics, spec.num_images, "more images, at least {}")
 
 
+def check_packages(spec: Spec, *, features: bool = True) -> None:
+    """Refuse, before anything is fetched, what is built with a package that is not installed."""
+    if isinstance(spec, RunSpec):
+        decoder = DECODERS.get(spec.model.decoder)
+        if decoder is not None and decoder.package is not None and spec.model.decoder_path is None:
+            need(decoder.package, f"decoder '{spec.model.decoder}'")
+        for network in spec.networks:
+            if network.config is not None:
+                need("diffusers", f"model '{network.path}'")
+    if features:
+        check_detectors(spec.metrics)
+
+
+def check_detectors(metrics: MetricsSpec) -> None:
+    """Refuse detectors that are built with a package that is not installed."""
+    for name in detectors_of(metrics.names):
+        package = detector_of(name).package
+        if package is not None:
+            need(package, f"detector '{name}'")
+
+
 def check_reference(spec: Spec, assets: Assets) -> None:
     """Refuse networks, metrics or a reference that do not fit together before any image is made."""
     if isinstance(spec, RunSpec):
@@ -55,6 +78,7 @@ def check_reference(spec: Spec, assets: Assets) -> None:
 
 def fetch_detectors(metrics: MetricsSpec, assets: Assets) -> None:
     """Fetch what is missing of the weights of the metrics' detectors."""
+    check_detectors(metrics)
     for name in detectors_of(metrics.names):
         weights = detector_of(name).weights
         if weights is not None:
@@ -66,5 +90,6 @@ def fetch(spec: Spec, assets: Assets, *, features: bool) -> None:
 
     Under a launcher every rank calls this: one fetches, the others wait.
     """
+    check_packages(spec, features=features)
     for address in addresses_of(spec, features=features):
         assets.locate(address)

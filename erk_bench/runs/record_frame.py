@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.extras import need
 from erk_bench.base.files import open_atomic, write_atomic
 from erk_bench.runs.records import Record
 from erk_bench.spec import RunSpec
@@ -30,7 +31,6 @@ COLUMNS: dict[str, type[str] | type[int] | type[float]] = {
     "sampling_protocol": int, "created": str, "device": str, "commit": str, "file": str,
 }  # fmt: skip
 ERROR = "_se"  # ends the name of a standard error's column
-INSTALL = "pip install '{package}', or the extra: pip install 'erk-bench[frames]'"
 
 
 def columns_of(records: Sequence[Record], settings: Sequence[str] = ()) -> dict[str, type[Any]]:
@@ -117,10 +117,7 @@ def to_frame(
     records: Sequence[Record], files: Sequence[Path], settings: Sequence[str] = ()
 ) -> pandas.DataFrame:
     """The rows as a pandas.DataFrame. Raises UserError where pandas is not installed."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise UserError(f"to_frame needs pandas; {INSTALL.format(package='pandas')}") from error
+    pandas = need("pandas", "to_frame")
     columns = columns_of(records, settings)
     frame = pandas.DataFrame(rows_of(records, files, settings), columns=list(columns))
     return frame.astype({name: float for name, kind in columns.items() if kind is float})
@@ -160,8 +157,4 @@ def check_ending(path: Path) -> None:
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"to is '{path}'; the file ends in .csv or .parquet")
     if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401 - whether it is there
-        except ImportError as error:
-            told = INSTALL.format(package="pyarrow")
-            raise UserError(f"Parquet files need pyarrow; {told}; a .csv file needs nothing") from error
+        need("pyarrow", "a Parquet file", "write a .csv file")

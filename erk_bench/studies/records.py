@@ -21,7 +21,7 @@ from erk_bench.runs.converged import converged_of
 from erk_bench.runs.device import assets_of
 from erk_bench.runs.export import finish_samples
 from erk_bench.runs.generate import to_sample, unfinished
-from erk_bench.runs.needs import check_enough, check_reference, fetch
+from erk_bench.runs.needs import check_enough, check_packages, check_reference, fetch
 from erk_bench.runs.records import Record, RecordKey, read_record
 from erk_bench.runs.score import finished_record, score
 from erk_bench.spec import RunSpec, Spec
@@ -34,6 +34,7 @@ def prepare(specs: Sequence[Spec]) -> None:
     """Everything that can fail before an image is made; fetches what is missing."""
     for spec in specs:
         check_enough(spec)
+        check_packages(spec)
     assets = assets_of(specs[0])
     for spec in specs:
         fetch(spec, assets, features=True)

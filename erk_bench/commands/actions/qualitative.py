@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.extras import need
 from erk_bench.base.files import write_atomic
 from erk_bench.commands.qualitative import QualitativeOptions
 from erk_bench.runs.device import set_up_device
@@ -124,10 +125,9 @@ def _subjects(options: QualitativeOptions, row: Pipeline | None) -> list[str]:
 
 def _load(source: str, device: torch.device) -> Any:
     """The pipeline, from its folder or from the hub's cache or network."""
-    import diffusers  # slow
-
+    diffusers = need("diffusers", "qualitative")  # slow to import
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(source, use_safetensors=True)  # type: ignore[no-untyped-call]  # diffusers
+        pipe = diffusers.DiffusionPipeline.from_pretrained(source, use_safetensors=True)
     except ImportError as error:
         raise UserError(f"'{source}' needs more packages ({error}); pip install 'erk-bench[text]'") from error
     except (OSError, ValueError, AttributeError) as error:

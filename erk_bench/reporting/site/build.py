@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from erk_bench.base.errors import UserError
+from erk_bench.base.extras import need
 from erk_bench.reporting.columns import Column
 from erk_bench.reporting.grid_views import short
 from erk_bench.reporting.site.content import SiteContent, SiteGrid, SiteRecord, SiteTable
@@ -26,18 +25,12 @@ if TYPE_CHECKING:
     import jinja2
 
 HERE = Path(__file__).parent
-INSTALL = "pip install 'erk-bench[report]'"
 
 
 def check_installed() -> None:
     """Raise UserError naming the extra where what draws the pages is not installed."""
     for package in ("jinja2", "plotly"):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise UserError(
-                f"report needs {package}, which is not installed; get it with the extra 'report': {INSTALL}"
-            ) from error
+        need(package, "report")
 
 
 def write_site(content: SiteContent, folder: SiteFolder, advance: Callable[[int], None]) -> None:

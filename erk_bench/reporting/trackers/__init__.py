@@ -12,14 +12,14 @@ from erk_bench.reporting.trackers.tracker import Launch, Tracker, TrackerSpec
 
 
 def _wandb_tracker(spec: TrackerSpec, launch: Launch) -> Tracker:
-    need("wandb", "tracker 'wandb'")
+    need("wandb", "tracker 'wandb'", "use tracker=none")
     from erk_bench.reporting.trackers.wandb.tracker import make_tracker
 
     return make_tracker(spec, launch)
 
 
 def _tensorboard_tracker(spec: TrackerSpec, launch: Launch) -> Tracker:
-    need("tensorboard", "tracker 'tensorboard'")
+    need("tensorboard", "tracker 'tensorboard'", "use tracker=none")
     from erk_bench.reporting.trackers.tensorboard import TensorBoardTracker
 
     return TensorBoardTracker(spec, launch)
