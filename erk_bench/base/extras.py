@@ -37,5 +37,6 @@ def need(package: str, user: str, instead: str = "") -> Any:
             raise  # it is there, and broken
         raise MissingPackageError(
             f"{user} needs {package}, which is not installed; run: pip install "
-            f"'erk-bench[{EXTRAS[package]}]'{f', or {instead}' if instead else ''}"
+            f"'erk-bench[{EXTRAS[package]}]' (or pip install '{package}')"
+            f"{f', or {instead}' if instead else ''}"
         ) from error
