@@ -39,7 +39,7 @@ EXTENSIONS = {
     "guidance.guide.own_code", "guidance.guide.options", "guidance.guide.checkpoint.sha256",
     "guidance.null_class", "model.decoder_sha256", "model.weights.family", "guidance.guide.family",
     "model.latent_mean", "model.latent_std",
-    "coordinates", "native.interval_ends", "native.decides", "native.last_step",
+    "coordinates", "native.interval_ends", "native.decides", "native.last_step", "native.sde",
     *(f"{part}.{file}.sha256" for part in ("model.weights", "guidance.guide") for file in FOLDERS),
     "model.vae.sha256", "model.vae_config.sha256", "compile", "numerics", "solver.options",
     "solver.denoise_to_zero", "solver.statistics.sha256",

@@ -88,7 +88,8 @@ def _own_schedule(spec: RunSpec) -> bool:
 def _solver(spec: RunSpec) -> str:
     row = SOLVERS.get(spec.solver.name)
     options = "".join(f", {key} {value}" for key, value in spec.solver.options)
-    return f"{(row and row.title) or spec.solver.name}{options}"
+    title = "Euler-Maruyama" if spec.native.sde else (row and row.title) or spec.solver.name
+    return f"{title}{options}"
 
 
 def _method(spec: RunSpec, solver: str, several: bool) -> str:

@@ -93,11 +93,12 @@ def check_converged(spec: RunSpec, *, imported: bool = False) -> None:
     if spec.metrics.converged.solver not in SOLVERS:
         raise unknown_name("metrics.converged.solver", spec.metrics.converged.solver, SOLVERS)
     leave = f"leave {', '.join(names)} out of metrics.names"
-    if spec.solver.s_churn:
-        raise UserError(
-            f"solver.s_churn is {spec.solver.s_churn:g}, and metric '{names[0]}' is the distance to the "
-            f"solution of the equation without noise; set solver.s_churn=0, or {leave}"
-        )
+    for name, value in (("solver.s_churn", spec.solver.s_churn), ("native.sde", spec.native.sde)):
+        if value:
+            raise UserError(
+                f"{name} is {value:g}, and metric '{names[0]}' is the distance to the solution of the "
+                f"equation without noise; set {name}=0, or {leave}"
+            )
     run, solution = (equation_of(each, imported=imported) for each in (spec, converged_runs(spec).solution))
     if (imported or spec.schedule.path is None) and not math.isclose(
         run.levels[0], solution.levels[0], rel_tol=START

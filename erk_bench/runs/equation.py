@@ -51,7 +51,9 @@ def equation_of(spec: RunSpec, *, imported: bool = True) -> Equation:
         weight=guidance.weight,
         interval=guidance.interval,
         coordinates=spec.coordinates,
-        native=NativeChoices(spec.native.interval_ends, spec.native.decides, spec.native.last_step),
+        native=NativeChoices(
+            spec.native.interval_ends, spec.native.decides, spec.native.last_step, spec.native.sde
+        ),
         correction=correction_part(
             _choice("correction", correction, imported), dict(correction.options), correction.name
         ),

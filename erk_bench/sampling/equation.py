@@ -139,6 +139,11 @@ class Equation:
             raise UserError(
                 "afs and s_churn belong to x and sigma; leave them out, or leave out coordinates=native"
             )
+        if self.native.sde and (name != "euler" or self.w_stiff):
+            raise UserError(
+                f"sde is {self.native.sde:g}: stochastic equations are solved by solver=euler without a "
+                "correction; set these, or sde=0"
+            )
         self.guidance.row.check_weight(self.guidance.name, self.weight)
         if row.adaptive and self.keeps_state:
             raise UserError(
@@ -220,7 +225,7 @@ class Equation:
         if self.num_steps < 2:
             raise UserError(f"num_steps is {self.num_steps}; a schedule needs at least 2 steps")
         options = self.schedule.options if self.schedule else {}
-        return tuple(flow_shares(self.num_steps, self.dtype, data_time, **options))
+        return tuple(flow_shares(self.num_steps, self.dtype, data_time, self.native.sde, **options))
 
     @property
     def run(self) -> Run:
@@ -238,7 +243,8 @@ class Equation:
     @property
     def shares(self) -> bool:
         """Whether trajectories of other strengths and gates can be shared with this one's."""
-        return self.correction.row.gated and not self.keeps_state and not self.churn.s_churn
+        noisy = self.churn.s_churn or self.native.sde
+        return self.correction.row.gated and not self.keeps_state and not noisy
 
     def count_evaluations(self, *, guided: bool, rules: NativeRules = DEFAULT_RULES) -> tuple[float, float]:
         """Evaluations of the main and the guiding network for one image, counted on a stand-in.
@@ -265,6 +271,8 @@ class Equation:
                     "coordinates=native of this network are noise levels of its own; set schedule=ddpm "
                     "(and num_steps=50, say)"
                 )
+            if self.native.sde:
+                raise UserError("sde belongs to flow matching, and this network has noise levels of its own")
             first = self.levels[0]
             return NativeRun(True, self.levels, math.hypot(1, first), self.interval, False, False)
         if self.in_flow:
@@ -288,6 +296,7 @@ class Equation:
             shares_between(self.interval, rules, ends, self.dtype),
             by_step,
             row.knows_zero and not euler_last,
+            rules.noise_scale if self.native.sde else 0.0,
         )
 
     def correct(self, *, estimate: bool = False) -> Correct:
@@ -325,6 +334,7 @@ class Equation:
         if native is not None:
             start, by_step = native.start, native.by_step
             run = self._run(native.levels, to_zero=True, knows_zero=native.knows_zero)
+            run = run._replace(noise=native.noise)
             interval = native.interval
         within = (-math.inf, math.inf) if by_step else interval
         denoiser = row.make(main, guiding or main, self.weight, within, run.levels, **self.guidance.options)

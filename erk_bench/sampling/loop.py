@@ -63,7 +63,9 @@ class Run(NamedTuple):
     to_zero: a last step from the last level to zero, by Euler's method, which gives the denoised image there.
     afs: the first evaluation is replaced by x / sqrt(1 + sigma^2), almost the slope for data of unit variance
     (analytical first step, arXiv 2210.05475). through_zero: the step function makes the step to zero too.
-    least: a slope is divided by no lower level (see sampling/native).
+    least: a slope is divided by no lower level (see sampling/native). noise: above 0 the equation is the
+    stochastic one of a model's own coordinates, dx = (slope + e) du + noise sqrt(2 u) dw, where
+    e = x + (1 - u) slope is the noise in x that the denoiser sees (arXiv 2401.08740, with w = u).
     """
 
     step: StepFunction
@@ -73,6 +75,7 @@ class Run(NamedTuple):
     afs: bool = False
     through_zero: bool = False
     least: float = 0.0
+    noise: float = 0.0
 
     def steps(self) -> list[tuple[float, float]]:
         """Sigma before and after each step."""
@@ -88,7 +91,8 @@ class Run(NamedTuple):
             denoised = denoiser(x, sigma, own)
             if isinstance(sigma, Tensor):
                 return (x - denoised) / sigma.reshape(-1, *[1] * (x.ndim - 1)).clamp(min=self.least)
-            return (x - denoised) / max(sigma, self.least)
+            ode = (x - denoised) / max(sigma, self.least)
+            return x + (2 - sigma) * ode if self.noise else ode
 
         return slope
 
@@ -116,7 +120,7 @@ def integrate(
 ) -> Tensor:
     """Integrate dx/dsigma = (x - D) / sigma from x at the first level through the run; the last state.
 
-    fresh_noise(x) draws standard normal noise like x, for churn.
+    fresh_noise(x) draws standard normal noise like x, for churn and stochastic equations.
     """
     slope = run.slope(denoiser, condition)
     history: list[Step] = []
@@ -130,6 +134,8 @@ def integrate(
         if trace is not None:
             trace(TracePoint(index, sigma, sigma_next, x, corrected.x_next, *corrected[1:]))
         x = corrected.x_next
+        if run.noise and sigma_next > 0:
+            x = x + run.noise * math.sqrt(2 * sigma * (sigma - sigma_next)) * fresh_noise(x)
         history = run.kept(history, step)
     return x
 

@@ -59,12 +59,14 @@ class NativeChoices(NamedTuple):
     """What is asked for instead of what the model's program does; "" is as it does.
 
     interval_ends: one of ENDS. decides: one of DECIDES, whose time is compared with the interval.
-    last_step: one of LAST_STEPS.
+    last_step: one of LAST_STEPS. sde: 0 is the ODE; above, it is the reverse stochastic equation whose last
+    step, without noise, starts at this share of noise (SiT, arXiv 2401.08740, with w = u).
     """
 
     interval_ends: str = ""
     decides: str = ""
     last_step: str = ""
+    sde: float = 0.0
 
     def check(self, coordinates: str) -> None:
         """Refuse unknown choices, and any in other coordinates."""
@@ -78,6 +80,12 @@ class NativeChoices(NamedTuple):
                 raise UserError(
                     f"{name} is '{value}', which belongs to coordinates=native; add that, or leave it out"
                 )
+        if not 0 <= self.sde < 1:
+            raise UserError(f"sde is {self.sde:g}; it must be a share of noise below 1, such as 0.04, or 0")
+        if self.sde and coordinates != "native":
+            raise UserError(
+                f"sde is {self.sde:g}, which belongs to coordinates=native; add that, or leave it out"
+            )
 
 
 def rules_of(net: object) -> NativeRules:
@@ -107,20 +115,27 @@ class NativeDenoiser:
 
 
 def flow_shares(
-    num_steps: int, dtype: torch.dtype, data_time: int = 1, *, shift: float = 1.0, timestep_shift: float = 1.0
+    num_steps: int,
+    dtype: torch.dtype,
+    data_time: int = 1,
+    last: float = 0.0,
+    *,
+    shift: float = 1.0,
+    timestep_shift: float = 1.0,
 ) -> list[float]:
     """The shares of noise at which num_steps steps begin, from 1 down; the last step ends at 0.
 
-    Uniform in time, then u' = a u / (1 + (a - 1) u) with a = shift / timestep_shift. They are computed in
-    dtype and in the model's own time, as programs do: steps of theirs fall on the same numbers.
+    last: where the last one begins, 0 for a step like the others. Uniform in time, then
+    u' = a u / (1 + (a - 1) u) with a = shift / timestep_shift. They are computed in dtype and in the model's
+    own time, as programs do: steps of theirs fall on the same numbers.
     """
-    start, stop = (0, 1) if data_time else (1, 0)
-    t = torch.linspace(start, stop, num_steps + 1, dtype=dtype, device="cpu")
+    start, stop = (0, 1 - last) if data_time else (1, last)
+    t = torch.linspace(start, stop, num_steps + (not last), dtype=dtype, device="cpu")
     factor = timestep_shift / shift if data_time else shift / timestep_shift
     if factor != 1:
         t = factor * t / (1 + (factor - 1) * t)
     t = t.double()
-    return (1 - t if data_time else t)[:-1].tolist()
+    return (1 - t if data_time else t)[:num_steps].tolist()
 
 
 def shares_between(interval: Interval, rules: NativeRules, ends: str, dtype: torch.dtype) -> Interval:
@@ -168,7 +183,8 @@ class NativeRun(NamedTuple):
 
     discrete: they are x and sigma at noise levels of its own. levels: where steps begin, above zero. start:
     what unit noise is multiplied by. interval: of the guidance, (low, high] of levels. by_step: whether the
-    level at which a step starts decides on guidance. knows_zero: the solver makes the last step too.
+    level at which a step starts decides on guidance. knows_zero: the solver makes the last step too. noise:
+    what fresh noise is multiplied by, 0 for the ODE.
     """
 
     discrete: bool
@@ -177,6 +193,7 @@ class NativeRun(NamedTuple):
     interval: Interval
     by_step: bool
     knows_zero: bool
+    noise: float = 0.0
 
 
 class DecidedByStep:

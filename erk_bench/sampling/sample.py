@@ -91,6 +91,7 @@ def equation_from(
     interval_ends: str = "",
     decides: str = "",
     last_step: str = "",
+    sde: float = 0.0,
     s_churn: float = 0.0,
     s_min: float = 0.0,
     s_max: float = math.inf,
@@ -117,7 +118,7 @@ def equation_from(
         weight=guidance,
         interval=guidance_interval,
         coordinates=coordinates,
-        native=NativeChoices(interval_ends, decides, last_step),
+        native=NativeChoices(interval_ends, decides, last_step, sde),
         correction=correction_part(correction, correction_options),
         w_stiff=w_stiff,
         w_con=w_con,
@@ -184,6 +185,7 @@ def sample_counted(
     DiT's are its own noise levels, schedule="ddpm". guidance_interval is then in the model's own time.
     interval_ends ("[]", "()", "[)", "(]"), decides ("evaluation" or "step": whose time is compared with the
     interval), last_step ("solver" or "euler"): in native coordinates; "" is as the model's program does.
+    sde: 0.04 solves the stochastic equation of SiT and REPA by solver="euler", whose last step starts there.
     s_churn, s_min, s_max, s_noise: stochastic sampling (arXiv 2206.00364, algorithm 2).
 
     Raises UserError for values that do not fit together; an unknown name fails with the valid ones listed.

@@ -152,12 +152,14 @@ class NativeSpec:
 
     interval_ends: which ends belong to the guidance's interval: "[]", "()", "[)" or "(]". decides: whose time
     is compared with it, that of each "evaluation" or that at which a "step" starts. last_step: made by the
-    "solver" or by Euler's method, "euler".
+    "solver" or by Euler's method, "euler". sde: of the stochastic equation, the share of noise at which its
+    last step starts; 0 is the ODE.
     """
 
     interval_ends: str = extension("")
     decides: str = extension("")
     last_step: str = extension("")
+    sde: float = extension(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,10 @@ import erk_bench
 from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError
 from erk_bench.commands.compose import run_spec
+from erk_bench.reporting.row_names import row_names
 from erk_bench.runs.blocks import Worker
 from erk_bench.runs.checks import check_networks
+from erk_bench.runs.converged import check_converged
 from erk_bench.runs.cost import count_evaluations
 from erk_bench.runs.generate import generate
 from erk_bench.spec import RunSpec
@@ -52,7 +54,10 @@ def sampled(spec: RunSpec) -> None:
     assert any((Path(spec.out) / spec.run_id / "images").iterdir())
 
 
-@pytest.mark.parametrize("settings", [[], ["coordinates=native"], ["coordinates=native", "solver=rk4"]])
+SDE = ["coordinates=native", "solver=euler", "native.sde=0.04"]
+
+
+@pytest.mark.parametrize("settings", [[], ["coordinates=native"], ["coordinates=native", "solver=rk4"], SDE])
 def test_runs_of_the_example(example: str, small_run: Callable[..., RunSpec], settings: list[str]) -> None:
     spec = small_run(f"model={example}", "model.decoder=digits", *settings)
     assert spec.schedule.name == ("flow" if settings else "polynomial")
@@ -75,6 +80,24 @@ def test_runs_of_a_published_file(small_run: Callable[..., RunSpec], settings: l
     check_networks(spec, Assets.from_environment())
     sampled(spec)
     assert count_evaluations(spec)[0] == 7
+
+
+def test_a_stochastic_run_has_a_name_and_noise_of_its_own(
+    example: str, small_run: Callable[..., RunSpec]
+) -> None:
+    """The same bytes again, whatever was drawn elsewhere; there is no solution to be near to."""
+    images = []
+    for out in ("a", "b"):
+        spec = small_run(f"model={example}", "model.decoder=digits", *SDE, f"out={out}")
+        torch.manual_seed(len(images))
+        sampled(spec)
+        files = sorted((Path(spec.out) / spec.run_id / "images").iterdir())
+        images.append([path.read_bytes() for path in files])
+    assert images[0] == images[1]
+    plain = small_run(f"model={example}", "model.decoder=digits", *SDE[:2])
+    assert spec.run_id != plain.run_id and row_names([spec])[0].method == "Euler-Maruyama"
+    with pytest.raises(UserError, match=r"native.sde is 0.04, and metric .* without noise; set native.sde=0"):
+        check_converged(small_run(f"model={example}", *SDE, "metrics.names=[solver_error]"))
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

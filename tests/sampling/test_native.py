@@ -17,7 +17,7 @@ from erk_bench.sampling.sample import equation_from, sample, sample_counted
 from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.shared import sample_grid
 from erk_bench.sampling.solvers import SOLVERS
-from tests.conftest import golden_facts, golden_net
+from tests.conftest import golden, golden_facts, golden_net
 from tests.flow_golden import NETWORKS, facts, family, far, flow_golden, flow_net
 from tests.pretend_gpu import PretendGpu
 
@@ -330,3 +330,68 @@ def test_sampling_does_not_wait(name: str, pretend_gpu: PretendGpu) -> None:
     with pretend_gpu.watch() as waits:
         sample(net, x, labels, **common)
     assert waits == []
+
+
+SDE: dict[str, dict[str, Any]] = {
+    "sit_a.sde.euler.sigma.Mean.n20": {},
+    "repa_a.sde.n20": {"dtype": torch.float64},
+    "repa_a.sde.n20.cfg1.8.low0.high0.7": {
+        "dtype": torch.float64, "guidance": 1.8, "guidance_interval": (0.0, 0.7),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", SDE)
+def test_end_points_of_stochastic_equations_are_the_programs(run: str) -> None:
+    """Of the draws that SiT's and REPA's programs were handed, one a step but the last."""
+    name, every = run.partition(".")[0], golden("flow/flow_sde")
+    data, net = flow_golden(name), flow_net(name)
+    draws = iter(every[f"{name}.draws"])
+    options = {"coordinates": "native", "solver": "euler", "num_steps": 20, "sde": 0.04, **SDE[run]}
+    guide = net if "cfg" in run else None
+    found = sample_counted(
+        net, data["sample.noise"], data["sample.y"], guide=guide, **options,
+        fresh_noise=lambda x: next(draws).to(x.dtype),
+    )  # fmt: skip
+    assert far(found.x, every[run]) < 5e-6
+    assert found.nfe == 20 and next(draws, None) is None
+
+
+@pytest.mark.parametrize("rules", [{}, {"data_time": 0}, {"noise_scale": 2.0}])
+def test_a_stochastic_equation_ends_at_the_data(rules: dict[str, Any]) -> None:
+    """Whose standard deviation is SPREAD; the end no longer follows from the start."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(1000, 2, 4, 4, generator=generator, dtype=torch.float64)
+    found = sample(
+        GaussianFlow(**rules), noise, coordinates="native", solver="euler", num_steps=200, sde=0.01,
+        dtype=torch.float64, fresh_noise=lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype),
+    )  # fmt: skip
+    assert found.std().item() == pytest.approx(GaussianFlow.spread, rel=0.03)
+    assert abs(torch.corrcoef(torch.stack([found.flatten(), noise.flatten()]))[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"solver": "heun"}, "stochastic equations are solved by solver=euler without a correction"),
+        ({"w_stiff": 0.5, "correction": "erk_dx"}, "by solver=euler without a correction"),
+        ({"coordinates": "edm"}, "sde is 0.04, which belongs to coordinates=native"),
+        ({"sde": 1.0}, "sde is 1; it must be a share of noise below 1"),
+        ({"sde": -0.1}, "sde is -0.1; it must be"),
+        ({"sde": math.nan}, "sde is nan; it must be"),
+    ],
+)
+def test_stochastic_equations_that_are_refused(options: dict[str, Any], told: str) -> None:
+    given = {"coordinates": "native", "solver": "euler", "num_steps": 4, "sde": 0.04, **options}
+    with pytest.raises(UserError, match=told):
+        sample(GaussianFlow(), start(), **given)
+
+
+def test_a_stochastic_equation_shares_nothing_and_has_no_levels_of_its_own() -> None:
+    assert not equation_from(coordinates="native", solver="euler", sde=0.04).shares
+    net = flow_net("dit_a")
+    with pytest.raises(UserError, match="sde belongs to flow matching, and this network has noise levels of"):
+        sample(
+            net, torch.zeros(1, 4, 8, 8), coordinates="native", solver="euler", schedule="ddpm", num_steps=4,
+            sde=0.04,
+        )  # fmt: skip

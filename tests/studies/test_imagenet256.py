@@ -57,25 +57,26 @@ def test_each_row_is_planned_without_its_files(name: str) -> None:
 
 
 def test_published_values_are_those_of_the_papers() -> None:
-    """By model and whether it is guided; those quoted from memory say so, and what is unknown is empty."""
+    """By model, guidance and sampler; those quoted from memory say so, and what is unknown is empty."""
     table = table_file("imagenet256")
     found = {
-        (spec.model.name, spec.guidance.active): (list(row.published.values()), row.source)
+        (spec.model.name, spec.guidance.active, spec.native.sde): (list(row.published.values()), row.source)
         for row, spec in zip(table.rows, specs_of("imagenet256"), strict=True)
     }
     values = {key: value for key, (value, _) in found.items()}
     assert values == {
-        ("dit-xl-2", False): [9.62], ("dit-xl-2", True): [2.27, 4.60, 278.24, 0.83, 0.57],
-        ("sit-xl-2", False): [8.61], ("sit-xl-2", True): [2.15],
-        ("repa-sit-xl-2", True): [1.42, 4.70, 305.7, 0.80, 0.65],
-        ("lightningdit-xl-1", False): [2.17], ("lightningdit-xl-1", True): [1.35],
-        ("lightningdit-xl-1-64ep", False): [5.14], ("lightningdit-xl-1-64ep", True): [2.11],
+        ("dit-xl-2", False, 0): [9.62], ("dit-xl-2", True, 0): [2.27, 4.60, 278.24, 0.83, 0.57],
+        ("sit-xl-2", False, 0): [8.61], ("sit-xl-2", True, 0): [2.15],
+        ("sit-xl-2", True, 0.04): [2.06, 4.50, 270.27, 0.82, 0.59],
+        ("repa-sit-xl-2", True, 0.04): [1.42, 4.70, 305.7, 0.80, 0.65],
+        ("lightningdit-xl-1", False, 0): [2.17], ("lightningdit-xl-1", True, 0): [1.35],
+        ("lightningdit-xl-1-64ep", False, 0): [5.14], ("lightningdit-xl-1-64ep", True, 0): [2.11],
     }  # fmt: skip
     for key, (value, source) in found.items():
         assert ("to be checked" in source) == (len(value) > 1), key
     assert table.published and table.published.images == 50_000
-    # What adds noise, or adapts its steps, is not what these rows do.
-    assert [bool(row.sampler) for row in table.rows] == [True] * 5 + [False] * 4
+    # DiT's program adds noise and SiT's ODE solver adapts its steps, which these rows do not.
+    assert [bool(row.sampler) for row in table.rows] == [True] * 4 + [False] * 6
 
 
 def test_few_steps_of_heun_with_and_without_corrections() -> None:

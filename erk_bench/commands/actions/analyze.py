@@ -68,10 +68,9 @@ def _check(spec: RunSpec, images: int) -> None:
         )
     equation = equation_of(spec)
     equation.check_corrected(correction_part("erk_guid"))
-    if spec.solver.s_churn:
-        raise UserError(
-            f"analyze needs deterministic steps, and solver.s_churn is {spec.solver.s_churn:g}; set it to 0"
-        )
+    for name, value in (("solver.s_churn", spec.solver.s_churn), ("native.sde", spec.native.sde)):
+        if value:
+            raise UserError(f"analyze needs deterministic steps, and {name} is {value:g}; set it to 0")
     if equation.keeps_state:
         raise UserError(
             f"guidance '{equation.guidance.name}' remembers earlier evaluations, and such a drift has no "
