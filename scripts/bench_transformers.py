@@ -3,7 +3,7 @@
     .venv/bin/python scripts/bench_transformers.py --to results/bench/transformers.md
 
 Both ways take turns. Loading is measured in a process of its own, on files of random float32 weights in a
-folder for temporary files (11 GB with SiT-XL/2); the plain way is torch.load, or safetensors' load_file, and
+folder for temporary files (5 GB with SiT-XL/2); the plain way is torch.load, or safetensors' load_file, and
 load_state_dict. Memory is what the process takes above its imports, as Linux counts it: the pages of a mapped
 file are part of it. Evaluations are compared by the processor's time, which other programs hardly change.
 """
@@ -11,7 +11,7 @@ file are part of it. Evaluations are compared by the processor's time, which oth
 from __future__ import annotations
 
 import argparse
-import gc
+import itertools
 import os
 import platform
 import subprocess
@@ -60,6 +60,7 @@ seconds = time.perf_counter() - start[0], time.process_time() - start[1]
 print(memory("VmHWM") - before, memory("VmRSS") - before, *seconds)
 """
 WAYS = ("here", "plain")
+FORMS = ("torch zip, weights alone", "torch zip, model and ema", "safetensors")
 
 
 def random_weights(size: str) -> dict[str, Tensor]:
@@ -74,37 +75,40 @@ def random_weights(size: str) -> dict[str, Tensor]:
     return weights
 
 
-def write_files(folder: Path, size: str) -> dict[str, Path]:
-    """The same weights in every form that is met, by what it is called."""
-    weights = random_weights(size)
-    alone, state, plain = (folder / name for name in ("alone.pt", "state.pt", "alone.safetensors"))
-    torch.save(weights, alone)
-    torch.save({"model": {name: value.clone() for name, value in weights.items()}, "ema": weights}, state)
-    save_file(weights, plain)
-    return {"torch zip, weights alone": alone, "torch zip, model and ema": state, "safetensors": plain}
+def write_file(folder: Path, form: str, weights: dict[str, Tensor]) -> Path:
+    """A file of a form of FORMS."""
+    path = folder / ("weights.safetensors" if form == "safetensors" else "weights.pt")
+    if form == "safetensors":
+        save_file(weights, path)
+    elif form.endswith("alone"):
+        torch.save(weights, path)
+    else:
+        torch.save({"model": {name: value.clone() for name, value in weights.items()}, "ema": weights}, path)
+    return path
 
 
 def loading(size: str, turns: int) -> list[list[str]]:
     """A row for each form of file: its size; peak, rest, seconds and processor's, plain over here."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for form, path in write_files(Path(folder), size).items():
+    for form in FORMS:
+        with tempfile.TemporaryDirectory() as folder:
+            # Its bytes are in the system's cache then; and those of others need not be.
+            path = write_file(Path(folder), form, random_weights(size))
             found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
-            for turn in range(turns + 1):
-                for way in WAYS:
-                    done = subprocess.run(
-                        [sys.executable, "-c", LOADED, way, str(path), size],
-                        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-                        check=True, capture_output=True, text=True,
-                    )  # fmt: skip
-                    if turn:  # the first brings the file into the system's cache
-                        found[way].append([float(number) for number in done.stdout.split()])
+            for _, way in itertools.product(range(turns), WAYS):
+                done = subprocess.run(
+                    [sys.executable, "-c", LOADED, way, str(path), size],
+                    env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+                    check=True, capture_output=True, text=True,
+                )  # fmt: skip
+                found[way].append([float(number) for number in done.stdout.split()])
             ratios = [
                 [plain[column] / here[column] for here, plain in zip(*found.values(), strict=True)]
                 for column in range(4)
             ]
-            rows.append([size, form, f"{path.stat().st_size / 1e6:,.0f}", *map(spread, ratios)])
-            gc.collect()
+            row = [size, form, f"{path.stat().st_size / 1e6:,.0f}", *map(spread, ratios)]
+            print(row, file=sys.stderr, flush=True)
+            rows.append(row)
     return rows
 
 

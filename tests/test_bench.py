@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from erk_bench.base.weight_files import read_state_dicts
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from tests.conftest import DATA
+from tests.flow_golden import far, flow_golden
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +48,33 @@ def test_fast_ways_give_what_plain_ones_give(lines: Any, name: str, monkeypatch:
             assert line.difference()
             count += 1
     assert count
+
+
+def test_plain_transformer_is_the_same_network(lines: Any) -> None:
+    """bench_transformers compares with it."""
+    plain = importlib.import_module("plain_transformer").PlainSiT(8, 4, 2, 32, 2, 2, 8, 11)
+    plain.load_state_dict(read_state_dicts(DATA / "flow" / "sit_a.pt")[""])
+    data = flow_golden("sit_a")
+    with torch.inference_mode():
+        found = plain(data["x"], data["t"], data["y"])[:, :4]  # without the variances
+        assert far(found, data["forward"]) < 2e-6
+
+
+@pytest.mark.slow
+def test_transformers_are_compared(tmp_path: Path) -> None:
+    """Every column of the page, of the smallest size."""
+    page = tmp_path / "page.md"
+    subprocess.run(
+        [
+            sys.executable, str(ROOT / "scripts/bench_transformers.py"), "--loading", "sit-s-8", "--speed",
+            "sit-s-8", "--turns", "1", "--to", str(page),
+        ],
+        check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    text = page.read_text()
+    for form in ("torch zip, weights alone", "torch zip, model and ema", "safetensors"):
+        assert f"| sit-s-8 | {form} |" in text
+    assert "of the largest value" in text
 
 
 @pytest.mark.parametrize("name", ["edm2_a_latent_cond", "edm2_c_pixel_cond"])
