@@ -67,6 +67,7 @@ OUTSIDE = {
     "mkdir": "a program of the system",
     "export": "for the lines after it",
     "wandb": "needs an account",
+    "tensorboard": "serves until it is stopped",
     "eval": "tests/commands/test_completion.py",
 }
 
