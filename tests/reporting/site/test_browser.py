@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from erk_bench.commands.actions.report import site_content
@@ -285,3 +288,14 @@ def test_the_committed_results_in_light_dark_narrow_and_print(browser: Browser, 
                 assert (paper == "rgb(20, 24, 29)") == dark
                 page.emulate_media(media="print")
                 assert page.locator("table").first.is_visible()
+
+
+def test_the_pictures_of_the_documentation(site: Path, tmp_path: Path) -> None:
+    """The script that draws those of docs/report.md."""
+    script = ROOT / "scripts/report_pictures.py"
+    subprocess.run(
+        [sys.executable, script, "--report", site, "--to", tmp_path / "images", "--text", ""], check=True
+    )
+    for name in ("overview", "record", "compare"):
+        assert Image.open(tmp_path / "images" / f"report-{name}.png").size == (1250, 1000)
+        assert (ROOT / f"docs/images/report-{name}.png").stat().st_size < 150_000
