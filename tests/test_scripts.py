@@ -25,8 +25,8 @@ SMALL = {
 }
 ELSEWHERE = {  # tests of their own, parts of those, or a step of CI
     "asset_sizes", "bench", "bench_gpu", "bench_images", "bench_lines", "bench_loading", "bench_plain",
-    "docs_site", "gpu_check", "gpu_nets", "gpu_parts", "guidance_scale", "kills", "make_dashboard",
-    "make_figures", "report_pictures", "transfer",
+    "bench_transformers", "docs_site", "gpu_check", "gpu_nets", "gpu_parts", "guidance_scale", "kills",
+    "make_dashboard", "make_figures", "plain_transformer", "report_pictures", "transfer",
 }  # fmt: skip
 
 
