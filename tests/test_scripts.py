@@ -19,6 +19,7 @@ SMALL = {
     "bench_score": (["--images", "100", "--turns", "1", "--to", "FOLDER"], "Median: "),
     "calibration": (["--sets", "3", "--images", "100", "--workers", "1", "--to", "FOLDER"], "fd_infinity"),
     "cost_curves": (["--to", "FOLDER"], ""),
+    "install_sizes": ([], "| `search` | "),
     "numerics_differences": (["--images", "4"], "VAE of published size"),
     "stork_schedules": (["--points", "4", "--images", "2"], "time_uniform"),
     "train_toy": (["--iterations", "0.001", "--to", "FOLDER/toy.safetensors"], ""),
@@ -26,7 +27,8 @@ SMALL = {
 ELSEWHERE = {  # tests of their own, parts of those, or a step of CI
     "asset_sizes", "bench", "bench_gpu", "bench_images", "bench_lines", "bench_loading", "bench_plain",
     "bench_transformers", "docs_site", "gpu_check", "gpu_nets", "gpu_parts", "guidance_scale", "kills",
-    "make_dashboard", "make_figures", "plain_transformer", "report_pictures", "transfer",
+    "make_dashboard", "make_figures", "plain_transformer", "readme_hook",
+    "report_pictures", "transfer",
 }  # fmt: skip
 
 
