@@ -19,6 +19,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from erk_bench.base.console import on_terminal
 from erk_bench.base.contents import HEAD, start_problem
 from erk_bench.base.errors import UserError
 from erk_bench.base.files import writing
@@ -336,6 +337,6 @@ def _check_start(url: str, title: str, head: bytes) -> None:
 def _bar(title: str, have: int, total: int | None) -> Iterator[Callable[[float], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not on_terminal(console)) as bar:
         task = bar.add_task(title, total=total, completed=have)
         yield lambda count: bar.advance(task, count)

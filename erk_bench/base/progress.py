@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from erk_bench.base.console import on_terminal
+
 LINE_EVERY_S = 15.0
 
 # Called with the images just finished, and the work that they were, in network evaluations.
@@ -48,7 +50,7 @@ def progress_bar(
     meter = _Meter(num_images, work, unit)
     if not shown:
         yield lambda images, work: None
-    elif console.is_terminal:
+    elif on_terminal(console):
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(title, total=work, state="starting")
