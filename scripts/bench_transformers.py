@@ -1,6 +1,7 @@
 """SiT's network here beside the plain one in torch: memory and time of loading, and speed, as ratios.
 
-    .venv/bin/python scripts/bench_transformers.py --to results/bench/transformers.md
+    python scripts/bench_transformers.py --loading --turns 4 --to results/bench/transformers-speed.md
+    python scripts/bench_transformers.py --speed --turns 2 --to results/bench/transformers-loading.md
 
 Both ways take turns. Loading is measured in a process of its own, on files of random float32 weights in a
 folder for temporary files (5 GB with SiT-XL/2); the plain way is torch.load, or safetensors' load_file, and
@@ -130,8 +131,9 @@ def speed(size: str, batch: int, turns: int) -> list[str]:
     with torch.inference_mode():
         expected = plain(x, t, classes)[:, : here.img_channels]
         error = (here.network(x, t, classes) - expected).abs().max() / expected.abs().max()
-        for _ in range(turns):
-            for way, network in zip(WAYS, (here.network, plain), strict=True):
+        both = list(zip(WAYS, (here.network, plain), strict=True))
+        for turn in range(turns):
+            for way, network in both if turn % 2 else reversed(both):
                 start = time.process_time()
                 network(x, t, classes)
                 seconds[way].append(time.process_time() - start)
@@ -156,13 +158,16 @@ def main(arguments: Sequence[str]) -> None:
         "weights, turns of both ways. Ratios are of a turn, plain over here: median (range); above 1, this\n"
         "program takes less.\n\n"
         f"{device_name(torch.device('cpu'))}, {words.threads} thread(s), Python {platform.python_version()}, "
-        f"torch {torch.__version__}\n\n## Loading\n\n"
+        f"torch {torch.__version__}\n"
     )
-    head = ("size", "file", "MB", "peak of memory", "memory after loading", "seconds", "of the processor")
-    text += rows_of(head, [row for size in words.loading for row in loading(size, words.turns)])
-    text += "\n## An evaluation\n\n"
-    head = ("size", "batch", "processor's time", "results differ by")
-    text += rows_of(head, [speed(size, words.batch, words.turns) for size in words.speed])
+    if words.loading:
+        head = ["size", "file", "MB", "peak of memory", "memory after loading", "seconds", "of the processor"]
+        rows = [row for size in words.loading for row in loading(size, words.turns)]
+        text += "\n## Loading\n\n" + rows_of(head, rows)
+    if words.speed:
+        head = ["size", "batch", "processor's time", "results differ by"]
+        rows = [speed(size, words.batch, words.turns) for size in words.speed]
+        text += "\n## An evaluation\n\n" + rows_of(head, rows)
     print(text)
     if words.to:
         write_atomic(words.to, text.encode())
