@@ -256,7 +256,9 @@ class Runner:
     def install(self, words: list[str]) -> None:
         with (ROOT / "pyproject.toml").open("rb") as stream:
             project = tomllib.load(stream)["project"]
-        assert words[2].removeprefix(project["name"]).strip("[]") in project["optional-dependencies"]
+        name, _, extras = words[2].rstrip("]").partition("[")
+        assert name in (".", project["name"])
+        assert set(extras.split(",")) <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.slow
