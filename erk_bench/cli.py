@@ -17,7 +17,7 @@ import erk_bench
 from erk_bench.base import stopping, terminal
 from erk_bench.base.config_files import searching
 from erk_bench.base.errors import DamagedError, UserError, unknown_name
-from erk_bench.commands import COMMANDS, config_dir
+from erk_bench.commands import COMMANDS, FORMER, config_dir
 from erk_bench.commands.completion import VARIABLE, complete
 from erk_bench.commands.help import command_help, main_help, topic_help
 
@@ -74,6 +74,7 @@ def _dispatch(words: list[str], ready: Callable[[], None]) -> int:
     if name == "--version":
         print(f"erk-bench {erk_bench.__version__}")
         return 0
+    name = FORMER.get(name, name)
     if name not in COMMANDS:
         raise unknown_name("command", name, [*COMMANDS, "--help", "--version"])
     asked = [word for word in HELP if word in rest]

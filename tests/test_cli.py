@@ -498,8 +498,8 @@ def test_convert_a_family(
 
 
 @pytest.mark.slow
-def test_train_digits_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train-digits", "networks=[wekaer]"]) == 2
+def test_train_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "networks=[wekaer]"]) == 2
     assert "did you mean 'weaker'" in capsys.readouterr().err
     for settings, named in (
         (["networks=weaker"], "write networks=[denoiser,weaker]"),
@@ -507,12 +507,12 @@ def test_train_digits_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["networks=[weaker]", "workers=-1"], "workers is -1"),
         (["networks=[weaker]", "weaker.iterations=0"], "iterations is 0"),
     ):
-        assert main(["train-digits", *settings, f"out={tmp_path}"]) == 2
+        assert main(["train", *settings, f"out={tmp_path}"]) == 2
         assert named in capsys.readouterr().err
-    assert main(["train-digits", "networks=[weaker]", "weaker.iteration=3"]) == 2
+    assert main(["train", "networks=[weaker]", "weaker.iteration=3"]) == 2
     assert "did you mean 'weaker.iterations'" in capsys.readouterr().err
     settings = ["networks=[weaker]", "weaker.iterations=3", f"out={tmp_path}"]
-    assert main(["train-digits", *settings]) == 0
+    assert main(["train", *settings]) == 0
     record = json.loads((tmp_path / "weaker.json").read_text())
     assert record["recipe"]["iterations"] == 3
 

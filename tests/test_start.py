@@ -22,7 +22,7 @@ QUICK = [
     ["run", "+experiment=x"],
     ["run", "--multirun"], ["run", "hydra.run.dir=x"], ["grid", "~guidance"], ["plan", "--manifst", "x"],
     ["plan", "sets=two"], ["plan", "--manifest"], ["search", "w_con=x"], ["fetch", "imagenet"], ["reference"],
-    ["export", "format=jpg"], ["qualitative", "steps=0"], ["train-digits", "weaker.iteration=3"],
+    ["export", "format=jpg"], ["qualitative", "steps=0"], ["train", "weaker.iteration=3"],
     ["doctor", "now"], ["convert"], ["convert", "a"], ["task"],
 ]  # fmt: skip
 

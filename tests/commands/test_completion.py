@@ -39,7 +39,7 @@ from erk_bench.commands.settings import groups
         ("fetch imagenet5", ["imagenet512 "]),
         ("fetch model=digits-", [f"model=digits-seed{seed} " for seed in (11, 12, 13)]),
         ("plan grid=digits_c", ["grid=digits_choice "]),
-        ("train-digits weaker.i", ["weaker.iterations="]),
+        ("train weaker.i", ["weaker.iterations="]),
         ("run --h", ["--help "]),
         ("nothing x", []),
         ("doctor x", []),

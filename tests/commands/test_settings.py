@@ -13,14 +13,14 @@ from erk_bench.commands.compose import compose_config
 from erk_bench.commands.settings import RUN, SWEEP, Settings, check_words, comments, defaults, groups
 
 
-@pytest.mark.parametrize("file", ["run", "train_digits"])
+@pytest.mark.parametrize("file", ["run", "train/digits"])
 def test_defaults_are_those_that_hydra_composes(file: str) -> None:
     assert defaults(file) == compose_config(file, [])
 
 
 def test_groups_are_the_folders() -> None:
     folders = {folder.name for folder in config_folder().iterdir() if folder.is_dir()}
-    assert set(groups()) == folders - {"table", "grid"}
+    assert set(groups()) == folders - {"table", "grid", "train"}
 
 
 def test_comments(tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_comments(tmp_path: Path) -> None:
         ("run tabel", "'tabel' is no setting; write KEY=VALUE"),
         ("plan --manifst x", "unknown option '--manifst'; did you mean '--manifest'?"),
         ("run --seeds 0-9", "'--seeds' is no setting; write KEY=VALUE, for example seeds=VALUE"),
-        ("train-digits weaker.iteration=3", "did you mean 'weaker.iterations'?"),
-        ("train-digits solver=heun", "unknown setting 'solver'"),
+        ("train weaker.iteration=3", "did you mean 'weaker.iterations'?"),
+        ("train solver=heun", "unknown setting 'solver'"),
         ("reference sources=x", "unknown setting of reference 'sources'; did you mean 'source'?"),
         ("doctor now", "doctor takes no settings; got now"),
     ],
@@ -120,4 +120,4 @@ def test_settings_of_any_choice_and_of_an_own_solver() -> None:
     check_words(["solver.path=my.py:step", "solver.share=1"], RUN)
     with pytest.raises(UserError, match="unknown setting 'solver.share'"):
         check_words(["solver.share=1"], RUN)
-    check_words(["weaker.iterations=3", "weaker=5"], Settings(file="train_digits"))
+    check_words(["weaker.iterations=3", "weaker=5"], Settings(file="train/digits"))
