@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "erk_bench"
 
 # The room of each module, and its floor: an import goes to a lower floor or stays in its room.
 FLOORS = {
-    "base": 1, "digits": 1, "sampling": 2, "networks": 2, "spec": 2, "evaluation": 3, "runs": 4, "training": 4,
-    "reporting": 5,
+    "base": 1, "digits": 1, "sampling": 2, "networks": 2, "spec": 2, "evaluation": 3, "runs": 4,
+    "training": 4, "reporting": 5,
     "studies": 6, "commands": 7, "cli": 8, "diffusers": 3,
 }  # fmt: skip
 

@@ -87,7 +87,7 @@ def test_table_of_an_installed_wheel_compares(tmp_path: Path) -> None:
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path / "dist"), str(source)], check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB")
-    assert wheel.stat().st_size < 6e6
+    assert wheel.stat().st_size < 14e6  # 7.5 MB of them are the networks and the reference of cifar16
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as stored:
         stored.extractall(site)

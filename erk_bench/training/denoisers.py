@@ -102,8 +102,8 @@ class DenoiserTraining:
     def __init__(self, recipe: DenoiserRecipe, clean: Tensor, classes: Tensor, num_classes: int) -> None:
         if recipe.conditional and not num_classes:
             raise UserError(
-                "conditional is true, but the pictures have no classes; put each class in a folder of its own, "
-                "or set denoiser.conditional=false and weaker.conditional=false"
+                "conditional is true, but the pictures have no classes; put each class in a folder of "
+                "its own, or set denoiser.conditional=false and weaker.conditional=false"
             )
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
@@ -192,8 +192,8 @@ class DenoiserTraining:
             )
         if length > self.recipe.iterations:
             raise UserError(
-                f"'{place}' is after iteration {length}, and iterations is {self.recipe.iterations}; raise it, "
-                "or delete the file to begin anew"
+                f"'{place}' is after iteration {length}, and iterations is {self.recipe.iterations}; raise "
+                "it, or delete the file to begin anew"
             )
         self.net.load_state_dict(state["network"])
         self.averages = state["averages"]

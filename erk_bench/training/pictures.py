@@ -42,9 +42,7 @@ def load_pictures(images: str | None, resolution: int) -> Pictures:
         found = digits.load_digits()
         decode = DECODERS["digits"].decode
         assert decode is not None
-        return Pictures(
-            found.images, found.labels, digits.NUM_CLASSES, digits.encode(found.images), decode
-        )
+        return Pictures(found.images, found.labels, digits.NUM_CLASSES, digits.encode(found.images), decode)
     if resolution < 4:
         raise UserError(f"resolution is {resolution}; give a side in pixels of 4 or more, as resolution=32")
     source = open_images(images)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from erk_bench.training.denoisers import edm2_loss
 from erk_bench.networks.checkpoint import Checkpoint, build_denoiser, read_checkpoint
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.edm2 import BlockOptions, EDM2Network, MPBlock, MPConv, normalize
+from erk_bench.training.denoisers import edm2_loss
 from tests.conftest import golden, golden_facts, golden_net, golden_path, raw_edm2
 
 LETTERS = "abcde"

@@ -167,7 +167,7 @@ def test_diverging_training_is_an_error() -> None:
         trained(dataclasses.replace(TINY, p_mean=200.0))
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What ends a training here, as a kill would."""
 
 
@@ -179,9 +179,9 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
         def stopping(iteration: int, last: int = last) -> None:
             if iteration == last:
-                raise Stopped
+                raise StoppedError
 
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train_one("tiny", TINY, plan, tmp_path / "parts", stopping)
         assert (tmp_path / "parts" / "tiny.png").read_bytes().startswith(b"\x89PNG")
     train_one("tiny", TINY, plan, tmp_path / "parts")

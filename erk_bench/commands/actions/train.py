@@ -58,7 +58,11 @@ def _pictures(images: str | None, resolution: int) -> Pictures:
 
 
 def train_one(
-    name: str, recipe: Recipe, plan: TrainingPlan, out: Path, stopping: Callable[[int], None] = lambda done: None
+    name: str,
+    recipe: Recipe,
+    plan: TrainingPlan,
+    out: Path,
+    stopping: Callable[[int], None] = lambda done: None,
 ) -> str:
     """Train one network, write NAME.safetensors and its training record NAME.json; returns a summary.
 
@@ -79,12 +83,13 @@ def train_one(
     if isinstance(recipe, DenoiserRecipe):
         training = _denoiser(name, recipe, pictures, plan, out, report, stopping)
         write_checkpoint(path, _checkpoint(training, note, STORED[plan.stored]))
-        measured = {
-            "loss": _curve(training),
+        curve = _curve(training)
+        measured: dict[str, Any] = {
+            "loss": curve,
             "parameters": sum(each.numel() for each in training.net.parameters()),
         }
         seconds = training.seconds
-        report(f"{training.iteration} iterations, loss {measured['loss'][-1]['loss']:.4f}")
+        report(f"{training.iteration} iterations, loss {curve[-1]['loss']:.4f}")
     else:
         net, measured = train_features(recipe, pictures, report)
         weights = _stored(net.state_dict(), STORED[plan.stored])
@@ -163,7 +168,7 @@ def _curve(training: DenoiserTraining) -> list[dict[str, Any]]:
 
 
 def _write_sheet(path: Path, training: DenoiserTraining, pictures: Pictures) -> None:
-    """Samples of the averaged network, seeds 0 on, Heun with 12 steps. The training's numbers stay as they are."""
+    """Samples of the averaged network, seeds 0 on, Heun with 12 steps; the training's numbers stay."""
     with torch.random.fork_rng(devices=[]):
         net = build_denoiser(_checkpoint(training, "", torch.float32))
         noise, labels = draw(range(SHEET), net)

@@ -1,0 +1,79 @@
+"""The cifar16 track: what ships for it, and a small form of its run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import erk_bench
+from erk_bench.base.assets import Assets
+from erk_bench.base.errors import UserError
+from erk_bench.cli import main
+from erk_bench.commands.compose import run_spec
+from erk_bench.evaluation.detectors import detector_key, load_detector
+from erk_bench.evaluation.reference_files import read_facts, read_reference
+
+WEIGHTS = Path(erk_bench.__file__).parent / "cifar16" / "weights"
+
+
+def test_the_reference_is_of_the_shipped_detectors() -> None:
+    assets = Assets.from_environment()
+    facts, found = (
+        read_facts(WEIGHTS / "reference.safetensors"),
+        read_reference(WEIGHTS / "reference.safetensors"),
+    )
+    assert facts["num_images"] == 10_000 and facts["resolution"] == 16
+    for name, dim in (("lite0", 320), ("cifar16", 64)):
+        assert facts["detectors"][name] == detector_key(name, assets)
+        stats, features = found[name].stats, found[name].features
+        assert stats is not None and features is not None and features.shape == (500, dim)
+        # The kept ones are of the pictures that the statistics are of.
+        gap = (features.double().mean(0) - stats.mean) / stats.covariance.diag().sqrt()
+        assert gap.abs().max() < 0.25
+        assert torch.linalg.matrix_rank(stats.covariance) == dim
+
+
+def test_shipped_denoisers_beat_a_linear_guess() -> None:
+    """Of flat pictures at sigma 0.5; half the noisy one, the linear guess, is off by 0.125."""
+    noise = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    clean = torch.linspace(-0.8, 0.8, 20)[:, None, None, None].expand_as(noise)
+    for name in ("denoiser", "unconditional", "weaker"):
+        net = erk_bench.load_denoiser(WEIGHTS / f"{name}.safetensors")
+        record = json.loads((WEIGHTS / f"{name}.json").read_text())
+        assert record["parameters"] == sum(each.numel() for each in net.parameters())
+        assert net.num_classes == (0 if name == "unconditional" else 10)
+        assert (net(clean + 0.5 * noise, 0.5) - clean).square().mean() < 0.06
+
+
+def test_the_classifier_takes_pictures_of_its_size_only() -> None:
+    extract = load_detector("cifar16", Assets.from_environment(), "cpu")
+    found = extract(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+    assert found["features"].shape == (2, 64) and found["logits"].shape == (2, 10)
+    for wrong in (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 3, 16, 16)):
+        with pytest.raises(UserError, match="the cifar16 detector takes uint8 images"):
+            extract(wrong)
+    record = json.loads((WEIGHTS / "features.json").read_text())
+    assert record["test_accuracy"] > 0.55  # of ten classes
+
+
+def test_the_track_composes() -> None:
+    spec = run_spec(["track=cifar16"], fetch=False)
+    assert spec.model.name == "cifar16" and spec.model.decoder == "rgb"
+    assert spec.metrics.names[0] == "fd_lite0"
+
+
+@pytest.mark.slow
+def test_a_small_run_of_the_track(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every kind of metric, with guidance; the samples are distant from the pictures, but not by orders."""
+    metrics = (
+        "[fd_cifar16,fd_lite0,precision_lite0,density@lite0,coverage@lite0,kid_lite0,mind@lite0,is@cifar16]"
+    )
+    words = ["track=cifar16", "seeds=0-49", "guidance=autoguidance", "schedule.num_steps=5",
+             f"metrics.names={metrics}", "metrics.kid_subset_size=40"]  # fmt: skip
+    assert main(["run", *words, f"out={tmp_path}", "workers=1"]) == 0
+    assert "FD-lite0" in capsys.readouterr().out
+    (record,) = tmp_path.rglob("records/*.json")
+    assert 0 < json.loads(record.read_text())["metrics"]["fd_cifar16"]["value"] < 20
