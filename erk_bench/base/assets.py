@@ -291,7 +291,7 @@ class Assets:
 
 
 def _installed_path(text: str) -> Path:
-    """The file PACKAGE/PATH of a package of EXTRAS. Raises UserError where that is missing or none of them."""
+    """The file PACKAGE/PATH of a package of EXTRAS. Raises UserError where there is none."""
     package, _, path = text.partition("/")
     if package not in EXTRAS:
         raise unknown_name("package in an address", package, EXTRAS)
