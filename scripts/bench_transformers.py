@@ -143,8 +143,15 @@ def speed(size: str, batch: int, turns: int) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--loading", nargs="*", default=["sit-xl-2"], help="sizes that are loaded")
-    parser.add_argument("--speed", nargs="*", default=["sit-s-2", "sit-b-2", "sit-xl-2"], help="that are run")
+    parser.add_argument(
+        "--loading", nargs="*", default=["sit-xl-2"], help="sizes to load; named none: no loading"
+    )
+    parser.add_argument(
+        "--speed",
+        nargs="*",
+        default=["sit-s-2", "sit-b-2", "sit-xl-2"],
+        help="sizes to run; named none: no speed",
+    )
     parser.add_argument("--batch", type=int, default=2, help="samples of an evaluation (2)")
     parser.add_argument("--turns", type=int, default=3, help="of each way (3)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (1)")
