@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from erk_bench.evaluation.families import FAMILIES
 
@@ -18,6 +19,7 @@ SMALL = {
     "angle_trials": (["--images", "60", "--to", "FOLDER/page.md"], "Made by"),
     "bench_score": (["--images", "100", "--turns", "1", "--to", "FOLDER"], "Median: "),
     "calibration": (["--sets", "3", "--images", "100", "--workers", "1", "--to", "FOLDER"], "fd_infinity"),
+    "cifar16_reference": (["FOLDER/pictures", "--images", "30", "--to", "FOLDER/ref.safetensors"], "0.9 MB"),
     "cost_curves": (["--to", "FOLDER"], ""),
     "install_sizes": ([], "| `search` | "),
     "numerics_differences": (["--images", "4"], "VAE of published size"),
@@ -40,6 +42,11 @@ def test_no_script_is_without_a_test() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_scripts_run(name: str, tmp_path: Path) -> None:
     words, printed = SMALL[name]
+    if "FOLDER/pictures" in words:
+        (tmp_path / "pictures").mkdir()
+        for index in range(40):
+            color = (6 * index, 255 - 6 * index, 100)
+            Image.new("RGB", (32, 32), color).save(tmp_path / "pictures" / f"{index}.png")
     command = [sys.executable, str(ROOT / "scripts" / f"{name}.py")]
     done = subprocess.run(
         [*command, *(word.replace("FOLDER", str(tmp_path)) for word in words)],
