@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import erk_bench
 from erk_bench.base.assets import Assets
@@ -16,6 +20,7 @@ from erk_bench.commands.compose import run_spec
 from erk_bench.evaluation.detectors import detector_key, load_detector
 from erk_bench.evaluation.reference_files import read_facts, read_reference
 
+ROOT = Path(__file__).parents[1]
 WEIGHTS = Path(erk_bench.__file__).parent / "cifar16" / "weights"
 
 
@@ -72,8 +77,22 @@ def test_a_small_run_of_the_track(tmp_path: Path, capsys: pytest.CaptureFixture[
         "[fd_cifar16,fd_lite0,precision_lite0,density@lite0,coverage@lite0,kid_lite0,mind@lite0,is@cifar16]"
     )
     words = ["track=cifar16", "seeds=0-49", "guidance=autoguidance", "schedule.num_steps=5",
-             f"metrics.names={metrics}", "metrics.kid_subset_size=40"]  # fmt: skip
+             f"metrics.names={metrics}", "metrics.kid_subset_size=40", "metrics.num_groups=10"]  # fmt: skip
     assert main(["run", *words, f"out={tmp_path}", "workers=1"]) == 0
     assert "FD-lite0" in capsys.readouterr().out
     (record,) = tmp_path.rglob("records/*.json")
     assert 0 < json.loads(record.read_text())["metrics"]["fd_cifar16"]["value"] < 20
+
+
+@pytest.mark.slow
+def test_the_reference_is_made_by_its_script(tmp_path: Path) -> None:
+    """Of a few pictures, by the detectors of the shipped one."""
+    for number in range(12):
+        file = tmp_path / "pictures" / f"class{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)).save(file)
+    out = tmp_path / "small.safetensors"
+    script = [sys.executable, str(ROOT / "scripts" / "cifar16_reference.py"), str(tmp_path / "pictures")]
+    subprocess.run([*script, "--images", "10", "--to", str(out)], check=True)
+    facts, shipped = read_facts(out), read_facts(WEIGHTS / "reference.safetensors")
+    assert facts["num_images"] == 10 and facts["detectors"] == shipped["detectors"]
