@@ -28,9 +28,9 @@ SMALL = {
 }
 ELSEWHERE = {  # tests of their own, parts of those, or a step of CI
     "asset_sizes", "bench", "bench_gpu", "bench_images", "bench_lines", "bench_loading", "bench_plain",
-    "bench_transformers", "cifar16_reference", "docs_site", "gpu_check", "gpu_nets", "gpu_parts", "guidance_scale", "kills",
+    "bench_transformers", "docs_site", "gpu_check", "gpu_nets", "gpu_parts", "guidance_scale", "kills",
     "make_dashboard", "make_figures", "plain_transformer", "readme_hook",
-    "report_pictures", "transfer",
+    "cifar16_reference", "report_pictures", "transfer",
 }  # fmt: skip
 
 
