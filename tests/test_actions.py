@@ -42,7 +42,9 @@ class Notes(Tracker):
     def advance(self, spec: RunSpec, images: int) -> None:
         self.images += images
 
-    def record(self, record: Record, folder: Path | None = None) -> None:
+    def record(
+        self, record: Record, folder: Path | None = None, facts: Mapping[str, float | str] | None = None
+    ) -> None:
         self.records.append((record, folder))
 
     def samples(self, sheet: Mapping[str, np.ndarray], seeds: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_every_dependency_is_listed(
         assert f"  {name} {importlib.metadata.version(name)}\n" in printed
     assert "  wandb " in printed and "(optional, extra 'wandb')" in printed
     for text in metadata:
-        name = text.partition(">")[0].partition("[")[0]
+        name = re.split("[<>=[;]", text)[0]
         assert f"\n  {name} " in printed or name == "erk-bench", name
 
     def version(name: str) -> str:

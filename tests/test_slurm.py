@@ -116,7 +116,7 @@ def test_dry_run_shows_everything_and_submits_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "variables", "message"),
     [
-        (["digit"], {}, "unknown table or grid 'digit'. Tables: convergence digits"),
+        (["digit"], {}, "unknown table or grid 'digit'. Tables: cifar16 cifar16-convergence"),
         (["digits"], {}, "'digits' is a table and a grid; say table=digits or grid=digits"),
         (["seeds=0-9"], {}, "'seeds=0-9' is a setting; name the table or the grid first"),
         (["no.manifest"], {}, "no manifest 'no.manifest'"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -113,9 +112,11 @@ def show_table(
     records = [computed[spec.run_id] for spec in every]
     view = dataclasses.replace(tables.build_view(content, rows, records, references), chosen=chosen)
     _write(content, view, to, style)
-    rows_of = dict(zip((spec.run_id for spec in every), view.rows, strict=True))
-    for record in itertools.chain(*computed.values()):
-        row = rows_of[record.run_id]
+    once = dict.fromkeys(several[0].source.digest for several in records)  # as the view has them
+    rows_of = dict(zip(once, view.rows, strict=True))
+    for row, record in [
+        (rows_of[several[0].source.digest], record) for several in computed.values() for record in several
+    ]:
         folder_of_run = None if options.from_ else RunStore.folder_of(record.source)
         tracker.record(record, folder_of_run, compared(row.difference, row.verdict))
     tracker.table(view)
