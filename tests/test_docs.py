@@ -124,7 +124,7 @@ def test_commands_have_such_options(block: Block) -> None:
             folders, others = config_dir.parted(words[2:])
             made_before = [word for word in others if word != "schedule=gits.yaml"]
             with searching(folders):
-                COMMANDS[words[1]].parse(made_before)
+                assert COMMANDS[words[1]].parse(made_before), words
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -133,7 +133,7 @@ def test_commands_within_sentences_have_such_options(page: str) -> None:
     for line in re.findall(r"`erk-bench ([a-z-]+ [^`]+)`", (ROOT / page).read_text()):
         words = shlex.split(line)
         if words[0] in COMMANDS and not re.search(r"[A-Z]{3,}|\.\.\.|my_|my-|--help", line):
-            COMMANDS[words[0]].parse(words[1:])
+            assert COMMANDS[words[0]].parse(words[1:]), words
 
 
 def write_images(folder: Path) -> None:
@@ -191,12 +191,9 @@ def is_here(text: str) -> bool:
     return not any(re.search(pattern, text) for pattern in NOT_HERE)
 
 
-def judge(text: str, error: str) -> None:
+def is_right(text: str, error: str) -> bool:
     """A command or snippet that needs nothing else runs; the others say that a file is missing."""
-    if is_here(text):
-        assert not error, (text, error)
-    else:
-        assert any(words in error for words in MISSING), (text, error)
+    return not error if is_here(text) else any(words in error for words in MISSING)
 
 
 class Runner:
@@ -232,7 +229,8 @@ class Runner:
         text = " ".join(words)
         small = SMALL.get(words[0], ()) if is_here(text) or words[0] == "plan" else ()
         status = main([*words, *(() if shown else small)])
-        judge("" if words[0] == "plan" else text, self.capsys.readouterr().err if status else "")
+        error = self.capsys.readouterr().err if status else ""
+        assert is_right("" if words[0] == "plan" else text, error), (text, error)
 
     def make(self, words: list[str]) -> None:
         """The commands that it would run."""
@@ -267,8 +265,9 @@ class Runner:
 @pytest.mark.parametrize("block", of_kind("bash"))
 def test_commands_run(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     furnish(block.text)
-    runner = Runner(capsys)
-    for words in lines(block):
+    runner, found = Runner(capsys), list(lines(block))
+    assert found, "a block without a command"
+    for words in found:
         runner.line(words)
 
 
@@ -284,7 +283,7 @@ def test_snippets_run(block: Block) -> None:
         exec(compile(text, f"{block.page}:{block.line}", "exec"), {"pipe": pipe})
     except UserError as raised:
         error = str(raised)
-    judge(text, error)
+    assert is_right(text, error), (text, error)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,6 @@ def test_a_solver_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_two_folders_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = run("score_two_folders", tmp_path, monkeypatch)
     assert "few: 500 images" in printed and "more: 500 images" in printed
-    few, more = (float(re.search(rf"{name}: FD-digits ([\d.]+)", printed)[1]) for name in ("few", "more"))  # type: ignore[index]
-    assert more < few
+    found = dict(re.findall(r"(few|more): FD-digits ([\d.]+)", printed))
+    assert float(found["more"]) < float(found["few"])
     assert re.search(r"better|worse", printed)

@@ -6,6 +6,7 @@ inverse-square-root learning rate, power-function weight average (section 3).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import pickle
@@ -109,6 +110,7 @@ class DenoiserTraining:
         self.recipe = recipe
         self.clean = clean
         self.labels = F.one_hot(classes, max(num_classes, 1)).float()
+        self.pictures_sha256 = _sha256(clean, classes)
         self.init_kwargs = recipe.init_kwargs(clean.shape[-1], clean.shape[1], num_classes)
         self.net = EDM2Network(**self.init_kwargs)
         self.averages = {
@@ -205,6 +207,13 @@ class DenoiserTraining:
 
 def _identity(training: DenoiserTraining) -> dict[str, Any]:
     """What a training's numbers depend on: its recipe without the number of iterations, and its pictures."""
-    content = {**asdict(training.recipe), "pictures": list(training.clean.shape)}
+    content = {**asdict(training.recipe), "pictures": training.pictures_sha256}
     del content["iterations"]
     return content
+
+
+def _sha256(clean: Tensor, classes: Tensor) -> str:
+    digest = hashlib.sha256(str(tuple(clean.shape)).encode())
+    for each in (clean, classes):
+        digest.update(each.contiguous().numpy().tobytes())
+    return digest.hexdigest()

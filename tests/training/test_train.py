@@ -216,9 +216,15 @@ def test_a_damaged_state_and_one_of_other_pictures_are_refused() -> None:
     for damaged in (b"", content[:1000], b"no state"):
         with pytest.raises(UserError, match="is no training to go on with"):
             training.load_state(damaged, "tiny.training")
-    fewer = DenoiserTraining(TINY, training.clean[:100], torch.zeros(100, dtype=torch.long), 10)
-    with pytest.raises(UserError, match="another pictures"):
-        fewer.load_state(content, "tiny.training")
+    classes = load_pictures("digits", 8).classes
+    DenoiserTraining(TINY, training.clean, classes, 10).load_state(content, "tiny.training")
+    for clean, others in (
+        (training.clean[:100], classes[:100]),
+        (training.clean.flip(0), classes),
+        (training.clean, classes.flip(0)),
+    ):
+        with pytest.raises(UserError, match="another pictures"):
+            DenoiserTraining(TINY, clean, others, 10).load_state(content, "tiny.training")
 
 
 def photographs(folder: Path, classes: int = 2) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,7 @@ class TensorBoardTracker(Tracker):
 
     def cells(self, text: str) -> None:
         header, rows = tracked.cell_numbers(text)
-        columns: list[Column[list[str | float | None]]] = [
-            Column(name, name, lambda row, place=place: _shown(row[place]))  # type: ignore[misc]
-            for place, name in enumerate(header)
-        ]
+        columns = [Column(name, name, partial(_cell, place)) for place, name in enumerate(header)]
         self._show_text(table_key(self._launch.name), markdown_table(columns, rows))
 
     def summary(self, facts: Mapping[str, float | str]) -> None:
@@ -92,7 +90,7 @@ class TensorBoardTracker(Tracker):
 
     def curves(self, name: str, curves: Sequence[Curve]) -> None:
         for curve in curves:
-            self._courier.submit(lambda curve=curve: self._curve(name, curve))  # type: ignore[misc]
+            self._courier.submit(partial(self._curve, name, curve))
 
     def picture(self, name: str, path: Path) -> None:
         with Image.open(path) as file:  # now: it may be drawn anew meanwhile
@@ -157,6 +155,10 @@ def _clear(folder: Path) -> None:
 
 def _shown(value: str | float | None) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:g}"
+
+
+def _cell(place: int, row: Sequence[str | float | None]) -> str:
+    return _shown(row[place])
 
 
 def _failed(error: Exception) -> bool:
