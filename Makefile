@@ -56,9 +56,11 @@ views: $(READY) ## draw the committed tables and figures again from the committe
 	$(BIN)/erk-bench table table=digits-guidance from=results/records/digits-guidance to=results/tables
 	$(BIN)/python scripts/guidance_scale.py
 	$(BIN)/erk-bench table table=convergence from=results/records/convergence to=results/tables
-	for name in cifar16 cifar16-rivals cifar16-convergence; do \
+	for name in cifar16 cifar16-rivals cifar16-convergence cifar32 cifar32-rivals cifar32-convergence; do \
 	  $(BIN)/erk-bench table table=$$name from=results/records/$$name to=results/tables || exit 1; done
-	$(BIN)/erk-bench grid grid=digits from=results/records/grid-digits to=results/grids
+	for name in digits cifar16 cifar32; do \
+	  $(BIN)/erk-bench grid grid=$$name from=results/records/grid-$$name to=results/grids || exit 1; done
+	$(BIN)/python scripts/training_curves.py
 
 report: $(READY) ## a site of the committed results, with samples drawn anew: results/report/index.html
 	$(BIN)/erk-bench report results/records samples=8 to=results/report $(ARGS)

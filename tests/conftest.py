@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ def golden_net(letter: str) -> EDMPreconditioned:
     net = erk_bench.load_denoiser(golden_path(letter))
     assert isinstance(net, EDMPreconditioned)
     return net
+
+
+def slow_but(names: Iterable[str], quick: Container[str]) -> list[Any]:
+    """Parameters of a test, of which all but the quick ones are marked slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def raw_edm2(net: EDMPreconditioned) -> EDM2Network:

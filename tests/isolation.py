@@ -44,6 +44,7 @@ class Isolation:
         }
         # matplotlib looks through all fonts once for each such folder.
         self._base = kept | {"ERK_BENCH_OFFLINE": "1", "MPLCONFIGDIR": str(shared / "matplotlib")}
+        self._base["TRITON_CACHE_DIR"] = str(shared / "triton")  # else in a home that is looked up once
         self.own = (str(ROOT), tempfile.gettempdir(), sys.prefix, sys.base_prefix, *filter(None, sys.path))
         self.touched: list[str] = []
         self.results: list[str] = []  # of the checkout, apart from its runs

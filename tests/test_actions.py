@@ -78,6 +78,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Notes]:
     return found
 
 
+@pytest.mark.slow
 def test_a_grid_tells_its_best_cell_and_baseline(tmp_path: Path, opened: list[Notes]) -> None:
     words = ["grid", *GRID, f"out={tmp_path / 'runs'}", "tracker=wandb"]
     assert main(words) == 0

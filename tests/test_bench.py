@@ -91,6 +91,7 @@ def test_plain_network_is_the_same_network(lines: Any, name: str) -> None:
     assert (found - other).abs().max() <= 2e-5 * other.abs().max()
 
 
+@pytest.mark.slow
 def test_throughput_rows(lines: Any) -> None:
     gpu = importlib.import_module("bench_gpu")
     rows = gpu.throughput(

@@ -36,7 +36,7 @@ from erk_bench.sampling.schedules import SCHEDULES
 from erk_bench.sampling.solvers import SOLVERS
 from erk_bench.spec import RunSpec
 from erk_bench.studies.table_file import RowSpec, TableFile
-from tests.conftest import DATA, golden_path
+from tests.conftest import DATA, golden_path, slow_but
 
 SMALL = ["schedule.num_steps=3", "seeds=0-39", "block_size=8", "workers=1", "device=cpu",
          "metrics.num_groups=5", "metrics.kid_subset_size=20"]  # fmt: skip
@@ -64,7 +64,7 @@ def table_runs(name: str) -> list[RunSpec]:
     return compose_studies.table_runs(table, [], fetch=False)[1]
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", slow_but(TABLES, {"digits", "cifar32", "convergence", "edm2", "table4"}))
 def test_every_table_row_composes(name: str) -> None:
     """Each is another run, and how many evaluations it takes is known without its networks."""
     specs = table_runs(name)
@@ -457,6 +457,7 @@ def test_too_few_seeds_are_told_before_any_work(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_plan_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [*SMALL, f"out={tmp_path / 'runs'}", "guidance=cfg"]
     assert main(["plan", *settings]) == 0
@@ -550,6 +551,7 @@ def test_published_values_hold_for_the_tables_own_rows(override: str) -> None:
     assert not rows[0].published and rows[0].group is None
 
 
+@pytest.mark.slow
 def test_tables_of_a_track() -> None:
     """What `make reproduce-table TRACK=imagenet512 TABLE=2` asks for."""
     assert table_file("imagenet512/table2").name == "table2"
@@ -618,6 +620,10 @@ def test_bad_number_of_sets(sets: str, capsys: pytest.CaptureFixture[str]) -> No
             "keep_features is '1'",
         ),
         (["reference", "source=.", "resolution=8", "to=x.safetensors", "device=cuda"], "torch sees no GPU"),
+        (["train", "device=cuda"], "torch sees no GPU"),
+        (["train", "device=gpu"], "unknown device 'gpu'"),
+        (["train", "dtype=half"], "unknown dtype 'half'"),
+        (["train", "recipe=cifar32", "device=cpu"], "set dtype=float32 compiled=false"),
         (["run", "draw_device=cuda", "device=cpu"], "draw_device is 'cuda' but the device is a CPU"),
         (["reference"], "source is missing"),
         (["reference", "source=absent", "resolution=64", "to=x.safetensors"], "absent"),

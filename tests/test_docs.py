@@ -51,12 +51,12 @@ NOT_HERE = {
     r"imagenet256|(dit|sit)-xl-2|SiT-XL-2": "the weights of diffusion transformers",
     r"resolution=(64 to=|512)|=VIRTUAL": "Inception's and DINOv2's weights",
     r"qualitative": "pipelines of a hub",
-    r"images=(cifar10/train|FOLDER)": "pictures to train on",
+    r"images=(cifar10/train|FOLDER)": "pictures to train on, and a GPU",
     r"my-(edm2|pixels)\.pkl|diffusers:FOLDER": "a checkpoint of the reader's",
 }
 MISSING = (
     "not in the cache, and offline=true", "no file at", "not here; give one", "is not known yet",
-    "cannot load the pipeline", "does not exist; check the path",
+    "cannot load the pipeline", "does not exist; check the path", "torch sees no GPU",
 )  # fmt: skip
 # Lines that nothing here runs, and why.
 OUTSIDE = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+import erk_bench
+from erk_bench.commands.actions.train import TrainingPlan, train_one
 from erk_bench.evaluation.frechet import FeatureSums, FrechetTarget, distances_without_groups
 from erk_bench.networks.checkpoint import build_denoiser, read_checkpoint
 from erk_bench.runs.blocks import Worker
@@ -20,7 +24,10 @@ from erk_bench.sampling.philox import EmulatedGenerator
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.sampling.seeds import SeededDraws
 from erk_bench.spec import RunSpec
+from erk_bench.training.denoisers import DenoiserTraining
+from erk_bench.training.pictures import load_pictures
 from tests.conftest import golden_net, golden_path
+from tests.training.test_train import TINY, TINY_FEATURES
 
 pytestmark = [
     pytest.mark.gpu,
@@ -141,3 +148,34 @@ def test_frechet_distances_equal_the_cpus(num_real: int) -> None:
     target = FrechetTarget(stats, torch.device("cuda"))
     found, without = distances_without_groups(features, groups, 5, target)
     assert [found, *without] == pytest.approx([value, *rest], rel=1e-9 if num_real > 768 else 1e-6)
+
+
+def test_a_training_put_down_goes_on() -> None:
+    """In bfloat16: the numbers are those of the card's own generator, whose state is kept as well."""
+    recipe = dataclasses.replace(TINY, device="cuda", dtype="bfloat16", iterations=20)
+    pictures = load_pictures("digits", 8)
+    whole, first, second = (DenoiserTraining(recipe, pictures.clean, pictures.classes, 10) for _ in range(3))
+    torch.cuda.manual_seed(recipe.seed)
+    for _ in range(20):
+        whole.step()
+    torch.cuda.manual_seed(recipe.seed)
+    for _ in range(8):
+        first.step()
+    state = first.state_bytes()
+    torch.cuda.manual_seed(0)
+    second.load_state(state, "here")
+    while second.iteration < 20:
+        second.step()
+    assert second.losses[:8] == first.losses
+    assert second.losses == pytest.approx(whole.losses, abs=0.02)
+    assert sum(whole.losses[-5:]) < sum(whole.losses[:5])
+
+
+def test_networks_are_trained_on_the_card(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(TINY, device="cuda", dtype="bfloat16", compiled=True)
+    plan = TrainingPlan(images="digits", resolution=8, stored="float16", checkpoint_minutes=0)
+    train_one("tiny", recipe, plan, tmp_path)
+    net = erk_bench.load_denoiser(tmp_path / "tiny.safetensors")
+    assert torch.isfinite(net(torch.zeros(2, 1, 8, 8), 1.0)).all()
+    train_one("features", dataclasses.replace(TINY_FEATURES, device="cuda"), plan, tmp_path)
+    assert json.loads((tmp_path / "features.json").read_text())["test_accuracy"] > 0.2

@@ -262,6 +262,7 @@ def test_a_grid_killed_between_writes_goes_on(small: Small, separate: Callable[[
 
 
 @pytest.mark.parametrize("samples", ["png", "none"])
+@pytest.mark.slow
 def test_what_is_kept_of_a_grids_images(
     samples: str, small: Small, separate: Callable[[RunSpec], Separate]
 ) -> None:

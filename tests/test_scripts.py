@@ -19,10 +19,14 @@ SMALL = {
     "angle_trials": (["--images", "60", "--to", "FOLDER/page.md"], "Made by"),
     "bench_score": (["--images", "100", "--turns", "1", "--to", "FOLDER"], "Median: "),
     "calibration": (["--sets", "3", "--images", "100", "--workers", "1", "--to", "FOLDER"], "fd_infinity"),
-    "cifar16_reference": (["FOLDER/pictures", "--images", "30", "--to", "FOLDER/ref.safetensors"], "0.9 MB"),
+    "photographs_reference": (
+        ["cifar32", "FOLDER/pictures", "--images", "30", "--to", "FOLDER/ref.safetensors"],
+        "0.9 MB",
+    ),
     "cost_curves": (["--to", "FOLDER"], ""),
     "install_sizes": ([], "| `search` | "),
     "numerics_differences": (["--images", "4"], "VAE of published size"),
+    "training_curves": (["--to", "FOLDER"], ""),
     "stork_schedules": (["--points", "4", "--images", "2"], "time_uniform"),
     "train_toy": (["--iterations", "0.001", "--to", "FOLDER/toy.safetensors"], ""),
 }
@@ -30,7 +34,7 @@ ELSEWHERE = {  # tests of their own, parts of those, or a step of CI
     "asset_sizes", "bench", "bench_gpu", "bench_images", "bench_lines", "bench_loading", "bench_plain",
     "bench_transformers", "docs_site", "gpu_check", "gpu_nets", "gpu_parts", "guidance_scale", "kills",
     "make_dashboard", "make_figures", "plain_transformer", "readme_hook",
-    "cifar16_reference", "report_pictures", "transfer",
+    "report_pictures", "transfer",
 }  # fmt: skip
 
 

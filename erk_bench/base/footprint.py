@@ -20,11 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 class Footprint(NamedTuple):
     """flops: a multiply-add is two. weights: bytes of parameters and buffers. activations: bytes of all other
     tensors at the moment when they take most, without the input and without what kernels take for themselves.
+    largest_input: bytes of the largest input of a convolution, which kernels may copy into another layout.
     """
 
     flops: int
     weights: int
     activations: int
+    largest_input: int = 0
 
 
 NOTHING = Footprint(0, 0, 0)
@@ -50,12 +52,13 @@ def footprint(sketch: Sketch, example: Tensor) -> Footprint:
     # Not inference mode, in which an operation made of others hides what they allocate.
     with torch.no_grad(), PeakMemory([*weights]) as memory, FlopCounterMode(display=False) as counter:
         run(example)
-    return Footprint(int(counter.get_total_flops()), sum(weights.values()), memory.peak)
+    return Footprint(int(counter.get_total_flops()), sum(weights.values()), memory.peak, memory.largest_input)
 
 
 class PeakMemory(TorchDispatchMode):
     """Within, notes the bytes of all tensors made here that are alive at once; their most is `peak`.
 
+    `largest_input` is the bytes of a convolution's largest input.
     known: storages that were there before, which views of them show again.
     """
 
@@ -64,9 +67,12 @@ class PeakMemory(TorchDispatchMode):
         self._known = set(known)
         self._now = 0
         self.peak = 0
+        self.largest_input = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.largest_input = max(self.largest_input, args[0].nbytes)
         inputs = {
             tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if _is_tensor(tensor)
         }

@@ -14,7 +14,9 @@ class TrainOptions:
     """Options of `erk-bench train`."""
 
     recipe: str = option(
-        Choice("digits", "cifar16", "pictures"), "the recipe: a file of configs/train by NAME", "digits"
+        Choice("digits", "cifar16", "cifar32", "pictures"),
+        "the recipe: a file of configs/train by NAME",
+        "digits",
     )
 
 
@@ -35,6 +37,7 @@ COMMAND = Command(
   erk-bench train                                           # the digits networks: half an hour on 2 cores
   erk-bench train networks=[weaker] weaker.iterations=2000 out=my-weights
   erk-bench train recipe=cifar16 images=cifar10/train       # an hour or two; a folder for each class
+  erk-bench train recipe=cifar32 images=cifar10/train       # minutes on a GPU
   erk-bench train recipe=pictures images=FOLDER resolution=32 denoiser.iterations=5000
-  Stopped or killed, the same command goes on, and gives the same bytes as if it had not been.""",
+  Stopped or killed, the same command goes on; on a CPU it gives the same bytes as if it had not been.""",
 )

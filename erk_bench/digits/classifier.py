@@ -1,4 +1,5 @@
-"""A small classifier whose 64-d penultimate layer measures FD-digits, and FD-cifar16 on small photographs."""
+"""A small classifier whose 64-d penultimate layer measures FD-digits, and FD-cifar16 and FD-cifar32
+of photographs."""
 
 from __future__ import annotations
 

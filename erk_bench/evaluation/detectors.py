@@ -23,8 +23,10 @@ from erk_bench.evaluation.own_detector import load_own, own_detector, own_key, o
 
 DIGITS_WEIGHTS = "package:digits/weights/features.safetensors"
 CIFAR16_WEIGHTS = "package:cifar16/weights/features.safetensors"
+CIFAR32_WEIGHTS = "package:cifar32/weights/features.safetensors"
 
 CIFAR16 = (3, 16, 10)  # channels, resolution and classes
+CIFAR32 = (3, 32, 10)
 OUTPUTS = ("features", "logits")  # that are kept of a network
 PUBLISHED_DIM = 1024  # DINOv2 ViT-L/14
 
@@ -64,16 +66,29 @@ def load_digits_detector(weights: Path, device: torch.device | str = "cpu") -> E
 
 def load_cifar16_detector(weights: Path, device: torch.device | str = "cpu") -> Extract:
     """The 64-d features and class logits of the classifier of 16x16 photographs in CIFAR-10's classes."""
-    network = SmallClassifier(*CIFAR16)
-    network.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    return _photographs("cifar16", CIFAR16, weights, device)
+
+
+def load_cifar32_detector(weights: Path, device: torch.device | str = "cpu") -> Extract:
+    """The 64-d features and class logits of the classifier of 32x32 photographs in CIFAR-10's classes."""
+    return _photographs("cifar32", CIFAR32, weights, device)
+
+
+def _photographs(
+    name: str, sizes: tuple[int, int, int], weights: Path, device: torch.device | str
+) -> Extract:
+    channels, resolution, _ = sizes
+    network = SmallClassifier(*sizes)
+    network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
     network = network.eval().requires_grad_(False).to(device)
 
     @torch.inference_mode()
     def extract(images: Tensor) -> dict[str, Tensor]:
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, 16, 16):
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (channels, resolution, resolution):
             raise UserError(
-                f"the cifar16 detector takes uint8 images [B, 3, 16, 16]; got {images.dtype} "
-                f"{list(images.shape)}; choose metrics that suit the model's images, or resize them before"
+                f"the {name} detector takes uint8 images [B, {channels}, {resolution}, {resolution}]; got "
+                f"{images.dtype} {list(images.shape)}; choose metrics that suit the model's images, or "
+                "resize them before"
             )
         features, logits = network(images.to(device))
         return {"features": features.cpu(), "logits": logits.cpu()}
@@ -87,8 +102,13 @@ def sketch_digits() -> Sketch:
 
 
 def sketch_cifar16() -> Sketch:
-    """The classifier of small photographs."""
+    """The classifier of 16x16 photographs."""
     return _sketch(*CIFAR16)
+
+
+def sketch_cifar32() -> Sketch:
+    """The classifier of 32x32 photographs."""
+    return _sketch(*CIFAR32)
 
 
 def _sketch(*sizes: int) -> Sketch:
@@ -131,6 +151,16 @@ DETECTORS: dict[str, Detector] = {
         (3,),
         16,
         sketch=f"{__name__}:sketch_cifar16",
+    ),
+    "cifar32": Detector(
+        "cifar32",
+        CIFAR32_WEIGHTS,
+        f"{__name__}:load_cifar32_detector",
+        64,
+        10,
+        (3,),
+        32,
+        sketch=f"{__name__}:sketch_cifar32",
     ),
     "lite0": Detector(
         "lite0",

@@ -45,6 +45,7 @@ ALIASES: dict[str, Alias] = {
     "recall_lite0": Alias("recall@lite0", "recall"),
     "kid_lite0": Alias("kid@lite0", "KID-lite0"),
     "fd_cifar16": Alias("fd@cifar16", "FD-cifar16"),
+    "fd_cifar32": Alias("fd@cifar32", "FD-cifar32"),
     "fid": Alias("fd@inception", "FID"),
     "fid_infinity": Alias("fd_infinity@inception", "FID∞"),
     "fd_dinov2": Alias("fd@dinov2_torch", "FD-DINOv2"),

@@ -277,17 +277,23 @@ class EDM2Network(RawNetwork):
         Convolutions then run in `compute_dtype`; the small embedding layers stay in float32.
         """
         self.compute_dtype = compute_dtype
+        self.keep_filters()
         gains: dict[MPConv, Tensor] = {self.unet.out_conv: self.unet.out_gain}
         for module in self.modules():
             if isinstance(module, MPBlock):
                 gains[module.emb_linear] = module.emb_gain
-                if module.resample_mode != "keep":
-                    module.filter = filter_kernel(module.options.resample_filter).to(compute_dtype)
         for module in list(self.modules()):
             if isinstance(module, MPConv) and not module.folded:
                 dtype = compute_dtype if module.weight.ndim == 4 else torch.float32
                 module.fold(gains.get(module, 1.0), dtype, memory_format)
         return self.eval().requires_grad_(False)
+
+    def keep_filters(self) -> None:
+        """Make the filters of resampling once, beside the weights and in compute_dtype."""
+        place = self.logvar_linear.weight.device
+        for module in self.modules():
+            if isinstance(module, MPBlock) and module.resample_mode != "keep":
+                module.filter = filter_kernel(module.options.resample_filter).to(place, self.compute_dtype)
 
     def use_published_attention(self) -> None:
         for module in self.modules():

@@ -198,13 +198,13 @@ def _heat(
         bold = "bold" if point.verdict == "better" else "normal"
         dark = abs(norm(colours[row, column]) - 0.5) > 0.35
         axis.text(
-            column, row, f"{point.metrics[view.headline][0]:.{digits}g}", ha="center", va="center",
+            column, row, _rounded(point.metrics[view.headline][0], digits), ha="center", va="center",
             fontsize=style.small, fontweight=bold, color="white" if dark else "black",
         )  # fmt: skip
         if point.run_id == panel.best.point.run_id:
             axis.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, linewidth=2.2))
     image = axis.imshow(colours, cmap="RdBu_r", norm=norm, aspect="auto")
-    plain = f" (plain {panel.baseline[view.headline][0]:.3g})" if panel.baseline else ""
+    plain = f" (plain {_rounded(panel.baseline[view.headline][0], 3)})" if panel.baseline else ""
     width = max(0.85 * len(across), 2.0) if style.width is None else 2.6
     set_panel_title(axis, f"{label(panel.place)}{plain}".strip(), width, style)
     axis.set_xlabel(literal(short(view.x)))
@@ -214,6 +214,11 @@ def _heat(
     if view.curves:
         axis.set_ylabel(literal(short(view.curves)))
     return image
+
+
+def _rounded(value: float, digits: int) -> str:
+    """To so many digits, but never with an exponent in place of digits before the point."""
+    return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
 
 
 class _Scale(NamedTuple):

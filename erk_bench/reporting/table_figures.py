@@ -40,6 +40,7 @@ ERROR = "solver_error"
 CROWDED = 7.5  # evaluations from which the solvers are close, and have a panel where none hides another
 WIDE = 4.0  # ratio of values from which an axis is logarithmic
 PAPER_SHEET = 6  # images a row that fit a column of a paper
+SHARP = 32  # side in pixels up to which images are shown pixel by pixel
 
 
 def steps_figure(view: TableView, style: Style = SCREEN) -> Figure:
@@ -267,13 +268,17 @@ def number_axes(axis: Axes, rows: Sequence[TableRow], xlabel: str, wide: float, 
 def _value_axis(axis: Axes, values: Sequence[float], wide: float = WIDE) -> None:
     """Logarithmic with plain numbers for positive values that differ by `wide` or more."""
     if min(values) > 0 and max(values) >= wide * min(values):
-        logarithmic(axis)
+        logarithmic(axis, values)
 
 
-def logarithmic(axis: Axes) -> None:
-    """A logarithmic ordinate with plain numbers: 1, 2, 5 and their decades."""
+def logarithmic(axis: Axes, values: Sequence[float] = ()) -> None:
+    """A logarithmic ordinate with plain numbers: 1, 2, 5 and their decades, and more where fewer than two of
+    those lie among the values."""
+    few = LogLocator(subs=(1, 2, 5))
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = (min(values), max(values)) if values else (0.0, 0.0)
+    narrow = low > 0 and sum(low <= tick <= high for tick in few.tick_values(low, high)) < 2
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, *range(2, 10))) if narrow else few)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_locator(NullLocator())
 
@@ -338,7 +343,10 @@ def sample_sheet(
             if column < len(images):
                 gray = images.shape[-1] == 1
                 image = images[column, ..., 0] if gray else images[column]
-                axis.imshow(image, cmap="gray" if gray else None, vmin=0, vmax=255)
+                # Smoothed, a sheet of 32x32 photographs is a file three times as large.
+                smoothing = "nearest" if len(image) <= SHARP else None
+                color = "gray" if gray else None
+                axis.imshow(image, cmap=color, vmin=0, vmax=255, interpolation=smoothing)
             if column == 0:
                 axis.set_ylabel(literal(labels[label]), rotation=0, ha="right", va="center", fontsize=small)
             if number == 0 and column < len(columns):

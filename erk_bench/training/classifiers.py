@@ -31,6 +31,7 @@ class FeaturesRecipe:
     scale: float
     num_test: int
     flip: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_least(self, ("epochs", "batch_size", "num_test"))
@@ -44,10 +45,11 @@ def _augment(images: Tensor, recipe: FeaturesRecipe) -> Tensor:
     """A random mild rotation, translation and scaling of each image."""
     count = len(images)
     if recipe.flip:
-        images = torch.where(torch.rand(count, 1, 1, 1) < 0.5, images.flip(3), images)
+        mirrored = torch.rand(count, 1, 1, 1, device=images.device) < 0.5
+        images = torch.where(mirrored, images.flip(3), images)
 
     def uniform() -> Tensor:
-        return torch.rand(count) * 2 - 1
+        return torch.rand(count, device=images.device) * 2 - 1
 
     angle = uniform() * math.radians(recipe.rotation)
     zoom = 1 + uniform() * recipe.scale
@@ -72,15 +74,16 @@ def train_features(
             "features out of networks"
         )
     torch.manual_seed(recipe.seed)
-    pixels, classes = pictures.images.float(), pictures.classes
-    order = torch.randperm(len(pixels))
+    device = torch.device(recipe.device)
+    pixels, classes = pictures.images.float().to(device), pictures.classes.to(device)
+    order = torch.randperm(len(pixels), device=device)
     test, train = order[: recipe.num_test], order[recipe.num_test :]
-    net = SmallClassifier(pixels.shape[1], pixels.shape[2], pictures.num_classes)
+    net = SmallClassifier(pixels.shape[1], pixels.shape[2], pictures.num_classes).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate)
     steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(1, recipe.epochs + 1):
-        for index in train[torch.randperm(len(train))].split(recipe.batch_size):
+        for index in train[torch.randperm(len(train), device=device)].split(recipe.batch_size):
             _, logits = net(_augment(pixels[index], recipe))
             loss = F.cross_entropy(logits, classes[index], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)

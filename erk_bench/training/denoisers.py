@@ -19,9 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from erk_bench.base.errors import UserError
+from erk_bench.base.errors import UserError, unknown_name
 from erk_bench.networks.denoiser import EDMPreconditioned
 from erk_bench.networks.edm2 import EDM2Network
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # in which a network computes in training
+READ_EVERY = 100  # iterations after which losses are read from a GPU, for which one has to wait
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,18 @@ class DenoiserRecipe:
     p_std: float
     ema_std: float
     more_ema_stds: tuple[float, ...] = ()
+    device: str = "cpu"
+    dtype: str = "float32"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_least(self, ("iterations", "batch_size", "model_channels"))
+        if self.dtype not in DTYPES:
+            raise unknown_name("dtype", self.dtype, DTYPES)
+        if self.dtype != "float32" and self.device == "cpu":
+            raise UserError(
+                f"dtype is '{self.dtype}', which is for GPUs; on a CPU set dtype=float32 compiled=false"
+            )
 
     def init_kwargs(self, resolution: int, channels: int, num_classes: int) -> dict[str, Any]:
         """Constructor arguments of the network for pictures of this kind."""
@@ -94,10 +106,10 @@ def edm2_loss(net: EDM2Network, clean: Tensor, noise: Tensor, sigma: Tensor, lab
 
 
 class DenoiserTraining:
-    """A training under way: the network, its averages and the optimiser, all on the CPU.
+    """A training under way: the network, its averages and the optimiser, all on the recipe's device.
 
     clean: float32 [N, C, R, R] in network space. classes: int64 [N]. The numbers come from torch's global
-    generator, so one process trains one network at a time. `losses` holds the loss of every iteration.
+    generator of the device, so one process trains one network at a time.
     """
 
     def __init__(self, recipe: DenoiserRecipe, clean: Tensor, classes: Tensor, num_classes: int) -> None:
@@ -108,23 +120,43 @@ class DenoiserTraining:
             )
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
-        self.clean = clean
-        self.labels = F.one_hot(classes, max(num_classes, 1)).float()
+        self.device = torch.device(recipe.device)
+        self.clean = clean.to(self.device)
+        self.labels = F.one_hot(classes, max(num_classes, 1)).float().to(self.device)
         self.pictures_sha256 = _sha256(clean, classes)
         self.init_kwargs = recipe.init_kwargs(clean.shape[-1], clean.shape[1], num_classes)
-        self.net = EDM2Network(**self.init_kwargs)
+        self.net = EDM2Network(**self.init_kwargs).to(self.device)
+        self.net.compute_dtype = DTYPES[recipe.dtype]
+        self.net.keep_filters()
+        compiled = torch.compile if recipe.compiled else lambda function: function
+        self._loss = compiled(edm2_loss)
+        self._force_normalize = compiled(self.net.force_normalize)
         self.averages = {
             width: {name: value.detach().clone() for name, value in self.net.state_dict().items()}
             for width in (recipe.ema_std, *recipe.more_ema_stds)
         }
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
-        self.losses: list[float] = []
+        self._losses: list[float] = []
+        self._unread: list[Tensor] = []  # losses that may still be under way on a GPU
+        self.read_every = 1 if self.device.type == "cpu" else READ_EVERY
         self.seconds = 0.0
 
     @property
     def average(self) -> dict[str, Tensor]:
         """The averaged weights of the recipe's ema_std, float32."""
         return self.averages[self.recipe.ema_std]
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every iteration. Raises UserError where one is not finite."""
+        if self._unread:
+            found = torch.stack(self._unread).tolist()
+            self._unread.clear()
+            for loss in found:
+                self._losses.append(loss)
+                if not math.isfinite(loss):
+                    raise UserError(f"training diverged at iteration {len(self._losses)} (loss {loss})")
+        return self._losses
 
     def recent_loss(self, count: int) -> float:
         """The mean loss of the last `count` iterations."""
@@ -134,31 +166,32 @@ class DenoiserTraining:
     @property
     def iteration(self) -> int:
         """How many iterations are done."""
-        return len(self.losses)
+        return len(self._losses) + len(self._unread)
 
     def step(self) -> None:
-        """One iteration. Raises UserError where the loss is no longer finite."""
+        """One iteration. Raises UserError where the loss is no longer finite; a GPU tells that later."""
         recipe, iteration = self.recipe, self.iteration + 1
         rate = recipe.learning_rate * min(iteration / recipe.warm_up, 1)
         rate /= math.sqrt(max(iteration / recipe.decay_after, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.net.force_normalize()
-        index = torch.randint(len(self.clean), (recipe.batch_size,))
+        self._force_normalize()
+        index = torch.randint(len(self.clean), (recipe.batch_size,), device=self.device)
         clean = self.clean[index]
-        sigma = (torch.randn(recipe.batch_size, 1, 1, 1) * recipe.p_std + recipe.p_mean).exp()
+        sigma = torch.randn(recipe.batch_size, 1, 1, 1, device=self.device)
+        sigma = (sigma * recipe.p_std + recipe.p_mean).exp()
         noise = torch.randn_like(clean)
-        loss = edm2_loss(self.net, clean, noise, sigma, self.labels[index]).mean()
+        loss = self._loss(self.net, clean, noise, sigma, self.labels[index]).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if not math.isfinite(loss.item()):
-            raise UserError(f"training diverged at iteration {iteration} (loss {loss.item()})")
+        self._unread.append(loss.detach())
+        if len(self._unread) >= self.read_every:
+            _ = self.losses  # refuses one that is not finite
         self.optimizer.step()
+        current = self.net.state_dict()
         for width, average in self.averages.items():
             decay = (1 - 1 / iteration) ** (ema_exponent(width) + 1)
-            for name, value in self.net.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-        self.losses.append(loss.item())
+            torch._foreach_lerp_([average[name] for name in current], [*current.values()], 1 - decay)
 
     def state_bytes(self) -> bytes:
         """All that `load_state` needs to go on as if nothing had happened."""
@@ -170,7 +203,7 @@ class DenoiserTraining:
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
             "seconds": self.seconds,
-            "random": torch.get_rng_state(),
+            "random": self._random(),
         }
         torch.save(state, buffer)
         return buffer.getvalue()
@@ -181,15 +214,17 @@ class DenoiserTraining:
         Raises UserError if it was one of another recipe or other pictures, or longer, and for a damaged file.
         """
         try:
-            state = torch.load(io.BytesIO(content), weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             found, length = state["recipe"], len(state["losses"])
         except (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(f"'{place}' is no training to go on with; delete it to begin anew") from error
         mine = _identity(self)
-        other = [name for name in mine if mine[name] != found.get(name)]
+        defaults = {field.name: field.default for field in fields(DenoiserRecipe)}  # of what it did not know
+        found = {name: found.get(name, defaults.get(name)) for name in mine}
+        other = [name for name in mine if mine[name] != found[name]]
         if other:
             raise UserError(
-                f"'{place}' is of a training with another {other[0]} ({found.get(other[0])}, not "
+                f"'{place}' is of a training with another {other[0]} ({found[other[0]]}, not "
                 f"{mine[other[0]]}); choose another out=, or delete it to begin anew"
             )
         if length > self.recipe.iterations:
@@ -198,11 +233,21 @@ class DenoiserTraining:
                 "it, or delete the file to begin anew"
             )
         self.net.load_state_dict(state["network"])
-        self.averages = state["averages"]
+        self.averages = {
+            width: {name: value.to(self.device) for name, value in average.items()}
+            for width, average in state["averages"].items()
+        }
         self.optimizer.load_state_dict(state["optimizer"])
-        self.losses = state["losses"]
+        self._losses = state["losses"]
         self.seconds = state["seconds"]
-        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"], self.device)
+        else:
+            torch.set_rng_state(state["random"])
+
+    def _random(self) -> Tensor:
+        """The state of the generator that its numbers come from."""
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
 
 
 def _identity(training: DenoiserTraining) -> dict[str, Any]:

@@ -44,7 +44,12 @@ def test_operations_and_weights_by_hand() -> None:
     assert found.weights == 4 * (10 * 20 + 20 + 20 * 5 + 5)
     assert found.activations == 2 * (3 * 20 * 4)  # relu's input and output
     convolution = nn.Conv2d(3, 8, 3, padding=1).to("meta")
-    assert counted(convolution, 2, 3, 16, 16) == (2 * 2 * 256 * 8 * 27, 4 * (8 * 27 + 8), 2 * 8 * 256 * 4)
+    assert counted(convolution, 2, 3, 16, 16) == (
+        2 * 2 * 256 * 8 * 27,
+        4 * (8 * 27 + 8),
+        2 * 8 * 256 * 4,
+        2 * 3 * 256 * 4,
+    )
 
 
 def test_memory_by_hand() -> None:
@@ -67,4 +72,5 @@ def test_shared_weights_count_once_and_views_of_them_not_at_all() -> None:
 def test_a_batch_takes_so_many_times_as_much() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 3, 1)).to("meta")
     one, eight = (counted(network, batch, 3, 16, 16) for batch in (1, 8))
-    assert eight == (8 * one.flops, one.weights, 8 * one.activations)
+    assert eight == (8 * one.flops, one.weights, 8 * one.activations, 8 * one.largest_input)
+    assert one.largest_input == 4 * 8 * 16 * 16

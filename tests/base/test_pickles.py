@@ -490,6 +490,7 @@ def test_cut_inside_a_nested_stream(tmp_path: Path) -> None:
         load(tmp_path, Reduced(torch.storage._load_from_bytes, raw + b"more"))
 
 
+@pytest.mark.slow
 def test_flipped_bytes(tmp_path: Path) -> None:
     """Half of the flips anywhere, half near an opcode, where they change the structure."""
     rng = random.Random(2024)

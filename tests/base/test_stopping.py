@@ -87,7 +87,8 @@ def features(spec: RunSpec) -> list[str]:
     return [name for name in contents(spec) if name.startswith("features")]
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_stops_and_goes_on(
     workers: int, settings: list[str], tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:

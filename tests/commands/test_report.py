@@ -42,6 +42,7 @@ def pages(site: Path) -> list[Path]:
     return sorted(site.rglob("*.html"))
 
 
+@pytest.mark.slow
 def test_every_link_resolves(site: Path) -> None:
     assert len(pages(site)) == 2 + 9  # overview, compare, and a page a record
     for page in pages(site):
@@ -117,6 +118,7 @@ def test_a_missing_extra_is_named(
     assert "\n" not in printed and not Path("results").exists()
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_run_kept_or_drawn_anew(tmp_path: Path) -> None:
     """The same pixels from its blocks, from blocks that were moved, and drawn where only the record is."""
     assert main(["run", *RUN, f"out={tmp_path / 'runs'}"]) == 0

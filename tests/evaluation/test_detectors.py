@@ -135,7 +135,7 @@ def test_key_is_known_from_the_lock_file_alone(tmp_path: Path) -> None:
 
 def test_missing_weights_say_what_to_do(tmp_path: Path) -> None:
     for name, row in DETECTORS.items():
-        if name not in ("digits", "cifar16", "lite0"):  # shipped, or of a Python package
+        if name not in ("digits", "cifar16", "cifar32", "lite0"):  # shipped, or of a Python package
             with pytest.raises(UserError, match="is not in the cache, and offline=true.*erk-bench fetch"):
                 load_detector(name, Assets(tmp_path, tmp_path / "lock", offline=True), "cpu")
             assert str(row.weights).partition(":")[0] in (

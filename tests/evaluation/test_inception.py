@@ -448,6 +448,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         load_vgg16(path, "cpu")
 
 
+@pytest.mark.slow
 def test_threads_get_features_of_their_own_images(inception: Extract) -> None:
     """Several runs are scored at a time, with one network."""
     make = torch.Generator().manual_seed(0)

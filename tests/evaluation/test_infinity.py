@@ -56,6 +56,7 @@ def test_infinity_equals_dgm_eval(case: str, seed: int) -> None:
     ("case", "which"),
     [(case, which) for case in CASES for which in golden_values(case).get("fid_infinity_chong_forsyth", ())],
 )
+@pytest.mark.slow
 def test_infinity_equals_chong_and_forsyth(case: str, which: str) -> None:
     images, _ = golden_sets(case)
     printed = golden_values(case)["fid_infinity_chong_forsyth"][which]

@@ -670,7 +670,8 @@ def test_every_metric_has_a_detector() -> None:
         name = f"{family}@{detector}"
         if FAMILIES[family].logits and not DETECTORS[detector].num_logits:
             with pytest.raises(
-                UserError, match=f"'{name}' needs class logits.*choose one of: digits, cifar16, lite0, incep"
+                UserError,
+                match=f"'{name}' needs class logits.*choose one of: digits, cifar16, cifar32, lite0, incep",
             ):
                 METRICS[name]
             continue
@@ -721,7 +722,7 @@ def test_a_row_for_a_family_and_one_for_a_detector_give_every_combination(
         ("a/my.py:energy@digit", "did you mean 'a/my.py:energy@digits'"),
         ("fidd", "did you mean 'fid'? Known: fd_digits, "),
         ("fd@", "or FAMILY@DETECTOR, of the families fd, fd_infinity"),
-        ("", "and the detectors digits, cifar16, lite0, inception"),
+        ("", "and the detectors digits, cifar16, cifar32, lite0, inception"),
         ("a/my.py:energy", "names no detector; write a/my.py:energy@DETECTOR"),
     ],
 )

@@ -123,6 +123,7 @@ def _close() -> Iterator[None]:
         ("convergence", 10),
     ],
 )
+@pytest.mark.slow
 def test_series_of_the_committed_tables(name: str, count: int) -> None:
     table = table_file(name)
     found = read_folder(RECORDS / name)

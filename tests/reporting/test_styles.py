@@ -16,10 +16,10 @@ from erk_bench.base.errors import UserError
 from erk_bench.reporting.comparison_figures import forest_figure
 from erk_bench.reporting.comparison_views import ComparisonRow
 from erk_bench.reporting.convergence_figures import convergence_figure
-from erk_bench.reporting.grid_figures import FIGURES
+from erk_bench.reporting.grid_figures import FIGURES, _rounded
 from erk_bench.reporting.grid_views import Best, GridPanel, GridPoint, GridView
 from erk_bench.reporting.styles import STYLES, Style, style_named, thinned, wrapped
-from erk_bench.reporting.table_figures import nfe_figure, sample_sheet, steps_figure, to_bytes
+from erk_bench.reporting.table_figures import logarithmic, nfe_figure, sample_sheet, steps_figure, to_bytes
 from erk_bench.reporting.table_views import TableView
 from tests.reporting.test_comparison_views import MANY, line
 from tests.reporting.test_comparison_views import ONE as PAIR
@@ -96,6 +96,7 @@ def texts(figure: Figure) -> list[Text]:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", DRAWN)
 @pytest.mark.parametrize("text", ["short", LONG])
+@pytest.mark.slow
 def test_all_type_lies_inside(kind: str, style: str, text: str) -> None:
     figure = DRAWN[kind](STYLES[style], text)
     width, height = figure.canvas.get_width_height()
@@ -114,6 +115,7 @@ def _off_axis(item: Text, figure: Figure) -> bool:
 
 
 @pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.slow
 def test_a_figure_for_a_paper(kind: str) -> None:
     figure = DRAWN[kind](STYLES["paper"], LONG)
     assert figure.get_figwidth() == 3.25
@@ -153,3 +155,23 @@ def test_numbers_below_an_axis_do_not_touch() -> None:
 def test_an_unknown_style() -> None:
     with pytest.raises(UserError, match="did you mean 'paper'"):
         style_named("papper")
+
+
+def test_a_narrow_logarithmic_axis_has_enough_ticks() -> None:
+    """1, 2 and 5 alone would leave one between 541 and 1624."""
+    _, axis = plt.subplots()
+    values = [541.0, 657.0, 1063.0, 1624.0]
+    axis.plot(values)
+    logarithmic(axis, values)
+    low, high = axis.get_ylim()
+    shown = [tick for tick in axis.get_yticks() if low <= tick <= high]
+    assert shown == [600, 700, 800, 900, 1000, 1200, 1500]
+
+
+def test_cells_of_a_grid_have_no_exponent() -> None:
+    assert [_rounded(value, 3) for value in (1087.6, 2936.2, 0.8431, 87.25)] == [
+        "1088",
+        "2936",
+        "0.843",
+        "87.2",
+    ]

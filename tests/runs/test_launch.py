@@ -61,6 +61,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch.multiprocessing, "get_context", lambda method: context)
 
 
+@pytest.mark.slow
 def test_local_workers_give_the_same_bytes(small_run: MakeSpec, tmp_path: Path) -> None:
     plain = small_run()
     generate([[plain]], Worker(), ignore, features=True)

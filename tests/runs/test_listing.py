@@ -117,6 +117,7 @@ def test_questions_grow_with_missing_blocks_only(small_run: MakeSpec, looks: Cou
     assert asked == [0, 0]  # the listings tell all
 
 
+@pytest.mark.slow
 def test_a_file_system_is_asked_a_few_questions_a_run(
     small_run: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

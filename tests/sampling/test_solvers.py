@@ -145,6 +145,7 @@ def test_adaptive_evaluations_are_counted_by_image() -> None:
     assert sample_counted(gaussian, spread, **options).nfe == pytest.approx(sum(alone) / 3)
 
 
+@pytest.mark.slow
 def test_adaptive_gives_up_on_what_cannot_be_reached() -> None:
     with pytest.raises(UserError, match="solver.tolerance 1e-20 is too small"):
         sample(gaussian, noise(), solver="heun_adaptive", num_steps=2, tolerance=1e-20)

@@ -18,6 +18,7 @@ from erk_bench.base.fields import identity_fields
 from erk_bench.commands.compose_studies import grid_cells, grid_file
 from erk_bench.reporting.grid_views import label, short
 from erk_bench.studies.grid_file import Cell, Grid, check_cells, read_grid, trees
+from tests.conftest import slow_but
 
 GRIDS = [file.stem for file in sorted((config_folder() / "grid").glob("*.yaml"))]
 STEPS, W_STIFF, W_CON = "schedule.num_steps", "correction.w_stiff", "correction.w_con"
@@ -285,7 +286,7 @@ def test_trees_without_correction_are_single_runs(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", slow_but(GRIDS, {"digits", "cifar32", "figure4_16"}))
 def test_every_grid_composes(name: str) -> None:
     grid, cells = composed(name)
     assert grid.name == name and len(cells) == len(grid.places()) > 0

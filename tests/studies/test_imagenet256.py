@@ -46,6 +46,7 @@ def test_a_preset_brings_the_track(model: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagenet256", "heun-few"])
+@pytest.mark.slow
 def test_each_row_is_planned_without_its_files(name: str) -> None:
     for spec in specs_of(name):
         assert spec.coordinates == "native" and spec.metrics.reference == REFERENCE
@@ -103,6 +104,7 @@ def test_fetch_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "VIRTUAL_imagenet256_labeled.npz' is not in the cache, and offline=true. Put the file at" in told
 
 
+@pytest.mark.slow
 def test_plan_knows_the_cost_without_the_files(capsys: pytest.CaptureFixture[str]) -> None:
     (spec, *_) = specs_of("heun-few")
     cost = estimate(spec)

@@ -108,6 +108,7 @@ def test_manifest_of_weights_that_are_not_here(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("kind", ["table", "grid"])
+@pytest.mark.slow
 def test_a_task_runs_its_line_alone(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [FEW, "schedule.num_steps=4"] if kind == "table" else [FEW]
     path, lines = written(tmp_path, kind, *words)

@@ -49,6 +49,7 @@ def scored(
 
 
 @pytest.mark.parametrize("form", ["png", "zip", "npz", "npy", "list"])
+@pytest.mark.slow
 def test_a_run_has_the_same_figures_in_every_form(
     small_run: Callable[..., RunSpec], tmp_path: Path, form: str
 ) -> None:
@@ -274,6 +275,7 @@ rows:
 
 
 @pytest.mark.parametrize("figure", ["steps", "nfe"])
+@pytest.mark.slow
 def test_a_table_has_rows_of_images(
     digits: Path, tmp_path: Path, figure: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ class Landscape:
 
 @pytest.mark.parametrize("share", [1.0, 0.3])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.slow
 def test_finds_the_bowl_within_its_budget(share: float, sign: float) -> None:
     measure = Landscape(share, sign)
     found = search(measure, SPACE, PLAN, lower=sign > 0, seed=1)

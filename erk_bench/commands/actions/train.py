@@ -24,6 +24,7 @@ from erk_bench.base.files import check_path, write_atomic
 from erk_bench.base.processes import end_with_parent
 from erk_bench.networks.checkpoint import Checkpoint, build_denoiser, write_checkpoint
 from erk_bench.reporting.set_sheets import sample as sheet
+from erk_bench.runs.device import set_up_device
 from erk_bench.sampling.sample import draw, sample
 from erk_bench.training.classifiers import FeaturesRecipe, train_features
 from erk_bench.training.denoisers import DenoiserRecipe, DenoiserTraining
@@ -69,7 +70,7 @@ def train_one(
     A denoiser's state is kept in NAME.training until it is done, beside NAME.png, a sheet of its samples.
     stopping: called after each iteration of a denoiser; what it raises ends the training there.
     """
-    torch.set_num_threads(1)
+    set_up_device(recipe.device, 0)
     start = time.perf_counter()
     last: list[str] = []
 
@@ -143,6 +144,9 @@ def _denoiser(
             _write_sheet(out / f"{name}.png", training, pictures)
             kept = time.monotonic()
         stopping(training.iteration)
+    before = time.monotonic()
+    _ = training.losses  # before anything is written: one that is not finite is refused
+    training.seconds += time.monotonic() - before
     _write_sheet(out / f"{name}.png", training, pictures)
     return training
 
@@ -154,7 +158,7 @@ def _checkpoint(training: DenoiserTraining, note: str, dtype: torch.dtype) -> Ch
 
 
 def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {name: value.to(dtype) for name, value in weights.items()}
+    return {name: value.to("cpu", dtype) for name, value in weights.items()}
 
 
 def _curve(training: DenoiserTraining) -> list[dict[str, Any]]:
@@ -185,6 +189,13 @@ def train_all(recipes: Mapping[str, Recipe], plan: TrainingPlan, out: Path, work
         return [job.result() for job in as_completed(jobs)]
 
 
+def _check_device(name: str) -> None:
+    """Raises UserError where networks cannot be trained on it here."""
+    if name not in ("cpu", "cuda"):
+        raise unknown_name("device", name, ("cpu", "cuda"))
+    set_up_device(name, 0)
+
+
 def train(content: Mapping[str, Any]) -> int:
     """Train the named networks of a recipe and write them with their training records."""
     own = (*NETWORKS, "out", "networks", "workers", *TrainingPlan.__dataclass_fields__)
@@ -199,7 +210,7 @@ def train(content: Mapping[str, Any]) -> int:
         if not isinstance(content[name], Mapping):
             raise UserError(f"{name} is {content[name]!r}; set its fields, such as {name}.seed=5")
         if name == "features":
-            recipes[name] = build(FeaturesRecipe, content[name], name)
+            recipes[name] = build(FeaturesRecipe, {"device": content["device"], **content[name]}, name)
         else:
             recipes[name] = build(DenoiserRecipe, {**shared, **content[name]}, name)
     if not recipes:
@@ -209,6 +220,7 @@ def train(content: Mapping[str, Any]) -> int:
         raise UserError(f"workers is {workers!r}; it must be 1 or more, or null for one per CPU core")
     out = Path(content["out"])
     check_path("out", out)
+    _check_device(str(content["device"]))
     for line in train_all(recipes, plan, out, min(workers, len(recipes))):
         print(line)
     print(f"networks and training records: {out}")

@@ -40,6 +40,7 @@ def test_every_axis_says_what_it_shows(name: str) -> None:
     assert len(lengths) == 1 and lengths.pop() > 5
 
 
+@pytest.mark.slow
 def test_pictures_and_numbers_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the same bytes; the CSV has the columns' names."""
     monkeypatch.setattr(figures_module, "measure", lambda *_: few())

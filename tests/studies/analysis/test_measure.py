@@ -44,6 +44,7 @@ def alignment(vectors: Tensor, chosen: Tensor) -> float:
     return cosine(vectors, found.eigenvector)[chosen].mean().item()
 
 
+@pytest.mark.slow
 def test_where_stiff_the_error_lies_along_the_dominant_eigenvector() -> None:
     """And so do the free directions; where not stiff, all are near chance (2/pi)."""
     found = measured()
