@@ -352,6 +352,7 @@ def test_pictures_are_the_same_on_every_draw() -> None:
 
 
 def test_pictures_are_png_and_svg_files() -> None:
+    plt.close("all")  # those of other tests
     png = to_bytes(steps_figure(make_view()), "png")
     picture = Image.open(io.BytesIO(png))
     assert picture.format == "PNG"

@@ -187,6 +187,7 @@ def test_summary_of_a_metric_that_should_be_high(small: Small) -> None:
 )
 @pytest.mark.slow
 def test_figures_are_drawn(overrides: list[str], lowest: float, scale: float, small: Small) -> None:
+    plt.close("all")  # those of other tests
     grid, cells = small.cells(*overrides)
     values = [lowest + scale * number for number in range(len(cells))]
     view = build_grid_view(grid, cells, made_records(cells, values, 3.0))
