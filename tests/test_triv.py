@@ -1,6 +1,0 @@
-import pytest
-
-
-@pytest.mark.parametrize("x", range(200))
-def test_x(x):
-    pass
