@@ -88,9 +88,7 @@ def test_table_of_an_installed_wheel_compares(tmp_path: Path) -> None:
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path / "dist"), str(source)], check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB")
-    assert (
-        wheel.stat().st_size < 24e6
-    )  # 15 MB of them are the networks and the references of cifar16 and cifar32
+    assert wheel.stat().st_size < 24e6  # 15 MB of them are what cifar16 and cifar32 ship
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as stored:
         stored.extractall(site)

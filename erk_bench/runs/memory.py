@@ -65,25 +65,27 @@ def memory_of(spec: RunSpec) -> Memory | None:
         guide = NOTHING._replace(activations=guide.activations)  # the same network again
     loads = [_file_bytes(spec, each) + each.weights for each in (network, guide)]
     loads += [2 * each.weights for each in (decoder, *detectors)]
+    numerics = numerics_of(spec)
+    copies = input_copies(numerics)
+    decoder_copies = copies if numerics.vae_dtype == torch.float32 else 0
     image_bytes = estimate(spec).image_bytes
     waiting = 0 if spec.samples == "none" else PENDING * spec.block_size * image_bytes
     return Memory(
         weights=sum(each.weights for each in (network, guide, decoder, *detectors)),
         sampling=max(network.activations, guide.activations) + STATES * state_bytes(spec),
-        decoding=decoder.activations + _copies(numerics_of(spec)) * decoder.largest_input,
-        features=max((each.activations for each in detectors), default=0) + image_bytes,
+        decoding=decoder.activations + decoder_copies * decoder.largest_input,
+        features=max((each.activations + copies * each.largest_input for each in detectors), default=0)
+        + image_bytes,
         decoded_at_once=numerics_of(spec).vae_batch,
         host=IMPORTS + max(loads) + waiting,
     )
 
 
-def _copies(numerics: Numerics) -> int:
-    """How many copies of its input a convolution of the decoder takes beside what is counted.
+def input_copies(numerics: Numerics) -> int:
+    """How many copies of its input a float32 convolution of the decoder or a detector takes on a GPU.
 
-    As measured for the VAE on an H100, to 1.2 GB (results/bench/gpu-nvidia-h100-80gb-hbm3/page.md, rates).
+    As measured on an H100, to 1.2 GB (results/bench/gpu-nvidia-h100-80gb-hbm3/page.md, rates).
     """
-    if numerics.vae_dtype != torch.float32:
-        return 0
     return 1 if numerics.tf32_convolutions else 2
 
 

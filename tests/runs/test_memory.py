@@ -8,7 +8,8 @@ import pytest
 
 from erk_bench.commands.compose import run_spec
 from erk_bench.runs.cost import parts_of
-from erk_bench.runs.memory import GB, IMPORTS, RESERVE, Memory, memory_of
+from erk_bench.runs.memory import GB, IMPORTS, RESERVE, Memory, input_copies, memory_of
+from erk_bench.runs.numerics import numerics_of
 
 NEED = Memory(weights=3e9, sampling=1e6, decoding=1e9, features=2e6, decoded_at_once=8, host=0)
 
@@ -53,6 +54,26 @@ def test_the_decoder_takes_what_a_card_took(numerics: str, peak: float) -> None:
     assert need is not None and decoder is not None
     counted = (decoder.weights + need.stages(32)["decoding"]) / GB
     assert abs(counted - peak) < 1.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("numerics", "peaks"),
+    [
+        ("strict", {"inception": 1.20, "vgg16": 3.95, "dinov2_torch": 2.29}),
+        ("fast", {"inception": 1.18, "vgg16": 3.39, "dinov2_torch": 2.12}),
+    ],
+)
+def test_detectors_take_what_a_card_took(numerics: str, peaks: dict[str, float]) -> None:
+    """GB of an H100 with a detector and 50 images of 512x512, of `make gpu-check`."""
+    names = "metrics.names=[fid,fd_dinov2,precision]"
+    spec = run_spec(["track=imagenet512", f"numerics={numerics}", names], fetch=False)
+    detectors, copies = parts_of(spec).detectors, input_copies(numerics_of(spec))
+    for name, peak in peaks.items():
+        each = detectors[name]
+        assert each is not None
+        counted = (each.weights + 50 * (each.activations + copies * each.largest_input)) / GB
+        assert abs(counted - peak) < 1.2, name
 
 
 @pytest.mark.slow
